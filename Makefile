@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` and `make test`. Each makes .venv and builds first, if need be.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+NATIVE_SOURCES := setup.py $(shell find csrc -type f)
+BUILT := $(VENV)/.built
+
+.PHONY: demo test lint format bench build clean
+
+demo: build
+	$(BIN)/fast-s2s demo $(ARGS)
+
+test: build
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/mypy
+
+format: build
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+bench: build
+	$(BIN)/python -m benchmarks.bench_lstm $(ARGS)
+
+build: $(BUILT)
+
+# an installed torch is kept; else the CPU build of 2.13.0. No build isolation: it would fetch another torch
+$(VENV)/.dependencies: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet "setuptools>=77" wheel "pybind11>=2.13" ninja
+	touch $@
+
+$(BUILT): $(VENV)/.dependencies $(NATIVE_SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fast_s2s/*.so

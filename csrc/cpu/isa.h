@@ -1,0 +1,20 @@
+// Instruction sets the CPU kernels are compiled for, and the one in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace fast_s2s {
+
+enum class Isa { kGeneric, kAvx2, kAvx512 };
+
+const char* isa_name(Isa isa);
+
+// What this machine runs, slowest first.
+std::vector<Isa> available_isas();
+
+// The fastest available one, or the one named by the environment variable FAST_S2S_ISA, read once.
+// Throws std::runtime_error if that is unknown or not available.
+Isa current_isa();
+
+}  // namespace fast_s2s

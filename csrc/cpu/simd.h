@@ -1,0 +1,166 @@
+// SIMD values by the compiler's vector extensions, their elementary functions, and memory access.
+//
+// Included once per instruction set, inside its namespace: see lstm/isa_*.cpp. The including file sets
+// FAST_S2S_ISA (the namespace) and FAST_S2S_VECTOR_BYTES.
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+#define FAST_S2S_INLINE inline __attribute__((always_inline))
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct Simd {
+  static constexpr int kWidth = FAST_S2S_VECTOR_BYTES / sizeof(T);
+  typedef T Vec __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
+};
+
+typedef Simd<float>::Vec VecF;
+typedef Simd<double>::Vec VecD;
+typedef int32_t VecI __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
+typedef uint32_t VecU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
+typedef uint16_t VecHalfU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES / 2)));
+
+template <class T>
+struct Accumulate {
+  typedef float Type;
+};
+template <>
+struct Accumulate<double> {
+  typedef double Type;
+};
+
+template <class To, class From>
+FAST_S2S_INLINE To bit_cast(const From& from) {
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// Elementary functions, for lstm_math.h.
+struct Math {
+  // e^x to 1 ulp for x in [-87, 88], saturating outside; NaN stays NaN.
+  // Cody-Waite reduction and Cephes' expf polynomial.
+  static FAST_S2S_INLINE VecF exp(VecF x) {
+    const VecF high = VecF{} + 88.f, low = VecF{} - 87.f;
+    x = x > high ? high : x;
+    x = x < low ? low : x;
+    // adding and subtracting 1.5·2^23 rounds to the nearest integer
+    const float magic = 12582912.f;
+    const VecF n = (x * 1.44269504088896341f + magic) - magic;
+    const VecF r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    VecF p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.f;
+    const VecI exponent = (__builtin_convertvector(n, VecI) + 127) << 23;
+    return p * bit_cast<VecF>(exponent);
+  }
+
+  static FAST_S2S_INLINE VecF sigmoid(VecF x) { return 1.f / (1.f + exp(-x)); }
+
+  // Cephes' tanhf: a polynomial below 0.625, where 1 - 2/(e^2x + 1) would cancel.
+  static FAST_S2S_INLINE VecF tanh(VecF x) {
+    const VecF size = x < 0.f ? -x : x;
+    const VecF large = 1.f - 2.f / (exp(size + size) + 1.f);
+    const VecF z = x * x;
+    VecF p = z * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    const VecF small = p * z * x + x;
+    return size < 0.625f ? small : (x < 0.f ? -large : large);
+  }
+
+  static FAST_S2S_INLINE VecD sigmoid(VecD x) {
+    for (int lane = 0; lane < Simd<double>::kWidth; ++lane) x[lane] = 1 / (1 + std::exp(-x[lane]));
+    return x;
+  }
+
+  static FAST_S2S_INLINE VecD tanh(VecD x) {
+    for (int lane = 0; lane < Simd<double>::kWidth; ++lane) x[lane] = std::tanh(x[lane]);
+    return x;
+  }
+};
+
+template <class V, class T>
+FAST_S2S_INLINE V load_full(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <class V>
+FAST_S2S_INLINE V load_full(const bfloat16* p) {
+  VecHalfU half;
+  __builtin_memcpy(&half, p, sizeof(half));
+  const VecU bits = __builtin_convertvector(half, VecU) << 16;
+  return bit_cast<VecF>(bits);
+}
+
+template <class V, class T>
+FAST_S2S_INLINE void store_full(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+// Round to nearest even; NaN stays a (quiet) NaN.
+template <class V>
+FAST_S2S_INLINE VecHalfU to_bfloat16(V v) {
+  const VecU bits = bit_cast<VecU>(v);
+  const VecU rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const VecU quiet_nan = (bits >> 16) | 0x40;
+  return __builtin_convertvector((v == v) ? rounded : quiet_nan, VecHalfU);
+}
+
+template <class V>
+FAST_S2S_INLINE void store_full(bfloat16* p, V v) {
+  const VecHalfU half = to_bfloat16(v);
+  __builtin_memcpy(p, &half, sizeof(half));
+}
+
+// The first `count` elements, zeros behind them.
+template <class V, class T>
+FAST_S2S_INLINE V load(const T* p, int count) {
+  constexpr int kWidth = sizeof(V) / sizeof(V{}[0]);
+  if (count == kWidth) return load_full<V>(p);
+  T padded[kWidth] = {};
+  for (int lane = 0; lane < count; ++lane) padded[lane] = p[lane];
+  return load_full<V>(padded);
+}
+
+template <class V, class T>
+FAST_S2S_INLINE void store(T* p, V v, int count) {
+  constexpr int kWidth = sizeof(V) / sizeof(V{}[0]);
+  if (count == kWidth) return store_full(p, v);
+  T padded[kWidth];
+  store_full(padded, v);
+  for (int lane = 0; lane < count; ++lane) p[lane] = padded[lane];
+}
+
+// As if stored as `T` and loaded back.
+template <class T, class V>
+FAST_S2S_INLINE V round_to(V v) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const VecU bits = __builtin_convertvector(to_bfloat16(v), VecU) << 16;
+    return bit_cast<VecF>(bits);
+  } else {
+    return v;
+  }
+}
+
+FAST_S2S_INLINE float widen(bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+FAST_S2S_INLINE float widen(float x) { return x; }
+FAST_S2S_INLINE double widen(double x) { return x; }
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s

@@ -1,0 +1,18 @@
+// The CPU kernels for AVX2.
+
+#include "lstm_cpu_includes.h"
+
+// after the standard headers, whose inline functions other files share
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define FAST_S2S_ISA avx2
+#define FAST_S2S_VECTOR_BYTES 32
+// clang-format off: each needs the ones before it
+#include "../lstm_math.h"
+#include "../cpu/simd.h"
+#include "../cpu/gemm.h"
+#include "lstm_cpu_kernel.h"
+// clang-format on
+#pragma GCC pop_options
+#endif

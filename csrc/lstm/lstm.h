@@ -1,0 +1,56 @@
+// Contract of the LSTM kernels: one layer, one direction, the whole sequence.
+//
+// T steps, B rows, H hidden units, R outputs per step (H, or the projection's size). All arrays are
+// dense and row-major, none overlaps another, the caller owns them. `Io` is the type named by
+// `dtype`, `Acc` is double for double and float otherwise.
+#pragma once
+
+#include <cstdint>
+
+namespace fast_s2s {
+
+enum class DType { kFloat32, kFloat64, kBFloat16 };
+
+struct LstmShape {
+  int64_t steps, batch, hidden, output;
+  DType dtype;
+  bool reverse;            // steps run from T-1 (or lengths-1) down to 0
+  const int64_t* lengths;  // [B] in 0..T, or null; a row past its length keeps its state
+  const bool* reset;       // [T, B] or null; the state is zero before the steps where it is true
+};
+
+struct LstmForwardArgs {
+  LstmShape shape;
+  const void* gates_x;  // Io [T, B, 4H]: x·W_ihᵀ + biases, gates i, f, g, o
+  const void* h0;       // Io [B, R]
+  const void* c0;       // Io [B, H]
+  const void* w_hh;     // Io [4H, R]
+  const void* w_hr;     // Io [R, H], or null: no projection, R = H
+  void* y;              // Io [T, B, R]; zero past a row's length
+  void* h_n;            // Io [B, R]
+  void* c_n;            // Io [B, H]
+  void* gates;          // Io [T, B, 4H] activated gates, or null; zero past a row's length
+  void* cells;          // Acc [T, B, H] cell states, null if gates is; zero past a row's length
+};
+
+struct LstmBackwardArgs {
+  LstmShape shape;
+  const void* grad_y;    // Io [T, B, R] or null for zero
+  const void* grad_h_n;  // Io [B, R] or null for zero
+  const void* grad_c_n;  // Io [B, H] or null for zero
+  const void* gates;     // as saved by forward
+  const void* cells;     // as saved by forward
+  const void* c0;        // Io [B, H]
+  const void* w_hh;      // Io [4H, R]
+  const void* w_hr;      // Io [R, H] or null
+  void* d_gates;         // Io [T, B, 4H], of the pre-activations, so of gates_x; zero past a row's length
+  void* d_h0;            // Io [B, R]
+  void* d_c0;            // Io [B, H]
+  void* d_h;             // Io [T, B, R], the whole gradient of each h_t; null without a projection
+};
+
+// `threads`: at most so many are used.
+void lstm_forward_cpu(const LstmForwardArgs& args, int threads);
+void lstm_backward_cpu(const LstmBackwardArgs& args, int threads);
+
+}  // namespace fast_s2s

@@ -1,0 +1,15 @@
+// What the kernels take from outside, included before any instruction set is switched on.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <type_traits>
+#include <vector>
+
+#include "lstm.h"

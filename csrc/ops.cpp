@@ -1,0 +1,10 @@
+// CPU registration of every op, by torch's stable ABI. Schemas: fast_s2s/ops.py. No logic here.
+
+#include <torch/csrc/stable/library.h>
+
+#include "lstm/lstm_ops.h"
+
+STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
+  m.impl("lstm_forward", TORCH_BOX(&fast_s2s::lstm_forward));
+  m.impl("lstm_backward", TORCH_BOX(&fast_s2s::lstm_backward));
+}

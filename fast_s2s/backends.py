@@ -1,0 +1,118 @@
+"""Which implementation of an op runs, and why."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+NAMES = ("native", "reference")
+
+_override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+def _load_extension() -> tuple[ModuleType | None, str]:
+    if os.environ.get("FAST_S2S_NATIVE", "1") == "0":
+        return None, "switched off by FAST_S2S_NATIVE=0"
+    try:
+        from fast_s2s import _C
+    except ImportError as error:
+        return None, f"the compiled extension fast_s2s._C does not load ({error})"
+    # raises for an unknown FAST_S2S_ISA here, not inside a kernel
+    _C.build_info()
+    return _C, "compiled extension fast_s2s._C"
+
+
+extension, extension_reason = _load_extension()
+
+if extension is None and os.environ.get("FAST_S2S_NATIVE", "1") != "0":
+    warnings.warn(
+        f"fast_s2s runs on its slow reference backend: {extension_reason}. "
+        "Build it with `pip install --no-build-isolation -e .` in the source folder.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+_NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class Choice(NamedTuple):
+    """A backend's name and why it was chosen."""
+
+    backend: str
+    reason: str
+
+
+def unsupported(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why backend `name` cannot serve tensors of this device and type; None if it can."""
+    if name == "reference":
+        return None
+    if extension is None:
+        return extension_reason
+    if device_type != "cpu":
+        return f"no native kernel for device {device_type!r} in this build"
+    if dtype not in _NATIVE_DTYPES:
+        return f"no native {device_type} kernel for {dtype}"
+    return None
+
+
+def select(device_type: str, dtype: torch.dtype, override: str | None = None) -> Choice:
+    """The backend for tensors of this device and type: the fastest one that supports them.
+
+    device_type: `tensor.device.type`
+    override:    a name from `NAMES`, as given to `backend()`
+
+    Raises RuntimeError if the override cannot serve them.
+    """
+    if override is not None:
+        why_not = unsupported(override, device_type, dtype)
+        if why_not is not None:
+            raise RuntimeError(f"backend {override!r} was asked for, but {why_not}")
+        return Choice(override, "asked for by fast_s2s.backend()")
+    refusals = []
+    for name in NAMES:
+        why_not = unsupported(name, device_type, dtype)
+        if why_not is None:
+            return Choice(name, "; ".join(refusals) or extension_reason)
+        refusals.append(f"{name}: {why_not}")
+    raise AssertionError("the reference backend serves everything")
+
+
+def current(device_type: str, dtype: torch.dtype) -> Choice:
+    """`select` under the override of the enclosing `backend()` block, if any."""
+    return select(device_type, dtype, _override.get())
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run everything inside the block on one backend: "native" or "reference".
+
+    Raises ValueError for an unknown name; a call inside raises RuntimeError if the backend cannot serve its tensors.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name: expected one of {', '.join(NAMES)}, got {name!r}")
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def describe() -> str:
+    """A few lines on what was built and which backend serves which tensors."""
+    lines = [f"extension: {extension_reason}"]
+    if extension is not None:
+        facts = extension.build_info()
+        lines += [f"  {key}: {value}" for key, value in facts.items()]
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    for device_type in devices:
+        for dtype in (*_NATIVE_DTYPES, torch.float16):
+            choice = select(device_type, dtype)
+            lines.append(f"{device_type} {str(dtype).removeprefix('torch.')}: {choice.backend} ({choice.reason})")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""Between torch's LSTM modules and ours, sharing the parameters."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TypeVar, overload
+
+from torch import nn
+
+from fast_s2s.lstm import LSTM, LSTMCell
+
+_TO_FAST: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
+_TO_TORCH = {ours: theirs for theirs, ours in _TO_FAST.items()}
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@overload
+def from_torch(module: nn.LSTM) -> LSTM: ...
+@overload
+def from_torch(module: nn.LSTMCell) -> LSTMCell: ...
+def from_torch(module: nn.Module) -> nn.Module:
+    """The fast module with the very parameters, hooks and mode of a `torch.nn.LSTM` or `LSTMCell`.
+
+    Training one trains the other. Raises TypeError for any other class, subclasses included: what they add would be lost.
+    """
+    return _twin(module, _TO_FAST, "module")
+
+
+@overload
+def to_torch(module: LSTM) -> nn.LSTM: ...
+@overload
+def to_torch(module: LSTMCell) -> nn.LSTMCell: ...
+def to_torch(module: nn.Module) -> nn.Module:
+    """The `torch.nn` module with the very parameters, hooks and mode of a fast one; the inverse of `from_torch`."""
+    return _twin(module, _TO_TORCH, "module")
+
+
+def replace_lstm(model: M) -> M:
+    """Swap every `torch.nn.LSTM` and `torch.nn.LSTMCell` inside `model` for ours, in place, sharing the parameters.
+
+    Returns the model; a model that is itself an LSTM is returned as its twin. A module used in several places stays one
+    module. Subclasses (parametrised modules too) may override anything, so they are left alone, with a warning.
+    """
+    twins: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        if type(module) in _TO_FAST:
+            twins[module] = _twin(module, _TO_FAST, "model")
+        elif isinstance(module, tuple(_TO_FAST)) and type(module) not in _TO_TORCH:
+            warnings.warn(
+                f"replace_lstm: left a {type(module).__name__}, a subclass of torch's, as it is",
+                UserWarning,
+                stacklevel=2,
+            )
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in twins:
+                setattr(parent, name, twins[child])
+    return twins.get(model, model)  # type: ignore[return-value]
+
+
+def _twin(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], name: str) -> nn.Module:
+    twin_class = classes.get(type(module))
+    if twin_class is None:
+        expected = " or ".join(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in classes)
+        raise TypeError(f"{name}: expected {expected}, got {type(module).__name__}")
+    twin = twin_class.__new__(twin_class)
+    # both classes have the same state; the registries are copied one level deep, so that adding to one module
+    # does not add to the other, while the parameters inside are shared
+    for key, value in module.__dict__.items():
+        twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
+    return twin

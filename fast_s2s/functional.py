@@ -1,0 +1,112 @@
+"""LSTM as a function of its weights: layers, directions, dropout between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_s2s import ops
+from fast_s2s.reference import SAVE_GATES, SAVE_NONE
+
+
+def lstm(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Sequence[Tensor]],
+    *,
+    bias: bool = True,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A multi-layer LSTM over time-major input.
+
+    x:        (T, B, I)
+    hx:       h0 (L·D, B, R) and c0 (L·D, B, H); D = 2 if bidirectional, R = H or the projection's size
+    weights:  per layer and direction, in `torch.nn.LSTM`'s order: w_ih (4H, I or D·R), w_hh (4H, R), then b_ih and
+              b_hh (4H) if `bias`, then w_hr (R, H) with a projection
+    lengths:  (B,) int64, steps of each row; outputs past them are zero and final states are taken at them
+    reset:    (T, B) bool; the state is zero before step t of row b. The reverse direction forgets at the same
+              boundary: between t and t-1
+    dropout:  applied to the outputs of all layers but the last, when training
+
+    Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
+    """
+    x, hx, weights = _autocast(x, hx, weights)
+    directions = 2 if bidirectional else 1
+    resets = (reset, _reverse_reset(reset) if bidirectional else None)
+    h_n, c_n = [], []
+    for first in range(0, len(weights), directions):
+        outputs = []
+        for direction in range(directions):
+            k = first + direction
+            y, h, c = _layer(x, hx[0][k], hx[1][k], weights[k], bias, lengths, resets[direction], direction == 1)
+            outputs.append(y)
+            h_n.append(h)
+            c_n.append(c)
+        x = outputs[0] if directions == 1 else torch.cat(outputs, dim=2)
+        if dropout > 0 and first + directions < len(weights):
+            x = F.dropout(x, dropout, training)
+    return x, (torch.stack(h_n), torch.stack(c_n))
+
+
+def lstm_cell(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step: x (B, I), hx = h (B, H) and c (B, H) -> (h, c)."""
+    bias = b_ih is not None and b_hh is not None
+    weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+    x, (h0, c0), (weights,) = _autocast(x, hx, [weights])
+    _, h, c = _layer(x.unsqueeze(0), h0, c0, weights, bias, None, None, False)
+    return h, c
+
+
+def _layer(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    bias: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    w_ih, w_hh, *rest = weights
+    gates_x = F.linear(x, w_ih, rest[0] + rest[1] if bias else None)
+    projection = rest[2:] if bias else rest
+    w_hr = projection[0] if projection else None
+    differentiable = (gates_x, h0, c0, w_hh) if w_hr is None else (gates_x, h0, c0, w_hh, w_hr)
+    saves = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    y, h_n, c_n, _, _ = ops.lstm_forward(
+        gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, SAVE_GATES if saves else SAVE_NONE
+    )
+    return y, h_n, c_n
+
+
+def _reverse_reset(reset: Tensor | None) -> Tensor | None:
+    """Boundaries as the reverse direction meets them: it steps from t+1 to t, so it forgets before t."""
+    if reset is None:
+        return None
+    return torch.cat((reset[1:], torch.zeros_like(reset[:1])))
+
+
+def _autocast(
+    x: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, tuple[Tensor, Tensor], Sequence[Sequence[Tensor]]]:
+    """Everything in autocast's type, if it is on for this device."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type):
+        return x, hx, weights
+    dtype = torch.get_autocast_dtype(device_type)
+    cast = [[w.to(dtype) for w in layer] for layer in weights]
+    return x.to(dtype), (hx[0].to(dtype), hx[1].to(dtype)), cast

@@ -1,0 +1,223 @@
+"""`LSTM` and `LSTMCell`: drop in for torch's, with fused kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from fast_s2s import functional
+
+State = tuple[Tensor, Tensor]
+
+
+class LSTM(nn.LSTM):
+    """`torch.nn.LSTM` with kernels of its own: same arguments, parameters, results and errors.
+
+    `forward` takes two more keyword arguments, `lengths` and `reset`. Formula: see `torch.nn.LSTM`.
+    """
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: the kernels take the parameters as they are."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """Run the whole sequence.
+
+        input:   (L, N, I), (N, L, I) with `batch_first`, (L, I) unbatched, or a PackedSequence
+        hx:      h_0 (D·layers, N, R) and c_0 (D·layers, N, H), without N if unbatched; default zeros
+        lengths: (N,) integers in 0..L, a tensor or a sequence; rows need no sorting. Outputs past a row's length are
+                 zero, h_n and c_n are its state there, the reverse direction starts from its last step
+        reset:   bool, shaped as input without the features; the state is zero before the steps where it is true
+                 (episodes in reinforcement learning, documents packed in one row). The reverse direction forgets at
+                 the same boundaries
+
+        Returns the output (L, N, D·R), shaped or packed like the input, and (h_n, c_n), shaped like hx.
+
+        Raises ValueError or RuntimeError for input that does not fit, with torch's own message where torch has one.
+        """
+        self._update_flat_weights()
+        if isinstance(input, PackedSequence):
+            if lengths is not None or reset is not None:
+                raise ValueError(
+                    "lengths, reset: expected None with a PackedSequence, which has its own lengths"
+                )
+            return self._forward_packed(input, hx)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        batched = input.dim() == 3
+        if hx is not None:
+            _check_state_dims(hx, batched)
+        reset = _check_reset(reset, input)
+        batch_dim = 0 if self.batch_first else 1
+        if not batched:
+            input = input.unsqueeze(batch_dim)
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+            reset = None if reset is None else reset.unsqueeze(batch_dim)
+        if hx is None:
+            hx = self._zero_state(input, input.size(batch_dim))
+        self.check_forward_args(input, hx, None)
+        if self.batch_first:
+            input = input.transpose(0, 1)
+            reset = None if reset is None else reset.transpose(0, 1)
+        output, (h_n, c_n) = self._run(input, hx, check_lengths(lengths, input), reset)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        if not batched:
+            return output.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
+        return output, (h_n, c_n)
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: State | None
+    ) -> tuple[PackedSequence, State]:
+        data, batch_sizes, sorted_indices, unsorted_indices = packed
+        if hx is None:
+            hx = self._zero_state(data, int(batch_sizes[0]))
+        else:
+            hx = self.permute_hidden(hx, sorted_indices)
+        self.check_forward_args(data, hx, batch_sizes)
+        padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        ragged = int(batch_sizes[-1]) < int(batch_sizes[0])
+        output, state = self._run(padded, hx, lengths.to(data.device) if ragged else None, None)
+        output = pack_padded_sequence(output, lengths).data
+        repacked = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return repacked, self.permute_hidden(state, unsorted_indices)
+
+    def _run(
+        self, x: Tensor, hx: State, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if x.size(0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        _check_same_kind(x, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih_l0": self.weight_ih_l0})
+        return functional.lstm(
+            x,
+            hx,
+            self.all_weights,
+            bias=self.bias,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            training=self.training,
+            lengths=lengths,
+            reset=reset,
+        )
+
+    def _zero_state(self, input: Tensor, batch: int) -> State:
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        h = input.new_zeros(layers, batch, self.proj_size or self.hidden_size)
+        c = input.new_zeros(layers, batch, self.hidden_size)
+        return h, c
+
+
+class LSTMCell(nn.LSTMCell):
+    """`torch.nn.LSTMCell` with kernels of its own: same arguments, parameters, results and errors."""
+
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
+        """One step: input (N, I) or (I,), hx = h and c (N, H) or (H,), default zeros -> the next (h, c).
+
+        Raises ValueError or RuntimeError for input that does not fit, with torch's own messages.
+        """
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for index, value in enumerate(hx or ()):
+            if value.dim() not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {value.dim()}D instead"
+                )
+        batched = input.dim() == 2
+        if not batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        if hx is None:
+            zeros = input.new_zeros(input.size(0), self.hidden_size)
+            hx = (zeros, zeros)
+        self._check_sizes(input, hx)
+        _check_same_kind(input, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih": self.weight_ih})
+        h, c = functional.lstm_cell(
+            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        )
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+    def _check_sizes(self, input: Tensor, hx: State) -> None:
+        if input.size(1) != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
+            )
+        for index, value in enumerate(hx):
+            # torch accepts (H,) states beside a batch of one row only by accident; both sizes must fit here
+            if value.dim() != 2 or value.size(0) != input.size(0):
+                raise RuntimeError(
+                    f"Input batch size {input.size(0)} doesn't match hidden{index} "
+                    f"batch size {value.size(0)}"
+                )
+            if value.size(1) != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden{index} has inconsistent hidden_size: got {value.size(1)}, "
+                    f"expected {self.hidden_size}"
+                )
+
+
+def check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+    """Lengths as an int64 tensor (N,) on the device of x (L, N, …).
+
+    Values are checked where that needs no wait for a device: on the CPU.
+    """
+    if lengths is None:
+        return None
+    steps, batch = x.size(0), x.size(1)
+    if not isinstance(lengths, Tensor):
+        lengths = torch.tensor(lengths, dtype=torch.int64)
+    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(f"lengths: expected integers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"lengths: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
+        )
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise ValueError(f"lengths: expected values in 0..{steps}, got {low}..{high}")
+    return lengths.to(device=x.device, dtype=torch.int64)
+
+
+def _check_reset(reset: Tensor | None, input: Tensor) -> Tensor | None:
+    if reset is None:
+        return None
+    if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
+        kind = reset.dtype if isinstance(reset, Tensor) else type(reset).__name__
+        raise ValueError(f"reset: expected a bool tensor, got {kind}")
+    if reset.shape != input.shape[:-1]:
+        raise ValueError(
+            f"reset: expected shape {tuple(input.shape[:-1])}, the input's without features, "
+            f"got {tuple(reset.shape)}"
+        )
+    return reset.to(input.device)
+
+
+def _check_state_dims(hx: State, batched: bool) -> None:
+    dims = 3 if batched else 2
+    if hx[0].dim() != dims or hx[1].dim() != dims:
+        kind = "batched 3-D" if batched else "unbatched 2-D"
+        raise RuntimeError(
+            f"For {kind} input, hx and cx should also be {dims}-D but got "
+            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+
+
+def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
+    """Everything on one device and, outside autocast, of one type."""
+    autocast = torch.is_autocast_enabled(input.device.type)
+    for name, other in others.items():
+        if other.device != input.device:
+            raise RuntimeError(
+                f"{name}: expected on the input's device {input.device}, got {other.device}"
+            )
+        if other.dtype != input.dtype and not autocast:
+            raise RuntimeError(f"{name}: expected the input's dtype {input.dtype}, got {other.dtype}")

@@ -1,0 +1,1 @@
+"""Triton kernels; installed as ``fast_s2s.kernels``."""

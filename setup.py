@@ -1,0 +1,38 @@
+"""Builds the compiled extension only; everything else is in pyproject.toml."""
+
+import os
+import re
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from torch.utils import cpp_extension
+
+VERSION = re.search(r'^version = "(.+)"$', Path("pyproject.toml").read_text(), re.M)[1]
+# the oldest torch whose stable ABI has what we use; one build then serves every later torch
+TORCH_TARGET_VERSION = "0x020a000000000000"
+
+
+def cpu_extension() -> Extension:
+    sources = ["csrc/module.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc").glob("*/*.cpp")))]
+    flags = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"]
+    return cpp_extension.CppExtension(
+        "fast_s2s._C",
+        sources,
+        # before torch's folder: its own copy of pybind11 refuses the stable ABI
+        include_dirs=[pybind11.get_include()],
+        define_macros=[
+            ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
+            ("FAST_S2S_VERSION", f'"{VERSION}"'),
+        ],
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp"],
+        depends=[str(path) for path in Path("csrc").rglob("*.h")],
+    )
+
+
+os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+setup(
+    ext_modules=[cpu_extension()],
+    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=False)},
+)

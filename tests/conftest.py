@@ -1,0 +1,71 @@
+"""Fixtures for all tests, and the one tolerance table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# before torch starts its threads; also keeps a failing fork-based worker from hanging
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+import fast_s2s
+from fast_s2s import backends
+
+# (rtol, atol) by type, against a float64 reference. No test carries numbers of its own; relaxing one needs a line in
+# CHANGELOG.md. bfloat16 has 8 bits: 2^-8 relative per rounding, over chains of a few dozen.
+TOLERANCE = {
+    torch.float64: (1e-10, 1e-11),
+    torch.float32: (2e-5, 1e-5),
+    torch.bfloat16: (5e-2, 5e-2),
+    torch.float16: (1e-2, 1e-2),
+}
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, name: str, dtype: torch.dtype | None = None) -> None:
+    """Compare with the table's tolerance for `dtype` (default: that of `actual`), scaled by the size of `expected`."""
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)} != {tuple(expected.shape)}"
+    rtol, atol = TOLERANCE[dtype or actual.dtype]
+    expected = expected.detach().to(torch.float64)
+    # gradients of weights sum over steps and rows: their rounding scales with the largest entry
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    torch.testing.assert_close(
+        actual.detach().to(torch.float64), expected, rtol=rtol, atol=atol * scale, msg=lambda m: f"{name}: {m}"
+    )
+
+
+@pytest.fixture(name="assert_close")
+def _assert_close():
+    return assert_close
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """Uninitialised memory is NaN, in Python and in C++ ops alike."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=backends.NAMES)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on each backend; one that this build lacks is a skip with its reason."""
+    why_not = backends.unsupported(request.param, "cpu", torch.float32)
+    if why_not is not None:
+        pytest.skip(f"backend {request.param}: {why_not}")
+    with fast_s2s.backend(request.param):
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    terminalreporter.write_line(f"skips: {len(skipped)}, each with its reason above")
