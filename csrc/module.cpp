@@ -1,4 +1,5 @@
-// The Python module `fast_s2s._C`: what is not a tensor. Importing it also registers the ops (ops.cpp).
+// The Python module `fast_s2s._C`: what is not a tensor. Importing it also registers the ops
+// (ops.cpp).
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

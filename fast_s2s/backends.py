@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import warnings
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ import torch
 
 NAMES = ("native", "reference")
 
-_override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+# a plain global: torch.compile guards on it, which it can on neither a ContextVar nor a thread's own value
+_override: str | None = None
 
 
 def _load_extension() -> tuple[ModuleType | None, str]:
@@ -86,22 +86,23 @@ def select(device_type: str, dtype: torch.dtype, override: str | None = None) ->
 
 def current(device_type: str, dtype: torch.dtype) -> Choice:
     """`select` under the override of the enclosing `backend()` block, if any."""
-    return select(device_type, dtype, _override.get())
+    return select(device_type, dtype, _override)
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run everything inside the block on one backend: "native" or "reference".
+    """Run everything inside the block on one backend, "native" or "reference"; for the whole process, not one thread.
 
     Raises ValueError for an unknown name; a call inside raises RuntimeError if the backend cannot serve its tensors.
     """
     if name not in NAMES:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}, got {name!r}")
-    token = _override.set(name)
+    global _override
+    before, _override = _override, name
     try:
         yield
     finally:
-        _override.reset(token)
+        _override = before
 
 
 def describe() -> str:
@@ -114,5 +115,7 @@ def describe() -> str:
     for device_type in devices:
         for dtype in (*_NATIVE_DTYPES, torch.float16):
             choice = select(device_type, dtype)
-            lines.append(f"{device_type} {str(dtype).removeprefix('torch.')}: {choice.backend} ({choice.reason})")
+            lines.append(
+                f"{device_type} {str(dtype).removeprefix('torch.')}: {choice.backend} ({choice.reason})"
+            )
     return "\n".join(lines)

@@ -59,7 +59,9 @@ def replace_lstm(model: M) -> M:
     return twins.get(model, model)  # type: ignore[return-value]
 
 
-def _twin(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], name: str) -> nn.Module:
+def _twin(
+    module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], name: str
+) -> nn.Module:
     twin_class = classes.get(type(module))
     if twin_class is None:
         expected = " or ".join(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in classes)
@@ -69,4 +71,8 @@ def _twin(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], na
     # does not add to the other, while the parameters inside are shared
     for key, value in module.__dict__.items():
         twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
+    if isinstance(twin, nn.RNNBase):
+        # torch's cached list of weights, which our class derives
+        twin.__dict__.pop("_flat_weights", None)
+        twin._init_flat_weights()
     return twin

@@ -45,7 +45,9 @@ def lstm(
         outputs = []
         for direction in range(directions):
             k = first + direction
-            y, h, c = _layer(x, hx[0][k], hx[1][k], weights[k], bias, lengths, resets[direction], direction == 1)
+            y, h, c = _layer(
+                x, hx[0][k], hx[1][k], weights[k], bias, lengths, resets[direction], direction == 1
+            )
             outputs.append(y)
             h_n.append(h)
             c_n.append(c)

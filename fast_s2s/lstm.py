@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,34 @@ from fast_s2s import functional
 State = tuple[Tensor, Tensor]
 
 
-class LSTM(nn.LSTM):
+class LSTM(nn.RNNBase):
     """`torch.nn.LSTM` with kernels of its own: same arguments, parameters, results and errors.
 
     `forward` takes two more keyword arguments, `lengths` and `reset`. Formula: see `torch.nn.LSTM`.
+
+    An `nn.RNNBase` but no `nn.LSTM`: `torch.compile` refuses to trace any instance of that class.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+        bidirectional=False, proj_size=0, device=None, dtype=None), checked as `torch.nn.LSTM` does.
+        """
+        super().__init__("LSTM", *args, **kwargs)
+
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args
+    permute_hidden = nn.LSTM.permute_hidden
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
+        # torch caches this list and must notice when weights are swapped; derived, it is always right
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    def _init_flat_weights(self) -> None:
+        pass
+
+    def _update_flat_weights(self) -> None:
+        pass
 
     def flatten_parameters(self) -> None:
         """Nothing to do: the kernels take the parameters as they are."""
@@ -44,7 +68,6 @@ class LSTM(nn.LSTM):
 
         Raises ValueError or RuntimeError for input that does not fit, with torch's own message where torch has one.
         """
-        self._update_flat_weights()
         if isinstance(input, PackedSequence):
             if lengths is not None or reset is not None:
                 raise ValueError(
@@ -220,4 +243,6 @@ def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
                 f"{name}: expected on the input's device {input.device}, got {other.device}"
             )
         if other.dtype != input.dtype and not autocast:
-            raise RuntimeError(f"{name}: expected the input's dtype {input.dtype}, got {other.dtype}")
+            raise RuntimeError(
+                f"{name}: expected the input's dtype {input.dtype}, got {other.dtype}"
+            )

@@ -36,7 +36,9 @@ def lstm_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
     choice = backends.current(gates_x.device.type, gates_x.dtype)
-    op = reference.lstm_forward if choice.backend == "reference" else torch.ops.fast_s2s.lstm_forward
+    op = (
+        reference.lstm_forward if choice.backend == "reference" else torch.ops.fast_s2s.lstm_forward
+    )
     return op(gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, save)
 
 
@@ -59,7 +61,9 @@ def _(
         gates_x.new_empty(steps, batch, h0.size(1)),
         torch.empty_like(h0, memory_format=torch.contiguous_format),
         torch.empty_like(c0, memory_format=torch.contiguous_format),
-        torch.empty_like(gates_x, memory_format=torch.contiguous_format) if saves else gates_x.new_empty(0),
+        torch.empty_like(gates_x, memory_format=torch.contiguous_format)
+        if saves
+        else gates_x.new_empty(0),
         gates_x.new_empty((steps, *c0.shape) if saves else (0,), dtype=acc),
     )
 
@@ -96,7 +100,9 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(gates_x, h0, c0, w_hh, w_hr, lengths, reset, y, gates, cells)
 
 
-def _backward(ctx: Any, grad_y: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None, *_: Any) -> tuple:
+def _backward(
+    ctx: Any, grad_y: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None, *_: Any
+) -> tuple:
     if ctx.save != SAVE_GATES:
         raise RuntimeError("lstm_forward: gradients need save=SAVE_GATES, got save=SAVE_NONE")
     gates_x, h0, c0, w_hh, w_hr, lengths, reset, y, gates, cells = ctx.saved_tensors

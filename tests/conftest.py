@@ -24,15 +24,23 @@ TOLERANCE = {
 }
 
 
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, name: str, dtype: torch.dtype | None = None) -> None:
+def assert_close(
+    actual: torch.Tensor, expected: torch.Tensor, name: str, dtype: torch.dtype | None = None
+) -> None:
     """Compare with the table's tolerance for `dtype` (default: that of `actual`), scaled by the size of `expected`."""
-    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)} != {tuple(expected.shape)}"
+    assert actual.shape == expected.shape, (
+        f"{name}: shape {tuple(actual.shape)} != {tuple(expected.shape)}"
+    )
     rtol, atol = TOLERANCE[dtype or actual.dtype]
     expected = expected.detach().to(torch.float64)
     # gradients of weights sum over steps and rows: their rounding scales with the largest entry
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
     torch.testing.assert_close(
-        actual.detach().to(torch.float64), expected, rtol=rtol, atol=atol * scale, msg=lambda m: f"{name}: {m}"
+        actual.detach().to(torch.float64),
+        expected,
+        rtol=rtol,
+        atol=atol * scale,
+        msg=lambda m: f"{name}: {m}",
     )
 
 
@@ -44,7 +52,10 @@ def _assert_close():
 @pytest.fixture(autouse=True)
 def _poisoned_memory() -> Iterator[None]:
     """Uninitialised memory is NaN, in Python and in C++ ops alike."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield

@@ -1,7 +1,8 @@
 // Matrix products of a few rows with a packed matrix, for one thread.
 //
 // A packed panel is [K][4 vectors]: one pass over K gives 4·W output columns of a row in registers.
-// Sums run over K in ascending order for every row alike, so a row's result does not depend on the rows beside it.
+// Sums run over K in ascending order for every row alike, so a row's result does not depend on the
+// rows beside it.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -36,7 +37,8 @@ FAST_S2S_INLINE void multiply_rows(const A* a, int64_t stride, const A* panel, i
     for (int v = 0; v < kPanelVectors; ++v) sums[row][v] = s[row][v];
 }
 
-// Calls `tile(std::integral_constant<int, Rows>, first_row)` over all rows, in tiles as tall as they go.
+// Calls `tile(std::integral_constant<int, Rows>, first_row)` over all rows, in tiles as tall as
+// they go.
 template <int Rows = kTileRows, class F>
 FAST_S2S_INLINE void for_row_tiles(int64_t first, int64_t rows, const F& tile) {
   for (; rows - first >= Rows; first += Rows) tile(std::integral_constant<int, Rows>{}, first);

@@ -37,7 +37,8 @@ static Isa choose_isa() {
     if (std::string(wanted) == isa_name(isa)) return isa;
     names += std::string(names.empty() ? "" : ", ") + isa_name(isa);
   }
-  throw std::runtime_error("FAST_S2S_ISA: expected one of " + names + " on this machine, got " + wanted);
+  throw std::runtime_error("FAST_S2S_ISA: expected one of " + names + " on this machine, got " +
+                           wanted);
 }
 
 Isa current_isa() {

@@ -1,7 +1,7 @@
 // SIMD values by the compiler's vector extensions, their elementary functions, and memory access.
 //
-// Included once per instruction set, inside its namespace: see lstm/isa_*.cpp. The including file sets
-// FAST_S2S_ISA (the namespace) and FAST_S2S_VECTOR_BYTES.
+// Included once per instruction set, inside its namespace: see lstm/isa_*.cpp. The including file
+// sets FAST_S2S_ISA (the namespace) and FAST_S2S_VECTOR_BYTES.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {

@@ -2,7 +2,6 @@
 
 #include "lstm_cpu_includes.h"
 
-
 #define FAST_S2S_ISA generic
 #define FAST_S2S_VECTOR_BYTES 16
 // clang-format off: each needs the ones before it
@@ -11,4 +10,3 @@
 #include "../cpu/gemm.h"
 #include "lstm_cpu_kernel.h"
 // clang-format on
-

@@ -1,14 +1,15 @@
 // Host side of the LSTM ops: check, allocate, dispatch.
 
-#include "lstm_ops.h"
-
+#include <array>
 #include <string>
 
 #include "lstm.h"
+#include "lstm_ops.h"
 
 namespace fast_s2s {
 
 using torch::headeronly::ScalarType;
+using torch::headeronly::toString;
 using torch::stable::Tensor;
 
 namespace {
@@ -32,7 +33,8 @@ ScalarType accumulate_type(DType dtype) {
 
 void check_shape(const Tensor& tensor, const char* name, std::initializer_list<int64_t> expected) {
   const auto sizes = tensor.sizes();
-  if (sizes.size() == expected.size() && std::equal(expected.begin(), expected.end(), sizes.begin()))
+  if (sizes.size() == expected.size() &&
+      std::equal(expected.begin(), expected.end(), sizes.begin()))
     return;
   std::string message = std::string(name) + ": expected shape (";
   for (int64_t size : expected) message += std::to_string(size) + ",";
@@ -45,8 +47,8 @@ void check_shape(const Tensor& tensor, const char* name, std::initializer_list<i
 Tensor dense(const Tensor& tensor, const char* name, ScalarType type,
              std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
-  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected another dtype, that of the gates for ",
-                  "floating-point tensors, int64 for lengths, bool for reset");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ", toString(type), ", got ",
+                  toString(tensor.scalar_type()));
   check_shape(tensor, name, shape);
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
@@ -68,8 +70,8 @@ LstmShape shape_of(const Tensor& gates, const Tensor& w_hh, bool reverse) {
   STD_TORCH_CHECK(w_hh.dim() == 2, "w_hh: expected (4H, R), got ", w_hh.dim(), " dimensions");
   STD_TORCH_CHECK(gates.size(2) % 4 == 0 && gates.size(2) > 0,
                   "gates: expected a last dimension 4H, got ", gates.size(2));
-  return {gates.size(0), gates.size(1), gates.size(2) / 4, w_hh.size(1),
-          to_dtype(gates), reverse,     nullptr,           nullptr};
+  return {gates.size(0),   gates.size(1), gates.size(2) / 4, w_hh.size(1),
+          to_dtype(gates), reverse,       nullptr,           nullptr};
 }
 
 void check_lengths(const LstmShape& shape) {
@@ -90,8 +92,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
   LstmShape shape = shape_of(gates_x, w_hh, reverse);
   const auto [steps, batch, hidden, output] =
       std::array{shape.steps, shape.batch, shape.hidden, shape.output};
-  STD_TORCH_CHECK(w_hr.has_value() || output == hidden, "w_hh: expected (4H, H) = (", 4 * hidden, ", ",
-                  hidden, ") without w_hr, got R = ", output);
+  STD_TORCH_CHECK(w_hr.has_value() || output == hidden, "w_hh: expected (4H, H) = (", 4 * hidden,
+                  ", ", hidden, ") without w_hr, got R = ", output);
   STD_TORCH_CHECK(save == 0 || save == 1, "save: expected 0 or 1, got ", save);
   const ScalarType type = gates_x.scalar_type(), acc = accumulate_type(shape.dtype);
   const Tensor x = dense(gates_x, "gates_x", type, {steps, batch, 4 * hidden});
@@ -130,9 +132,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
-    const std::optional<Tensor>& grad_c_n, const Tensor& gates, const Tensor& cells, const Tensor& c0,
-    const Tensor& w_hh, const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
-    const std::optional<Tensor>& reset, bool reverse) {
+    const std::optional<Tensor>& grad_c_n, const Tensor& gates, const Tensor& cells,
+    const Tensor& c0, const Tensor& w_hh, const std::optional<Tensor>& w_hr,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse) {
   LstmShape shape = shape_of(gates, w_hh, reverse);
   const auto [steps, batch, hidden, output] =
       std::array{shape.steps, shape.batch, shape.hidden, shape.output};

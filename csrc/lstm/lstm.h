@@ -43,10 +43,10 @@ struct LstmBackwardArgs {
   const void* c0;        // Io [B, H]
   const void* w_hh;      // Io [4H, R]
   const void* w_hr;      // Io [R, H] or null
-  void* d_gates;         // Io [T, B, 4H], of the pre-activations, so of gates_x; zero past a row's length
-  void* d_h0;            // Io [B, R]
-  void* d_c0;            // Io [B, H]
-  void* d_h;             // Io [T, B, R], the whole gradient of each h_t; null without a projection
+  void* d_gates;  // Io [T, B, 4H], of the pre-activations, so of gates_x; zero past a row's length
+  void* d_h0;     // Io [B, R]
+  void* d_c0;     // Io [B, H]
+  void* d_h;      // Io [T, B, R], the whole gradient of each h_t; null without a projection
 };
 
 // `threads`: at most so many are used.

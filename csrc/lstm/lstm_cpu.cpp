@@ -5,8 +5,8 @@
 
 namespace fast_s2s {
 
-#define FAST_S2S_DECLARE(isa)                                \
-  namespace isa {                                            \
+#define FAST_S2S_DECLARE(isa)                                    \
+  namespace isa {                                                \
   void lstm_forward(const LstmForwardArgs& args, int threads);   \
   void lstm_backward(const LstmBackwardArgs& args, int threads); \
   }

@@ -1,7 +1,8 @@
 // The CPU kernels. Included once per instruction set: see isa_*.cpp.
 //
-// One parallel region per sequence. Threads own panels of hidden units and meet at one barrier a step (two
-// with a projection). Rows are kept in order of falling length, so those still running are a prefix.
+// One parallel region per sequence. Threads own panels of hidden units and meet at one barrier a
+// step (two with a projection). Rows are kept in order of falling length, so those still running
+// are a prefix.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -33,9 +34,8 @@ class Rows {
   explicit Rows(const LstmShape& shape) : shape_(shape), order_(shape.batch) {
     std::iota(order_.begin(), order_.end(), 0);
     if (shape.lengths == nullptr) return;
-    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
-      return shape.lengths[a] > shape.lengths[b];
-    });
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](int64_t a, int64_t b) { return shape.lengths[a] > shape.lengths[b]; });
     running_.assign(shape.steps, 0);
     for (int64_t t = 0, n = shape.batch; t < shape.steps; ++t) {
       while (n > 0 && shape.lengths[order_[n - 1]] <= t) --n;
@@ -80,8 +80,9 @@ void zero_finished(Io* data, const Rows& rows, const LstmShape& shape, int64_t w
                   sizeof(Io) * width);
 }
 
-// Packs columns [first, first + 4W) of `source` transposed: panel[k][v][lane] = source[column][k], where
-// vector v begins at column first + v·`vector_stride` and columns past `limit` within a vector are zero.
+// Packs columns [first, first + 4W) of `source` transposed: panel[k][v][lane] = source[column][k],
+// where vector v begins at column first + v·`vector_stride` and columns past `limit` within a
+// vector are zero.
 template <class Io, class A>
 void pack_transposed(const Io* source, int64_t k_size, int64_t first, int64_t vector_stride,
                      int64_t limit, bool limit_all, A* panel) {
@@ -92,12 +93,14 @@ void pack_transposed(const Io* source, int64_t k_size, int64_t first, int64_t ve
       const bool inside = limit_all ? begin + lane < limit : first + lane < limit;
       A* out = panel + v * kWidth + lane;
       const Io* in = source + (begin + lane) * k_size;
-      for (int64_t k = 0; k < k_size; ++k) out[k * kPanelVectors * kWidth] = inside ? widen(in[k]) : A{};
+      for (int64_t k = 0; k < k_size; ++k)
+        out[k * kPanelVectors * kWidth] = inside ? widen(in[k]) : A{};
     }
   }
 }
 
-// Packs columns [first, first + 4W) of `source` (k_size, columns): panel[k][column] = source[k][first + column].
+// Packs columns [first, first + 4W) of `source` (k_size, columns): panel[k][column] =
+// source[k][first + column].
 template <class Io, class A>
 void pack_columns(const Io* source, int64_t k_size, int64_t columns, int64_t first, A* panel) {
   const int64_t width = panel_columns<A>();
@@ -203,7 +206,8 @@ class Forward {
       }
       multiply_rows<tile.value>(h + j0 * s_.output, s_.output, weights, s_.output, sums);
       for (int r = 0; r < tile.value; ++r)
-        finish_units(t, j0 + r, unit, count, {sums[r][0], sums[r][1], sums[r][2], sums[r][3]}, h_next);
+        finish_units(t, j0 + r, unit, count, {sums[r][0], sums[r][1], sums[r][2], sums[r][3]},
+                     h_next);
     });
   }
 
@@ -225,7 +229,8 @@ class Forward {
     }
   }
 
-  FAST_S2S_INLINE void save(int64_t t, int64_t j, int64_t unit, int count, const Gates<V>& gates, V c) {
+  FAST_S2S_INLINE void save(int64_t t, int64_t j, int64_t unit, int count, const Gates<V>& gates,
+                            V c) {
     Io* out = const_cast<Io*>(gates_row(args_.gates, t, j)) + unit;
     store(out, gates.i, count);
     store(out + s_.hidden, gates.f, count);
@@ -236,7 +241,8 @@ class Forward {
   }
 
   // h_t where it is wanted: the output, the final state, the next step.
-  FAST_S2S_INLINE void emit(int64_t t, int64_t j, int64_t unit, int count, V h, bool forget, A* h_next) {
+  FAST_S2S_INLINE void emit(int64_t t, int64_t j, int64_t unit, int count, V h, bool forget,
+                            A* h_next) {
     const int64_t row = rows_.row(j);
     store(static_cast<Io*>(args_.y) + (t * s_.batch + row) * s_.output + unit, h, count);
     if (t == rows_.last(j)) store(static_cast<Io*>(args_.h_n) + row * s_.output + unit, h, count);
@@ -247,7 +253,8 @@ class Forward {
     const A* weights = w_hr_.get() + panel * s_.hidden * panel_columns<A>();
     for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
-      multiply_rows<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden, weights, s_.hidden, sums);
+      multiply_rows<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden, weights, s_.hidden,
+                                sums);
       for (int r = 0; r < tile.value; ++r) {
         const int64_t j = j0 + r;
         const bool forget = t != rows_.last(j) && rows_.resets(rows_.following(t), j);
@@ -271,8 +278,8 @@ class Forward {
   const int64_t unit_panels_, output_panels_;
   const int threads_;
   Scratch<A> w_hh_, w_hr_;  // packed
-  Scratch<A> h_;            // [2][B, R]: the state before a step and after it, forgotten where reset
-  Scratch<A> c_;            // [B, H]
+  Scratch<A> h_;  // [2][B, R]: the state before a step and after it, forgotten where reset
+  Scratch<A> c_;  // [B, H]
   Scratch<A> unprojected_;  // [B, H]
 };
 
@@ -316,7 +323,8 @@ class Backward {
       }
       for (int64_t panel = units.begin; panel < units.end; ++panel) step_units(t, panel, d_gates);
 #pragma omp barrier
-      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) to_previous(t, panel, d_gates);
+      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
+        to_previous(t, panel, d_gates);
       // the other half, so that a thread still reading this one is not overtaken
       d_gates = d_gates_.get() + ((step + 1) % 2) * s_.batch * 4 * s_.hidden;
     }
@@ -328,11 +336,13 @@ class Backward {
   void prepare(const Share& outputs, const Share& units, int thread, int threads) {
     for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
       pack_columns(static_cast<const Io*>(args_.w_hh), 4 * s_.hidden, s_.output,
-                   panel * panel_columns<A>(), w_hh_.get() + panel * 4 * s_.hidden * panel_columns<A>());
+                   panel * panel_columns<A>(),
+                   w_hh_.get() + panel * 4 * s_.hidden * panel_columns<A>());
     if (projected_) {
       for (int64_t panel = units.begin; panel < units.end; ++panel)
         pack_columns(static_cast<const Io*>(args_.w_hr), s_.output, s_.hidden,
-                     panel * panel_columns<A>(), w_hr_.get() + panel * s_.output * panel_columns<A>());
+                     panel * panel_columns<A>(),
+                     w_hr_.get() + panel * s_.output * panel_columns<A>());
     }
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
@@ -349,8 +359,10 @@ class Backward {
   }
 
   void end_row(int64_t j) {
-    narrow_row(d_h_.get() + j * s_.output, s_.output, static_cast<Io*>(args_.d_h0) + rows_.row(j) * s_.output);
-    narrow_row(d_c_.get() + j * s_.hidden, s_.hidden, static_cast<Io*>(args_.d_c0) + rows_.row(j) * s_.hidden);
+    narrow_row(d_h_.get() + j * s_.output, s_.output,
+               static_cast<Io*>(args_.d_h0) + rows_.row(j) * s_.output);
+    narrow_row(d_c_.get() + j * s_.hidden, s_.hidden,
+               static_cast<Io*>(args_.d_c0) + rows_.row(j) * s_.hidden);
   }
 
   static void narrow_row(const A* in, int64_t size, Io* out) {
@@ -389,7 +401,8 @@ class Backward {
           const int64_t unit = panel * panel_columns<A>() + v * kWidth;
           if (unit >= s_.hidden) break;
           const int count = lanes(s_.hidden, unit, kWidth);
-          const V dh = projected_ ? sums[r][v] : load<V>(d_h_.get() + (j0 + r) * s_.output + unit, count);
+          const V dh =
+              projected_ ? sums[r][v] : load<V>(d_h_.get() + (j0 + r) * s_.output + unit, count);
           step_unit(t, j0 + r, unit, count, dh, d_gates + (j0 + r) * 4 * s_.hidden);
         }
     });
@@ -399,7 +412,8 @@ class Backward {
     const int64_t at = t * s_.batch + rows_.row(j);
     const Io* saved = static_cast<const Io*>(args_.gates) + at * 4 * s_.hidden + unit;
     const Gates<V> gates{load<V>(saved, count), load<V>(saved + s_.hidden, count),
-                         load<V>(saved + 2 * s_.hidden, count), load<V>(saved + 3 * s_.hidden, count)};
+                         load<V>(saved + 2 * s_.hidden, count),
+                         load<V>(saved + 3 * s_.hidden, count)};
     const V c = load<V>(static_cast<const A*>(args_.cells) + at * s_.hidden + unit, count);
     A* d_c_state = d_c_.get() + j * s_.hidden + unit;
     V d_c = load<V>(d_c_state, count);
@@ -426,7 +440,8 @@ class Backward {
     const A* weights = w_hh_.get() + panel * 4 * s_.hidden * panel_columns<A>();
     for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
-      multiply_rows<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden, weights, 4 * s_.hidden, sums);
+      multiply_rows<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden, weights, 4 * s_.hidden,
+                                sums);
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < kPanelVectors; ++v) {
           const int64_t k = panel * panel_columns<A>() + v * kWidth;
@@ -461,8 +476,12 @@ void dispatch_dtype(const Args& args, int threads) {
   }
 }
 
-void lstm_forward(const LstmForwardArgs& args, int threads) { dispatch_dtype<Forward>(args, threads); }
-void lstm_backward(const LstmBackwardArgs& args, int threads) { dispatch_dtype<Backward>(args, threads); }
+void lstm_forward(const LstmForwardArgs& args, int threads) {
+  dispatch_dtype<Forward>(args, threads);
+}
+void lstm_backward(const LstmBackwardArgs& args, int threads) {
+  dispatch_dtype<Backward>(args, threads);
+}
 
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

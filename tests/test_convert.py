@@ -1,0 +1,90 @@
+"""Swapping torch's modules for ours and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fast_s2s
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.LSTM(4, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.again = self.encoder
+        self.blocks = nn.ModuleList([nn.ModuleDict({"cell": nn.LSTMCell(10, 5)}), nn.GRU(5, 5)])
+
+    def forward(self, x):
+        y, _ = self.again(x)
+        h, _ = self.blocks[0]["cell"](y[:, -1])
+        return self.blocks[1](h)[0]
+
+
+def test_replace_lstm_in_place():
+    model = Model()
+    x = torch.randn(3, 6, 4)
+    expected = model(x)
+    parameters = dict(model.named_parameters())
+    assert fast_s2s.replace_lstm(model) is model
+    assert type(model.encoder) is fast_s2s.LSTM and model.again is model.encoder
+    assert type(model.blocks[0]["cell"]) is fast_s2s.LSTMCell
+    assert type(model.blocks[1]) is nn.GRU
+    assert all(parameters[name] is p for name, p in model.named_parameters())
+    torch.testing.assert_close(model(x), expected)
+    assert fast_s2s.replace_lstm(model) is model
+
+
+def test_a_model_that_is_an_lstm():
+    theirs = nn.LSTM(4, 5)
+    ours = fast_s2s.replace_lstm(theirs)
+    assert type(ours) is fast_s2s.LSTM and ours.weight_hh_l0 is theirs.weight_hh_l0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kind"),
+    [(nn.LSTM(4, 5, 2, proj_size=3), fast_s2s.LSTM), (nn.LSTMCell(4, 5), fast_s2s.LSTMCell)],
+)
+def test_there_and_back(theirs, kind):
+    calls = []
+    theirs.eval()
+    theirs.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(3, 4)
+    expected = theirs(x)
+    ours = fast_s2s.from_torch(theirs)
+    assert type(ours) is kind and not ours.training
+    back = fast_s2s.to_torch(ours)
+    assert type(back) is type(theirs)
+    for module in (ours, back):
+        torch.testing.assert_close(module(x), expected)
+        assert all(a is b for a, b in zip(module.parameters(), theirs.parameters(), strict=True))
+    assert len(calls) == 3
+    with torch.no_grad():
+        next(ours.parameters()).zero_()
+    torch.testing.assert_close(back(x), ours(x))
+
+
+def test_registries_are_not_shared():
+    theirs = nn.LSTM(4, 5)
+    ours = fast_s2s.from_torch(theirs)
+    ours.register_buffer("extra", torch.zeros(1))
+    ours.weight_hh_l0 = nn.Parameter(torch.zeros(20, 5))
+    assert "extra" not in theirs.state_dict()
+    assert theirs.weight_hh_l0.any()
+
+
+@pytest.mark.parametrize("convert", [fast_s2s.from_torch, fast_s2s.to_torch])
+def test_other_modules_are_refused(convert):
+    with pytest.raises(TypeError, match="module: expected .*LSTM or .*LSTMCell, got GRU"):
+        convert(nn.GRU(4, 5))
+
+
+def test_subclasses_are_left_with_a_warning():
+    class Peephole(nn.LSTM):
+        pass
+
+    model = nn.Sequential(Peephole(4, 5), nn.LSTM(5, 5))
+    with pytest.warns(UserWarning, match="left a Peephole, a subclass of torch's, as it is"):
+        fast_s2s.replace_lstm(model)
+    assert type(model[0]) is Peephole and type(model[1]) is fast_s2s.LSTM

@@ -1,0 +1,449 @@
+"""`fast_s2s.LSTM` and `LSTMCell` against `torch.nn`'s over the whole constructor space."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+)
+from torch.utils._pytree import tree_leaves
+
+import fast_s2s
+
+SPACE = [
+    {
+        "num_layers": layers,
+        "bias": bias,
+        "batch_first": batch_first,
+        "bidirectional": bidirectional,
+        "proj_size": proj_size,
+    }
+    for layers, bias, batch_first, bidirectional, proj_size in itertools.product(
+        (1, 2), (True, False), (True, False), (True, False), (0, 3)
+    )
+]
+
+
+def option_id(options):
+    return "-".join(f"{key}={value}" for key, value in options.items())
+
+
+def twins(*args, dtype=torch.float64, **kwargs):
+    """torch's module and ours from the same seed."""
+    torch.manual_seed(7)
+    theirs = nn.LSTM(*args, dtype=dtype, **kwargs)
+    torch.manual_seed(7)
+    return theirs, fast_s2s.LSTM(*args, dtype=dtype, **kwargs)
+
+
+def leaves(tree):
+    """All floating-point tensors in a nest of outputs."""
+    return [
+        leaf
+        for leaf in tree_leaves(tree)
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+    ]
+
+
+def compare(theirs, ours, arguments, assert_close, **kwargs):
+    """Outputs and the gradients of all inputs and parameters, for random cotangents."""
+    results = []
+    cotangents = None
+    for module, extra in ((theirs, {}), (ours, kwargs)):
+        module.zero_grad()
+        inputs = [leaf.detach().requires_grad_() for leaf in leaves(arguments)]
+        outputs = leaves(module(*rebuild(arguments, iter(inputs)), **extra))
+        cotangents = cotangents or [torch.randn_like(out) for out in outputs]
+        torch.autograd.backward(outputs, cotangents)
+        results.append((outputs, [i.grad for i in inputs], [p.grad for p in module.parameters()]))
+    for kind, a, b in zip(
+        ("output", "d input", "d parameter"), results[0], results[1], strict=True
+    ):
+        assert len(a) == len(b)
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_close(y, x, f"{kind} {index}")
+
+
+def rebuild(tree, tensors):
+    """`tree` with its floating-point tensors replaced, in order."""
+    if isinstance(tree, PackedSequence):
+        return PackedSequence(next(tensors), *tree[1:])
+    if isinstance(tree, (tuple, list)):
+        return [rebuild(item, tensors) for item in tree]
+    return next(tensors) if isinstance(tree, torch.Tensor) else tree
+
+
+def random_state(module, batch=None):
+    layers = module.num_layers * (1 + module.bidirectional)
+    rows = () if batch is None else (batch,)
+    h = torch.randn(layers, *rows, module.proj_size or module.hidden_size, dtype=torch.float64)
+    return [h, torch.randn(layers, *rows, module.hidden_size, dtype=torch.float64)]
+
+
+@pytest.mark.parametrize("options", SPACE, ids=option_id)
+@pytest.mark.parametrize(
+    "kind", ["batched", "with state", "unbatched", "packed", "packed unsorted with state"]
+)
+def test_equals_torch(options, kind, backend, assert_close):
+    theirs, ours = twins(4, 5, **options)
+    if kind == "unbatched":
+        arguments = [torch.randn(6, 4, dtype=torch.float64), random_state(ours)]
+    elif kind.startswith("packed"):
+        lengths = (3, 6, 1) if "unsorted" in kind else (6, 3, 1)
+        rows = [torch.randn(n, 4, dtype=torch.float64) for n in lengths]
+        arguments = [pack_sequence(rows, enforce_sorted=False)]
+        if "state" in kind:
+            arguments.append(random_state(ours, 3))
+    else:
+        arguments = [
+            torch.randn(*((3, 6, 4) if ours.batch_first else (6, 3, 4)), dtype=torch.float64)
+        ]
+        if kind == "with state":
+            arguments.append(random_state(ours, 3))
+    compare(theirs, ours, arguments, assert_close)
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "hidden"), [(1, 1, 1), (3, 63, 17), (1, 63, 500), (3, 1, 500)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_odd_shapes(batch, steps, hidden, dtype, backend, assert_close):
+    """Values and gradients of every parameter in lower precision, against torch in float64."""
+    theirs, ours = twins(9, hidden, bidirectional=True)
+    ours = ours.to(dtype)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(steps, batch, 9).to(dtype)
+    cotangent = torch.randn(steps, batch, 2 * hidden).to(dtype)
+    y, (h_n, c_n) = ours(x)
+    expected, (their_h, their_c) = theirs(x.double())
+    y.backward(cotangent)
+    expected.backward(cotangent.double())
+    for name, a, b in (("y", y, expected), ("h_n", h_n, their_h), ("c_n", c_n, their_c)):
+        assert_close(a, b, name)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert_close(a.grad, b.grad, name)
+
+
+@pytest.mark.parametrize("options", SPACE, ids=option_id)
+def test_lengths_equal_a_packed_sequence(options, backend, assert_close):
+    theirs, ours = twins(4, 5, **options)
+    lengths = torch.tensor([3, 6, 1])
+    x = torch.randn(3, 6, 4, dtype=torch.float64)
+    state = random_state(ours, 3)
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    expected, expected_state = theirs(packed, state)
+    expected, _ = pad_packed_sequence(expected, ours.batch_first)
+    y, actual_state = ours(x if ours.batch_first else x.transpose(0, 1), state, lengths=lengths)
+    assert_close(y, expected, "output")
+    for name, a, b in zip(("h_n", "c_n"), actual_state, expected_state, strict=True):
+        assert_close(a, b, name)
+
+
+def test_lengths_as_a_list_and_of_zero(backend):
+    ours = fast_s2s.LSTM(4, 5)
+    x, state = torch.randn(6, 3, 4), (torch.randn(1, 3, 5), torch.randn(1, 3, 5))
+    y, (h_n, c_n) = ours(x, state, lengths=[6, 0, 2])
+    assert torch.equal(h_n[0, 1], state[0][0, 1]) and torch.equal(c_n[0, 1], state[1][0, 1])
+    assert not y[:, 1].any() and not y[2:, 2].any() and y[5, 0].all()
+    assert torch.equal(h_n[0, 2], y[1, 2])
+
+
+def test_reset_splits_a_row_into_documents(backend, assert_close):
+    """Both directions of a packed row equal the documents run one by one."""
+    ours = fast_s2s.LSTM(4, 5, num_layers=2, bidirectional=True, dtype=torch.float64)
+    documents = [torch.randn(n, 4, dtype=torch.float64) for n in (3, 1, 4)]
+    reset = torch.zeros(8, dtype=torch.bool)
+    reset[[0, 3, 4]] = True
+    state = random_state(ours)
+    y, (h_n, _) = ours(torch.cat(documents), state, reset=reset)
+    zero = [torch.zeros_like(s) for s in state]
+    # the reverse direction of the last document starts from the state given, as it precedes no boundary
+    last = [
+        torch.stack([z if k % 2 == 0 else s for k, (z, s) in enumerate(zip(*pair, strict=True))])
+        for pair in zip(zero, state, strict=True)
+    ]
+    expected = [ours(documents[0], zero), ours(documents[1], zero), ours(documents[2], last)]
+    assert_close(y, torch.cat([out for out, _ in expected]), "output")
+    assert_close(h_n[0], expected[2][1][0][0], "h_n forward")
+    assert_close(h_n[1], expected[0][1][0][1], "h_n reverse")
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_reset_equals_a_loop_of_cells(batch_first, backend, assert_close):
+    """As a reinforcement learner would step it: state times (1 - done) before each step."""
+    ours = fast_s2s.LSTM(4, 5, batch_first=batch_first, dtype=torch.float64)
+    cell = nn.LSTMCell(4, 5, dtype=torch.float64)
+    cell.load_state_dict(
+        {key.removesuffix("_l0"): value for key, value in ours.state_dict().items()}
+    )
+    x = torch.randn(9, 3, 4, dtype=torch.float64)
+    done = torch.rand(9, 3) < 0.3
+    h, c = torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_().unbind(0)
+    steps, state = [], (h, c)
+    for t in range(9):
+        state = cell(x[t], tuple(s * ~done[t].unsqueeze(1) for s in state))
+        steps.append(state[0])
+    hx = (h.unsqueeze(0), c.unsqueeze(0))
+    if batch_first:
+        y = ours(x.transpose(0, 1), hx, reset=done.t())[0].transpose(0, 1)
+    else:
+        y = ours(x, hx, reset=done)[0]
+    assert_close(y, torch.stack(steps), "output")
+    cotangent = torch.randn_like(y)
+    expected = torch.autograd.grad(torch.stack(steps), [h, c, *cell.parameters()], cotangent)
+    actual = torch.autograd.grad(y, [h, c, *ours.parameters()], cotangent)
+    for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
+        assert_close(a, b, f"gradient {index}")
+
+
+def test_dropout_between_layers(backend):
+    theirs, ours = twins(4, 5, num_layers=3, dropout=0.5)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    assert torch.allclose(ours.eval()(x)[0], theirs.eval()(x)[0])
+    ours.train()
+    assert not torch.equal(ours(x)[0], ours(x)[0])
+    all_dropped = fast_s2s.LSTM(4, 5, num_layers=2, dropout=1.0)
+    y = all_dropped(torch.randn(6, 3, 4))[0]
+    # the upper layer sees zeros, so all rows agree
+    torch.testing.assert_close(y[:, 0], y[:, 1])
+
+
+@pytest.mark.parametrize("options", SPACE, ids=option_id)
+def test_state_dict_both_ways(options):
+    theirs, ours = twins(4, 5, **options)
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    assert all(
+        torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True)
+    )
+    nn.init.normal_(ours.weight_hh_l0)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(theirs.weight_hh_l0, ours.weight_hh_l0)
+    ours.load_state_dict(nn.LSTM(4, 5, dtype=torch.float64, **options).state_dict())
+    assert repr(theirs) == repr(ours)
+
+
+def test_copies_and_pickles_are_independent():
+    _, ours = twins(4, 5, num_layers=2)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    expected = ours(x)[0]
+    buffer = io.BytesIO()
+    torch.save(ours, buffer)
+    buffer.seek(0)
+    for twin in (
+        copy.deepcopy(ours),
+        pickle.loads(pickle.dumps(ours)),
+        torch.load(buffer, weights_only=False),
+    ):
+        assert torch.equal(twin(x)[0], expected)
+        with torch.no_grad():
+            twin.weight_hh_l0.zero_()
+        assert not torch.equal(twin(x)[0], expected)
+    assert torch.equal(ours(x)[0], expected)
+
+
+def test_weights_swapped_changed_or_moved_are_honoured():
+    theirs, ours = twins(4, 5)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    other = {name: torch.randn_like(p) for name, p in ours.named_parameters()}
+    swapped = torch.func.functional_call(ours, other, x)[0]
+    assert torch.allclose(swapped, torch.func.functional_call(theirs, other, x)[0])
+    assert not torch.allclose(swapped, ours(x)[0])
+    ours.weight_hh_l0 = nn.Parameter(other["weight_hh_l0"])
+    theirs.weight_hh_l0 = nn.Parameter(other["weight_hh_l0"])
+    assert torch.allclose(ours(x)[0], theirs(x)[0])
+    with torch.no_grad():
+        ours.weight_ih_l0.mul_(2)
+        theirs.weight_ih_l0.mul_(2)
+    assert torch.allclose(ours(x)[0], theirs(x)[0])
+    assert torch.allclose(ours.float()(x.float())[0].double(), theirs(x)[0], atol=1e-5)
+
+
+def test_weight_norm_parametrisation(assert_close):
+    theirs, ours = twins(4, 5)
+    for module in (theirs, ours):
+        nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    compare(theirs, ours, [torch.randn(6, 3, 4, dtype=torch.float64)], assert_close)
+
+
+def test_training_reaches_the_same_weights():
+    theirs, ours = twins(4, 5, num_layers=2)
+    x, target = torch.randn(6, 3, 4, dtype=torch.float64), torch.randn(6, 3, 5, dtype=torch.float64)
+    for module in (theirs, ours):
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (module(x)[0] - target).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(theirs.parameters(), ours.parameters(), strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_backward_in_eval_mode_and_twice():
+    """cuDNN refuses the first; a silent zero would pass the second unseen."""
+    _, ours = twins(4, 5)
+    x = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(ours.eval()(x)[0].square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert second.abs().sum() > 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_autocast(packed, backend):
+    ours = fast_s2s.LSTM(4, 5)
+    x = torch.randn(6, 3, 4)
+    expected = ours(x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, (h_n, c_n) = ours(pack_padded_sequence(x, [6, 6, 6]) if packed else x)
+    y = y.data.reshape(6, 3, 5) if packed else y
+    assert y.dtype == h_n.dtype == c_n.dtype == torch.bfloat16
+    assert torch.allclose(y.float(), expected, atol=0.05)
+    y.float().sum().backward()
+    assert ours.weight_hh_l0.grad.dtype == torch.float32
+
+
+def test_inference_mode_and_frozen_weights(backend):
+    ours = fast_s2s.LSTM(4, 5)
+    x = torch.randn(6, 3, 4)
+    expected = ours(x)[0]
+    with torch.inference_mode():
+        assert torch.equal(ours(x)[0], expected)
+    ours.weight_hh_l0.requires_grad_(False)
+    ours(x)[0].sum().backward()
+    assert ours.weight_hh_l0.grad is None and ours.weight_ih_l0.grad is not None
+
+
+def test_compile_without_graph_break():
+    ours = fast_s2s.LSTM(4, 5, num_layers=2, bidirectional=True)
+    compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
+    for steps, batch in ((6, 3), (9, 2)):
+        x, lengths = torch.randn(steps, batch, 4), torch.randint(1, steps + 1, (batch,))
+        assert torch.equal(compiled(x, lengths=lengths)[0], ours(x, lengths=lengths)[0])
+    ours.zero_grad()
+    compiled(x)[0].sum().backward()
+    actual = ours.weight_hh_l0.grad.clone()
+    ours.zero_grad()
+    ours(x)[0].sum().backward()
+    assert torch.equal(actual, ours.weight_hh_l0.grad)
+
+
+def test_export_with_dynamic_time():
+    ours = fast_s2s.LSTM(4, 5).eval()
+    dynamic = {"input": {0: torch.export.Dim("steps"), 1: torch.export.Dim("batch")}}
+    program = torch.export.export(ours, (torch.randn(6, 3, 4),), dynamic_shapes=dynamic)
+    x = torch.randn(11, 2, 4)
+    assert torch.equal(program.module()(x)[0], ours(x)[0])
+
+
+# constructor arguments torch refuses or warns about
+BAD_CONSTRUCTORS = [
+    {"dropout": 2},
+    {"dropout": True},
+    {"dropout": -0.1},
+    {"dropout": 0.5},
+    {"bias": 1},
+    {"batch_first": "yes"},
+    {"input_size": 4.0},
+    {"input_size": 0},
+    {"hidden_size": 5.0},
+    {"hidden_size": 0},
+    {"num_layers": 0},
+    {"proj_size": -1},
+    {"proj_size": 5},
+]
+
+
+@pytest.mark.parametrize("options", BAD_CONSTRUCTORS, ids=option_id)
+def test_constructor_errors_are_torchs(options):
+    complaints = []
+    for cls in (nn.LSTM, fast_s2s.LSTM):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                cls(**{"input_size": 4, "hidden_size": 5, **options})
+            except (TypeError, ValueError) as error:
+                caught.append(error)
+        complaints.append([(type(c), str(getattr(c, "message", c))) for c in caught])
+        if caught and not isinstance(caught[0], Exception):
+            complaints[-1] = [(c.category, str(c.message)) for c in caught]
+    assert complaints[0] == complaints[1] != []
+
+
+BAD_CALLS = {
+    "1-D input": lambda m: m(torch.zeros(4)),
+    "4-D input": lambda m: m(torch.zeros(1, 2, 3, 4)),
+    "input size": lambda m: m(torch.zeros(6, 3, 5)),
+    "input dtype": lambda m: m(torch.zeros(6, 3, 4).double()),
+    "no steps": lambda m: m(torch.zeros(0, 3, 4)),
+    "2-D state": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 5), torch.zeros(1, 5))),
+    "3-D state, unbatched": lambda m: m(
+        torch.zeros(6, 4), (torch.zeros(1, 1, 5), torch.zeros(1, 1, 5))
+    ),
+    "h_0 size": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 2, 5), torch.zeros(1, 3, 5))),
+    "c_0 size": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 3, 5), torch.zeros(1, 3, 6))),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_call_errors_are_torchs(case):
+    complaints = []
+    for module in (nn.LSTM(4, 5), fast_s2s.LSTM(4, 5)):
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            BAD_CALLS[case](module)
+        complaints.append((caught.type, str(caught.value)))
+    assert complaints[0] == complaints[1]
+
+
+X = torch.zeros(6, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: m(X, lengths=torch.tensor([1, 2])),
+            r"lengths: expected shape \(3,\).*got \(2,\)",
+        ),
+        (lambda m: m(X, lengths=[1, 2, 7]), r"lengths: expected values in 0\.\.6, got 1\.\.7"),
+        (lambda m: m(X, lengths=[-1, 2, 3]), r"lengths: expected values in 0\.\.6, got -1\.\.3"),
+        (lambda m: m(X, lengths=torch.ones(3)), "lengths: expected integers, got torch.float32"),
+        (
+            lambda m: m(X, reset=torch.zeros(6, 3)),
+            "reset: expected a bool tensor, got torch.float32",
+        ),
+        (lambda m: m(X, reset=[True]), "reset: expected a bool tensor, got list"),
+        (
+            lambda m: m(X, reset=torch.zeros(3, 6, dtype=torch.bool)),
+            r"reset: expected shape \(6, 3\)",
+        ),
+        (
+            lambda m: m(pack_sequence([X[:, 0]]), lengths=[6]),
+            "lengths, reset: expected None with a PackedSequence",
+        ),
+        (
+            lambda m: m(pack_sequence([torch.zeros(6, 5)])),
+            "input.size.-1. must be equal to input_size",
+        ),
+        (
+            lambda m: m(X, (torch.zeros(1, 3, 5).double(), torch.zeros(1, 3, 5))),
+            r"hx\[0\]: expected the input's dtype torch.float32, got torch.float64",
+        ),
+        (
+            lambda m: m(X, (torch.zeros(1, 3, 5), torch.zeros(1, 3, 5, device="meta"))),
+            r"hx\[1\]: expected on the input's device cpu, got meta",
+        ),
+    ],
+)
+def test_bad_extras(call, message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        call(fast_s2s.LSTM(4, 5))
