@@ -13,7 +13,8 @@ import torch
 
 NAMES = ("native", "reference")
 
-# a plain global: torch.compile guards on it, which it can on neither a ContextVar nor a thread's own value
+# a plain global: torch.compile guards on it, which it can on neither a ContextVar nor a thread's
+# own value
 _override: str | None = None
 
 
@@ -21,7 +22,7 @@ def _load_extension() -> tuple[ModuleType | None, str]:
     if os.environ.get("FAST_S2S_NATIVE", "1") == "0":
         return None, "switched off by FAST_S2S_NATIVE=0"
     try:
-        from fast_s2s import _C
+        from fast_s2s import _C  # type: ignore[attr-defined]
     except ImportError as error:
         return None, f"the compiled extension fast_s2s._C does not load ({error})"
     # raises for an unknown FAST_S2S_ISA here, not inside a kernel
@@ -75,7 +76,7 @@ def select(device_type: str, dtype: torch.dtype, override: str | None = None) ->
         if why_not is not None:
             raise RuntimeError(f"backend {override!r} was asked for, but {why_not}")
         return Choice(override, "asked for by fast_s2s.backend()")
-    refusals = []
+    refusals: list[str] = []
     for name in NAMES:
         why_not = unsupported(name, device_type, dtype)
         if why_not is None:
@@ -91,9 +92,11 @@ def current(device_type: str, dtype: torch.dtype) -> Choice:
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run everything inside the block on one backend, "native" or "reference"; for the whole process, not one thread.
+    """Run everything inside the block on one backend, "native" or "reference"; for the whole
+    process, not one thread.
 
-    Raises ValueError for an unknown name; a call inside raises RuntimeError if the backend cannot serve its tensors.
+    Raises ValueError for an unknown name; a call inside raises RuntimeError if the backend cannot
+    serve its tensors.
     """
     if name not in NAMES:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}, got {name!r}")
@@ -115,7 +118,6 @@ def describe() -> str:
     for device_type in devices:
         for dtype in (*_NATIVE_DTYPES, torch.float16):
             choice = select(device_type, dtype)
-            lines.append(
-                f"{device_type} {str(dtype).removeprefix('torch.')}: {choice.backend} ({choice.reason})"
-            )
+            type_name = str(dtype).removeprefix("torch.")
+            lines.append(f"{device_type} {type_name}: {choice.backend} ({choice.reason})")
     return "\n".join(lines)

@@ -22,7 +22,8 @@ def from_torch(module: nn.LSTMCell) -> LSTMCell: ...
 def from_torch(module: nn.Module) -> nn.Module:
     """The fast module with the very parameters, hooks and mode of a `torch.nn.LSTM` or `LSTMCell`.
 
-    Training one trains the other. Raises TypeError for any other class, subclasses included: what they add would be lost.
+    Training one trains the other. Raises TypeError for any other class, subclasses included: what
+    they add would be lost.
     """
     return _twin(module, _TO_FAST, "module")
 
@@ -32,15 +33,20 @@ def to_torch(module: LSTM) -> nn.LSTM: ...
 @overload
 def to_torch(module: LSTMCell) -> nn.LSTMCell: ...
 def to_torch(module: nn.Module) -> nn.Module:
-    """The `torch.nn` module with the very parameters, hooks and mode of a fast one; the inverse of `from_torch`."""
+    """The `torch.nn` module with the very parameters, hooks and mode of a fast one.
+
+    The inverse of `from_torch`. Raises TypeError for any other class.
+    """
     return _twin(module, _TO_TORCH, "module")
 
 
 def replace_lstm(model: M) -> M:
-    """Swap every `torch.nn.LSTM` and `torch.nn.LSTMCell` inside `model` for ours, in place, sharing the parameters.
+    """Swap every `torch.nn.LSTM` and `torch.nn.LSTMCell` inside `model` for ours, in place, sharing
+    the parameters.
 
-    Returns the model; a model that is itself an LSTM is returned as its twin. A module used in several places stays one
-    module. Subclasses (parametrised modules too) may override anything, so they are left alone, with a warning.
+    Returns the model; a model that is itself an LSTM is returned as its twin. A module used in
+    several places stays one module. Subclasses (parametrised modules too) may override anything, so
+    they are left alone, with a warning.
     """
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
@@ -67,8 +73,8 @@ def _twin(
         expected = " or ".join(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in classes)
         raise TypeError(f"{name}: expected {expected}, got {type(module).__name__}")
     twin = twin_class.__new__(twin_class)
-    # both classes have the same state; the registries are copied one level deep, so that adding to one module
-    # does not add to the other, while the parameters inside are shared
+    # both classes have the same state; the registries are copied one level deep, so that adding to
+    # one module does not add to the other, while the parameters inside are shared
     for key, value in module.__dict__.items():
         twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
     if isinstance(twin, nn.RNNBase):

@@ -27,12 +27,14 @@ def lstm(
     """A multi-layer LSTM over time-major input.
 
     x:        (T, B, I)
-    hx:       h0 (L·D, B, R) and c0 (L·D, B, H); D = 2 if bidirectional, R = H or the projection's size
-    weights:  per layer and direction, in `torch.nn.LSTM`'s order: w_ih (4H, I or D·R), w_hh (4H, R), then b_ih and
-              b_hh (4H) if `bias`, then w_hr (R, H) with a projection
-    lengths:  (B,) int64, steps of each row; outputs past them are zero and final states are taken at them
-    reset:    (T, B) bool; the state is zero before step t of row b. The reverse direction forgets at the same
-              boundary: between t and t-1
+    hx:       h0 (L·D, B, R) and c0 (L·D, B, H); D = 2 if bidirectional, R = H or the size of the
+              projection
+    weights:  per layer and direction, in `torch.nn.LSTM`'s order: w_ih (4H, I or D·R), w_hh (4H,
+              R), then b_ih and b_hh (4H) if `bias`, then w_hr (R, H) with a projection
+    lengths:  (B,) int64, steps of each row; outputs past them are zero and final states are taken
+              at them
+    reset:    (T, B) bool; the state is zero before step t of row b. The reverse direction forgets
+              at the same boundary: between t and t-1
     dropout:  applied to the outputs of all layers but the last, when training
 
     Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
@@ -68,8 +70,8 @@ def lstm_cell(
     """One step: x (B, I), hx = h (B, H) and c (B, H) -> (h, c)."""
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-    x, (h0, c0), (weights,) = _autocast(x, hx, [weights])
-    _, h, c = _layer(x.unsqueeze(0), h0, c0, weights, bias, None, None, False)
+    x, (h0, c0), layers = _autocast(x, hx, [weights])
+    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False)
     return h, c
 
 
@@ -96,7 +98,7 @@ def _layer(
 
 
 def _reverse_reset(reset: Tensor | None) -> Tensor | None:
-    """Boundaries as the reverse direction meets them: it steps from t+1 to t, so it forgets before t."""
+    """Boundaries as the reverse direction meets them: stepping from t+1 to t, before t."""
     if reset is None:
         return None
     return torch.cat((reset[1:], torch.zeros_like(reset[:1])))

@@ -28,13 +28,15 @@ class LSTM(nn.RNNBase):
         """
         super().__init__("LSTM", *args, **kwargs)
 
+    # torch's own checks, and so torch's own messages
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args
-    permute_hidden = nn.LSTM.permute_hidden
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    permute_hidden: Any = nn.LSTM.permute_hidden
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
-        # torch caches this list and must notice when weights are swapped; derived, it is always right
+        # torch caches this list and must notice when weights are swapped; derived, it is always
+        # right
         return [getattr(self, name, None) for name in self._flat_weights_names]
 
     def _init_flat_weights(self) -> None:
@@ -57,16 +59,20 @@ class LSTM(nn.RNNBase):
         """Run the whole sequence.
 
         input:   (L, N, I), (N, L, I) with `batch_first`, (L, I) unbatched, or a PackedSequence
-        hx:      h_0 (D·layers, N, R) and c_0 (D·layers, N, H), without N if unbatched; default zeros
-        lengths: (N,) integers in 0..L, a tensor or a sequence; rows need no sorting. Outputs past a row's length are
-                 zero, h_n and c_n are its state there, the reverse direction starts from its last step
-        reset:   bool, shaped as input without the features; the state is zero before the steps where it is true
-                 (episodes in reinforcement learning, documents packed in one row). The reverse direction forgets at
-                 the same boundaries
+        hx:      h_0 (D·layers, N, R) and c_0 (D·layers, N, H), without N if unbatched; default
+                 zeros
+        lengths: (N,) integers in 0..L, a tensor or a sequence; rows need no sorting. Outputs past a
+                 row's length are zero, h_n and c_n are its state there, the reverse direction
+                 starts from its last step
+        reset:   bool, shaped as input without the features; the state is zero before the steps
+                 where it is true (episodes in reinforcement learning, documents packed in one row).
+                 The reverse direction forgets at the same boundaries
 
-        Returns the output (L, N, D·R), shaped or packed like the input, and (h_n, c_n), shaped like hx.
+        Returns the output (L, N, D·R), shaped or packed like the input, and (h_n, c_n), shaped like
+        hx.
 
-        Raises ValueError or RuntimeError for input that does not fit, with torch's own message where torch has one.
+        Raises ValueError or RuntimeError for input that does not fit, with torch's own message
+        where torch has one.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None or reset is not None:
@@ -119,7 +125,8 @@ class LSTM(nn.RNNBase):
     ) -> tuple[Tensor, State]:
         if x.size(0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        _check_same_kind(x, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih_l0": self.weight_ih_l0})
+        weight: Any = self.weight_ih_l0
+        _check_same_kind(x, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih_l0": weight})
         return functional.lstm(
             x,
             hx,
@@ -140,10 +147,12 @@ class LSTM(nn.RNNBase):
 
 
 class LSTMCell(nn.LSTMCell):
-    """`torch.nn.LSTMCell` with kernels of its own: same arguments, parameters, results and errors."""
+    """`torch.nn.LSTMCell` with kernels of its own: same arguments, results and errors."""
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:
-        """One step: input (N, I) or (I,), hx = h and c (N, H) or (H,), default zeros -> the next (h, c).
+        """One step: input (N, I) or (I,), hx = h and c (N, H) or (H,) -> the next (h, c).
+
+        hx defaults to zeros.
 
         Raises ValueError or RuntimeError for input that does not fit, with torch's own messages.
         """
@@ -174,7 +183,8 @@ class LSTMCell(nn.LSTMCell):
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
         for index, value in enumerate(hx):
-            # torch accepts (H,) states beside a batch of one row only by accident; both sizes must fit here
+            # torch accepts (H,) states beside a batch of one row only by accident; both sizes must
+            # fit here
             if value.dim() != 2 or value.size(0) != input.size(0):
                 raise RuntimeError(
                     f"Input batch size {input.size(0)} doesn't match hidden{index} "

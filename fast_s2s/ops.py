@@ -1,4 +1,8 @@
-"""The ops: schema, fake kernels, autograd. C++ registers the CPU kernels (csrc/ops.cpp) under the same names."""
+"""The ops: schema, fake kernels, autograd.
+
+The schemas are here rather than in C++ so that a backend without the extension has them too;
+csrc/ops.cpp registers the CPU kernels under these names.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
 _library.define(
-    "lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor w_hh, Tensor? w_hr, Tensor? lengths, "
-    "Tensor? reset, bool reverse, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor w_hh, Tensor? w_hr, "
+    "Tensor? lengths, Tensor? reset, bool reverse, int save) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, Tensor cells, "
@@ -42,7 +47,7 @@ def lstm_forward(
     return op(gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, save)
 
 
-@torch.library.register_fake("fast_s2s::lstm_forward")
+@torch.library.register_fake("fast_s2s::lstm_forward")  # type: ignore[untyped-decorator]
 def _(
     gates_x: Tensor,
     h0: Tensor,
@@ -68,7 +73,7 @@ def _(
     )
 
 
-@torch.library.register_fake("fast_s2s::lstm_backward")
+@torch.library.register_fake("fast_s2s::lstm_backward")  # type: ignore[untyped-decorator]
 def _(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -110,7 +115,8 @@ def _backward(
     if all(grad is None for grad in grads):
         return (None,) * 9
     if torch.is_grad_enabled():
-        # create_graph=True: autograd itself differentiates the reference, which makes second derivatives right
+        # create_graph=True: autograd itself differentiates the reference, which makes second
+        # derivatives right
         return _differentiable_backward(ctx.saved_tensors[:7], ctx.reverse, grads)
     d_gates, d_h0, d_c0, d_h = torch.ops.fast_s2s.lstm_backward(
         *grads, gates, cells, c0, w_hh, w_hr, lengths, reset, ctx.reverse
@@ -128,7 +134,10 @@ def _backward(
 
 def _differentiable_backward(inputs: tuple, reverse: bool, grads: tuple) -> tuple:
     *tensors, lengths, reset = inputs
-    outputs = reference.lstm_forward(*tensors, lengths, reset, reverse, SAVE_NONE)[:3]
+    gates_x, h0, c0, w_hh, w_hr = tensors
+    outputs = reference.lstm_forward(
+        gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, SAVE_NONE
+    )[:3]
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     results = iter(
@@ -149,8 +158,9 @@ torch.library.register_autograd("fast_s2s::lstm_forward", _backward, setup_conte
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
     raise RuntimeError(
-        "fast_s2s::lstm_backward has no derivative of its own; differentiate fast_s2s::lstm_forward twice "
-        "(torch.autograd.grad with create_graph=True), or use `with fast_s2s.backend('reference')`"
+        "fast_s2s::lstm_backward has no derivative of its own; differentiate "
+        "fast_s2s::lstm_forward twice (torch.autograd.grad with create_graph=True), "
+        "or use `with fast_s2s.backend('reference')`"
     )
 
 

@@ -1,6 +1,7 @@
 """The LSTM ops in plain torch: the definition of correctness and the fallback on any device.
 
-Same signatures as the ops of `fast_s2s.ops`. The forward is differentiable by autograd, any number of times.
+Same signatures as the ops of `fast_s2s.ops`. The forward is differentiable by autograd, any number
+of times.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def lstm_forward(
     reverse: steps run from T-1 (or lengths-1) down to 0
     save:    `SAVE_GATES` to return what `lstm_backward` needs, `SAVE_NONE` for empty tensors there
 
-    Returns y (T, B, R), h_n (B, R), c_n (B, H) in the type of `gates_x`, then the activated gates (T, B, 4H) in the
-    same type and the cell states (T, B, H) in `accumulate_dtype`.
+    Returns y (T, B, R), h_n (B, R), c_n (B, H) in the type of `gates_x`, then the activated gates
+    (T, B, 4H) in the same type and the cell states (T, B, H) in `accumulate_dtype`.
 
     Formula: `torch.nn.LSTM`; projection: https://arxiv.org/abs/1402.1128.
     """
@@ -90,7 +91,7 @@ def lstm_forward(
 def previous_hidden(
     y: Tensor, h0: Tensor, lengths: Tensor | None, reset: Tensor | None, reverse: bool
 ) -> Tensor:
-    """The hidden state each step started from, (T, B, R), given the outputs y (T, B, R) and h0 (B, R)."""
+    """The hidden state each step started from, (T, B, R), given y (T, B, R) and h0 (B, R)."""
     if not reverse:
         h_prev = torch.cat((h0.unsqueeze(0), y[:-1]))
     elif lengths is None:

@@ -14,8 +14,9 @@ import torch
 import fast_s2s
 from fast_s2s import backends
 
-# (rtol, atol) by type, against a float64 reference. No test carries numbers of its own; relaxing one needs a line in
-# CHANGELOG.md. bfloat16 has 8 bits: 2^-8 relative per rounding, over chains of a few dozen.
+# (rtol, atol) by type, against a float64 reference. No test carries numbers of its own; relaxing
+# one needs a line in CHANGELOG.md. bfloat16 has 8 bits: 2^-8 relative per rounding, over chains of
+# a few dozen.
 TOLERANCE = {
     torch.float64: (1e-10, 1e-11),
     torch.float32: (2e-5, 1e-5),
@@ -27,7 +28,7 @@ TOLERANCE = {
 def assert_close(
     actual: torch.Tensor, expected: torch.Tensor, name: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Compare with the table's tolerance for `dtype` (default: that of `actual`), scaled by the size of `expected`."""
+    """Compare within the table's tolerance for `dtype`, by default that of `actual`."""
     assert actual.shape == expected.shape, (
         f"{name}: shape {tuple(actual.shape)} != {tuple(expected.shape)}"
     )

@@ -58,7 +58,7 @@ class Inputs:
 
 
 def make_inputs(case: Case, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Inputs:
-    """Random inputs, all representable in `dtype`; lengths cover 0 and T when there are rows enough."""
+    """Random inputs, all representable in `dtype`; lengths cover 0 and T, given the rows."""
     t, b, h, r = case.steps, case.batch, case.hidden, case.projection or case.hidden
     tensors = [
         scale * torch.randn(t, b, 4 * h),

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fast_s2s"
 
-# from the bottom up; a module may import those of lower rows only. Rows hold modules that do not know each other,
-# but for the parts of one package
+# from the bottom up; a module may import those of lower rows only. Rows hold modules that do not
+# know each other, but for the parts of one package
 ROWS = [
     {"_C", "reference", "extras", "checks", "serialization", "text", "metrics"},
     {"backends", "configuration", "data", "cmudict"},

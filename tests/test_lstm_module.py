@@ -168,7 +168,8 @@ def test_reset_splits_a_row_into_documents(backend, assert_close):
     state = random_state(ours)
     y, (h_n, _) = ours(torch.cat(documents), state, reset=reset)
     zero = [torch.zeros_like(s) for s in state]
-    # the reverse direction of the last document starts from the state given, as it precedes no boundary
+    # the reverse direction of the last document starts from the state given, as it precedes no
+    # boundary
     last = [
         torch.stack([z if k % 2 == 0 else s for k, (z, s) in enumerate(zip(*pair, strict=True))])
         for pair in zip(zero, state, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,7 +298,7 @@ def test_every_instruction_set(isa):
     available = backends.extension.build_info()["cpu isas available"].split()
     if isa not in available:
         pytest.skip(f"this machine has no {isa}")
-    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}
     code = _RUN_AN_ISA.format(isa=isa)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
