@@ -33,8 +33,20 @@ def cpu_extension() -> Extension:
     )
 
 
+def check_cuda_setting() -> None:
+    """There are no CUDA sources yet; a build that insists on them must not pass without a word."""
+    setting = os.environ.get("FAST_S2S_CUDA", "0")
+    if setting not in ("0", "1"):
+        raise SystemExit(f"FAST_S2S_CUDA: expected 0 or 1, got {setting!r}")
+    if setting == "1":
+        raise SystemExit(
+            "FAST_S2S_CUDA=1: this version of fast_s2s has no CUDA ops to build; unset it. On CUDA tensors the "
+            "reference backend runs."
+        )
+
+
 os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
-setup(
-    ext_modules=[cpu_extension()],
+check_cuda_setting()
+setup(    ext_modules=[cpu_extension()],
     cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=False)},
 )

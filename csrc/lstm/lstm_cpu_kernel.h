@@ -112,6 +112,10 @@ void pack_columns(const Io* source, int64_t k_size, int64_t columns, int64_t fir
   }
 }
 
+// So few steps read the weights where they lie; more repay packing them. Not a matter of the batch,
+// so that a row's bits do not depend on the rows beside it.
+constexpr int64_t kUnpackedSteps = 4;
+
 template <class Io>
 class Forward {
   typedef typename Accumulate<Io>::Type A;
@@ -124,11 +128,12 @@ class Forward {
         s_(args.shape),
         rows_(args.shape),
         projected_(args.w_hr != nullptr),
+        packed_(s_.steps > kUnpackedSteps),
         unit_panels_(ceil_div(s_.hidden, kWidth)),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         threads_(static_cast<int>(std::min<int64_t>(threads, unit_panels_))),
-        w_hh_(unit_panels_ * s_.output * panel_columns<A>()),
-        w_hr_(projected_ ? output_panels_ * s_.hidden * panel_columns<A>() : 0),
+        w_hh_(packed_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
+        w_hr_(projected_ && packed_ ? output_panels_ * s_.hidden * panel_columns<A>() : 0),
         h_(2 * s_.batch * s_.output),
         c_(s_.batch * s_.hidden),
         unprojected_(projected_ ? s_.batch * s_.hidden : 0) {}
@@ -157,8 +162,17 @@ class Forward {
     }
   }
 
-  // Packs the thread's weights and lays out the states; rows of length 0 end where they begin.
+  // Packs the thread's weights and lays out the states.
   void prepare(const Share& units, const Share& outputs, int thread, int threads) {
+    if (packed_) pack(units, outputs);
+    const Share mine(s_.batch, thread, threads);
+    for (int64_t j = mine.begin; j < mine.end; ++j) begin_row(j);
+    zero_finished(static_cast<Io*>(args_.y), rows_, s_, s_.output, thread, threads);
+    zero_finished(static_cast<Io*>(args_.gates), rows_, s_, 4 * s_.hidden, thread, threads);
+    zero_finished(static_cast<A*>(args_.cells), rows_, s_, s_.hidden, thread, threads);
+  }
+
+  void pack(const Share& units, const Share& outputs) {
     const Io* w_hh = static_cast<const Io*>(args_.w_hh);
     for (int64_t panel = units.begin; panel < units.end; ++panel)
       pack_transposed(w_hh, s_.output, panel * kWidth, s_.hidden, s_.hidden, false,
@@ -169,11 +183,6 @@ class Forward {
         pack_transposed(w_hr, s_.hidden, panel * panel_columns<A>(), kWidth, s_.output, true,
                         w_hr_.get() + panel * s_.hidden * panel_columns<A>());
     }
-    const Share mine(s_.batch, thread, threads);
-    for (int64_t j = mine.begin; j < mine.end; ++j) begin_row(j);
-    zero_finished(static_cast<Io*>(args_.y), rows_, s_, s_.output, thread, threads);
-    zero_finished(static_cast<Io*>(args_.gates), rows_, s_, 4 * s_.hidden, thread, threads);
-    zero_finished(static_cast<A*>(args_.cells), rows_, s_, s_.hidden, thread, threads);
   }
 
   void begin_row(int64_t j) {
@@ -204,11 +213,33 @@ class Forward {
         const Io* x = gates_row(args_.gates_x, t, j0 + r) + unit;
         for (int gate = 0; gate < 4; ++gate) sums[r][gate] = load<V>(x + gate * s_.hidden, count);
       }
-      multiply_rows<tile.value>(h + j0 * s_.output, s_.output, weights, s_.output, sums);
+      const A* a = h + j0 * s_.output;
+      if (packed_) {
+        multiply_rows<tile.value>(a, s_.output, weights, s_.output, sums);
+      } else {
+        // a vector holds one gate of neighbouring units, whose weights are one row apart
+        dot_columns<tile.value>(a, s_.output, static_cast<const Io*>(args_.w_hh) + unit * s_.output,
+                                s_.hidden, count, sums);
+      }
       for (int r = 0; r < tile.value; ++r)
         finish_units(t, j0 + r, unit, count, {sums[r][0], sums[r][1], sums[r][2], sums[r][3]},
                      h_next);
     });
+  }
+
+  // sums[row][v][lane] += a[row] · w[v·`vector_rows` + lane], rows of `w` being K long.
+  template <int Rows>
+  FAST_S2S_INLINE void dot_columns(const A* a, int64_t k_size, const Io* w, int64_t vector_rows,
+                                   int count, V (&sums)[Rows][kPanelVectors]) {
+    A dots[Rows][kPanelVectors][kWidth] = {};
+    for (int lane = 0; lane < count; ++lane) {
+      A column[Rows][kPanelVectors];
+      dot_rows<Rows>(a, k_size, w + lane * k_size, vector_rows * k_size, k_size, column);
+      for (int r = 0; r < Rows; ++r)
+        for (int v = 0; v < kPanelVectors; ++v) dots[r][v][lane] = column[r][v];
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < kPanelVectors; ++v) sums[r][v] += load_full<V>(dots[r][v]);
   }
 
   FAST_S2S_INLINE void finish_units(int64_t t, int64_t j, int64_t unit, int count,
@@ -253,18 +284,44 @@ class Forward {
     const A* weights = w_hr_.get() + panel * s_.hidden * panel_columns<A>();
     for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
-      multiply_rows<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden, weights, s_.hidden,
-                                sums);
+      const A* a = unprojected_.get() + j0 * s_.hidden;
+      const int64_t first = panel * panel_columns<A>();
+      if (packed_) {
+        multiply_rows<tile.value>(a, s_.hidden, weights, s_.hidden, sums);
+      } else {
+        project_unpacked<tile.value>(a, first, sums);
+      }
       for (int r = 0; r < tile.value; ++r) {
         const int64_t j = j0 + r;
         const bool forget = t != rows_.last(j) && rows_.resets(rows_.following(t), j);
         for (int v = 0; v < kPanelVectors; ++v) {
-          const int64_t unit = panel * panel_columns<A>() + v * kWidth;
+          const int64_t unit = first + v * kWidth;
           if (unit < s_.output)
             emit(t, j, unit, lanes(s_.output, unit, kWidth), sums[r][v], forget, h_next);
         }
       }
     });
+  }
+
+  template <int Rows>
+  FAST_S2S_INLINE void project_unpacked(const A* a, int64_t first, V (&sums)[Rows][kPanelVectors]) {
+    const Io* w = static_cast<const Io*>(args_.w_hr);
+    A dots[Rows][panel_columns<A>()] = {};
+    const int64_t count = std::min(s_.output - first, panel_columns<A>());
+    for (int64_t column = 0; column < count; column += kPanelVectors) {
+      // the last ones again rather than some past the end
+      const int64_t start = std::max(std::min(column, count - kPanelVectors), int64_t{0});
+      const int64_t stride = count < kPanelVectors ? 0 : s_.hidden;
+      A part[Rows][kPanelVectors];
+      for (int64_t i = 0; i < (stride == 0 ? count : 1); ++i) {
+        dot_rows<Rows>(a, s_.hidden, w + (first + start + i) * s_.hidden, stride, s_.hidden, part);
+        for (int r = 0; r < Rows; ++r)
+          for (int v = 0; v < (stride == 0 ? 1 : kPanelVectors); ++v)
+            dots[r][start + i + v] = part[r][v];
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = load_full<V>(dots[r] + v * kWidth);
   }
 
   const Io* gates_row(const void* data, int64_t t, int64_t j) const {
@@ -274,7 +331,7 @@ class Forward {
   const LstmForwardArgs& args_;
   const LstmShape& s_;
   const Rows rows_;
-  const bool projected_;
+  const bool projected_, packed_;
   const int64_t unit_panels_, output_panels_;
   const int threads_;
   Scratch<A> w_hh_, w_hr_;  // packed
