@@ -1,8 +1,15 @@
 """LSTM sequence-to-sequence for PyTorch with kernels of its own."""
 
 from fast_s2s.backends import backend as backend
+from fast_s2s.configuration import GenerationConfig as GenerationConfig
+from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
 from fast_s2s.convert import from_torch as from_torch
 from fast_s2s.convert import replace_lstm as replace_lstm
 from fast_s2s.convert import to_torch as to_torch
+from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.lstm import LSTM as LSTM
 from fast_s2s.lstm import LSTMCell as LSTMCell
+from fast_s2s.seq2seq import Seq2Seq as Seq2Seq
+from fast_s2s.seq2seq import Seq2SeqOutput as Seq2SeqOutput
+from fast_s2s.text import Vocabulary as Vocabulary
+from fast_s2s.text import load_tokenizer as load_tokenizer

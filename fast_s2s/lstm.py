@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fast_s2s import functional
+from fast_s2s.checks import check_lengths
 
 State = tuple[Tensor, Tensor]
 
@@ -97,7 +98,9 @@ class LSTM(nn.RNNBase):
         if self.batch_first:
             input = input.transpose(0, 1)
             reset = None if reset is None else reset.transpose(0, 1)
-        output, (h_n, c_n) = self._run(input, hx, check_lengths(lengths, input), reset)
+        if lengths is not None:
+            lengths = check_lengths("lengths", lengths, input.size(1), input.size(0), input.device)
+        output, (h_n, c_n) = self._run(input, hx, lengths, reset)
         if self.batch_first:
             output = output.transpose(0, 1)
         if not batched:
@@ -195,29 +198,6 @@ class LSTMCell(nn.LSTMCell):
                     f"hidden{index} has inconsistent hidden_size: got {value.size(1)}, "
                     f"expected {self.hidden_size}"
                 )
-
-
-def check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """Lengths as an int64 tensor (N,) on the device of x (L, N, …).
-
-    Values are checked where that needs no wait for a device: on the CPU.
-    """
-    if lengths is None:
-        return None
-    steps, batch = x.size(0), x.size(1)
-    if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, dtype=torch.int64)
-    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"lengths: expected integers, got {lengths.dtype}")
-    if lengths.shape != (batch,):
-        raise ValueError(
-            f"lengths: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
-        )
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise ValueError(f"lengths: expected values in 0..{steps}, got {low}..{high}")
-    return lengths.to(device=x.device, dtype=torch.int64)
 
 
 def _check_reset(reset: Tensor | None, input: Tensor) -> Tensor | None:

@@ -1,0 +1,114 @@
+"""Checks of arguments. Every error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LENGTH_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {_describe(value)}")
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Raises TypeError unless `value` is an int, ValueError if it is below `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {_describe(value)}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raises TypeError unless `value` is an int or a float, ValueError outside low..high."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {_describe(value)}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
+
+
+def check_tensor(
+    name: str,
+    value: Any,
+    axes: str,
+    sizes: Sequence[int | None],
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> None:
+    """Type, shape, dtype and device of a tensor, none of which waits for a device.
+
+    axes:  the shape in words, for the message: "(batch, steps)"
+    sizes: the expected size of each dimension; None where any will do
+    dtype: None where any will do
+
+    Raises TypeError if `value` is no tensor, else ValueError.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {_describe(value)}")
+    if dtype is not None and value.dtype != dtype:
+        raise ValueError(f"{name}: expected dtype {dtype}, got {value.dtype}")
+    fits = value.dim() == len(sizes) and all(
+        size is None or size == actual for size, actual in zip(sizes, value.shape, strict=True)
+    )
+    if not fits:
+        exact = "" if None in sizes else f" = {tuple(sizes)}"
+        raise ValueError(f"{name}: expected shape {axes}{exact}, got {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
+
+
+def check_token_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+    """Raises ValueError for an id outside the vocabulary.
+
+    Values are looked at where that needs no wait for a device: on the CPU. Elsewhere the
+    embedding's own check speaks.
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    low, high = (int(value) for value in ids.aminmax())
+    if low < 0 or high >= vocab_size:
+        index = ((ids < 0) | (ids >= vocab_size)).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}: expected token ids in 0..{vocab_size - 1}, got {int(ids[tuple(index)])} "
+            f"at {name}{index}"
+        )
+
+
+def check_lengths(
+    name: str, lengths: Tensor | Sequence[int], batch: int, steps: int, device: torch.device
+) -> Tensor:
+    """`lengths` (batch,) as int64 on `device`.
+
+    Values, 0..steps, are looked at where that needs no wait for a device: on the CPU.
+
+    Raises TypeError for anything but a tensor or a sequence of integers, else ValueError.
+    """
+    if not isinstance(lengths, Tensor):
+        lengths = _tensor_of_integers(name, lengths)
+    if lengths.dtype not in _LENGTH_DTYPES:
+        raise ValueError(f"{name}: expected integers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"{name}: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
+        )
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+        low, high = (int(value) for value in lengths.aminmax())
+        if low < 0 or high > steps:
+            raise ValueError(f"{name}: expected values in 0..{steps}, got {low}..{high}")
+    return lengths.to(device=device, dtype=torch.int64)
+
+
+def _tensor_of_integers(name: str, values: object) -> Tensor:
+    if not isinstance(values, Sequence) or not all(type(value) is int for value in values):
+        raise TypeError(f"{name}: expected a tensor or a sequence of integers, got {values!r}")
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _describe(value: object) -> str:
+    return f"{value!r} of type {type(value).__name__}"

@@ -1,0 +1,190 @@
+"""What a model and a generation are made of: plain, checked values that go to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fast_s2s.checks import check_bool, check_integer, check_number
+
+MODEL_TYPE = "fast_s2s"
+
+Config = TypeVar("Config", bound="GenerationConfig | Seq2SeqConfig")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a sequence is generated. Names as in transformers' `GenerationConfig`.
+
+    max_new_tokens: the most tokens generated per row, the end of sequence included
+    min_new_tokens: the end of sequence is not generated among the first `min_new_tokens` tokens
+    pad_token_id:   fills a row after its end; never generated
+    bos_token_id:   the decoder's first input; never generated
+    eos_token_id:   ends a row
+
+    Raises TypeError or ValueError naming the field that does not fit.
+    """
+
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        check_integer("max_new_tokens", self.max_new_tokens, 1)
+        check_integer("min_new_tokens", self.min_new_tokens, 0)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens: expected at most max_new_tokens = {self.max_new_tokens}, "
+                f"got {self.min_new_tokens}"
+            )
+        _check_special_tokens(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
+        """The inverse of `to_dict`.
+
+        Raises TypeError or ValueError naming the key that does not fit.
+        """
+        return _from_dict(cls, values)
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """The architecture of a `Seq2Seq`.
+
+    src_vocab_size:  tokens of the source vocabulary, the special ones included
+    tgt_vocab_size:  tokens of the target vocabulary, likewise
+    embedding_size:  size of the token embeddings
+    hidden_size:     size of the hidden states; of each direction, if bidirectional
+    num_layers:      layers of the encoder and of the decoder
+    encoder_layers:  layers of the encoder, where it differs
+    decoder_layers:  layers of the decoder, where it differs
+    bidirectional:   the encoder reads both ways
+    dropout:         probability, on embeddings, between layers and before the output projection
+    tie_embeddings:  the decoder's embedding is the output projection's weight; embedding_size and
+                     hidden_size must be equal
+    label_smoothing: of the training loss, as in `torch.nn.functional.cross_entropy`
+    attention:       None, a context of fixed size
+    pad_token_id:    fills rows, in both vocabularies
+    bos_token_id:    the decoder's first input
+    eos_token_id:    the target's end
+
+    Raises TypeError or ValueError naming the field that does not fit.
+    """
+
+    src_vocab_size: int
+    tgt_vocab_size: int
+    embedding_size: int = 256
+    hidden_size: int = 512
+    num_layers: int = 1
+    encoder_layers: int | None = None
+    decoder_layers: int | None = None
+    bidirectional: bool = False
+    dropout: float = 0.0
+    tie_embeddings: bool = False
+    label_smoothing: float = 0.0
+    attention: None = None
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "hidden_size", "num_layers", "src_vocab_size"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("encoder_layers", "decoder_layers"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        for name in ("bidirectional", "tie_embeddings"):
+            check_bool(name, getattr(self, name))
+        for name in ("dropout", "label_smoothing"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        if self.attention is not None:
+            raise ValueError(
+                f"attention: expected None, attention is not there yet, got {self.attention!r}"
+            )
+        if self.tie_embeddings and self.embedding_size != self.hidden_size:
+            raise ValueError(
+                "tie_embeddings: expected embedding_size == hidden_size, "
+                f"got {self.embedding_size} and {self.hidden_size}"
+            )
+        check_integer("tgt_vocab_size", self.tgt_vocab_size, 4)
+        _check_special_tokens(self)
+        check_special_tokens_fit(self, self.tgt_vocab_size)
+        if self.pad_token_id >= self.src_vocab_size:
+            raise ValueError(
+                f"pad_token_id: expected an id below src_vocab_size = {self.src_vocab_size}, "
+                f"got {self.pad_token_id}"
+            )
+
+    @property
+    def num_encoder_layers(self) -> int:
+        """Layers of the encoder."""
+        return self.num_layers if self.encoder_layers is None else self.encoder_layers
+
+    @property
+    def num_decoder_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.num_layers if self.decoder_layers is None else self.decoder_layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON values, and the kind of model they describe."""
+        return {
+            "model_type": MODEL_TYPE,
+            "architectures": ["Seq2Seq"],
+            **dataclasses.asdict(self),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Seq2SeqConfig:
+        """The inverse of `to_dict`.
+
+        Raises TypeError or ValueError naming the key that does not fit.
+        """
+        fields = dict(values)
+        model_type = fields.pop("model_type", None)
+        if model_type != MODEL_TYPE:
+            raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {model_type!r}")
+        fields.pop("architectures", None)
+        return _from_dict(cls, fields)
+
+
+def check_special_tokens_fit(config: GenerationConfig | Seq2SeqConfig, tgt_vocab_size: int) -> None:
+    """Raises ValueError if a special token of `config` is not in the target vocabulary."""
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(config, name)
+        if value >= tgt_vocab_size:
+            raise ValueError(
+                f"{name}: expected an id below tgt_vocab_size = {tgt_vocab_size}, got {value}"
+            )
+
+
+def _check_special_tokens(config: GenerationConfig | Seq2SeqConfig) -> None:
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    for name in names:
+        check_integer(name, getattr(config, name), 0)
+    ids = tuple(getattr(config, name) for name in names)
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{', '.join(names)}: expected different ids, got {ids}")
+
+
+def _from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    fields = dataclasses.fields(cls)
+    unknown = sorted(set(values) - {field.name for field in fields})
+    if unknown:
+        raise ValueError(f"expected only fields of {cls.__name__}, got {', '.join(unknown)}")
+    missing = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if missing:
+        raise ValueError(f"expected {', '.join(missing)}, which {cls.__name__} needs, got none")
+    return cls(**values)

@@ -1,0 +1,126 @@
+"""One scoring rule for every system.
+
+A word is correct if its hypothesis equals any of its references: WER is the share of the others.
+PER is the sum of the edit distances to the closest references over the sum of those references'
+lengths. The closest reference has the smallest edit distance (insertions, deletions and
+substitutions count 1); among equals the first is taken. The rule of Bisani & Ney 2008,
+"Joint-sequence models for grapheme-to-phoneme conversion", for several references.
+"""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fast_s2s.extras import require
+
+Text = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Result of `score`; rates in percent. "Word" is one item scored, "token" one symbol of it.
+
+    per:          100 · token_errors / token_total, the phoneme error rate where tokens are phonemes
+    wer:          share of words that equal none of their references
+    exact_match:  100 - wer
+    words:        number of words scored
+    token_errors: sum of edit distances to the closest references
+    token_total:  sum of those references' lengths
+    """
+
+    per: float
+    wer: float
+    exact_match: float
+    words: int
+    token_errors: int
+    token_total: int
+
+
+def score(
+    hypotheses: Sequence[Text],
+    references: Sequence[Sequence[Text]],
+    *,
+    level: Literal["word", "char"] = "word",
+) -> Scores:
+    """Score every hypothesis against its own references.
+
+    hypotheses: one str, or sequence of tokens, per word
+    references: for each hypothesis one or more of the same
+    level:      "word" splits a str at white space, "char" into characters, after Unicode NFC
+
+    Raises ValueError where the two do not match in length, a word has no reference, or there is
+    nothing to score; TypeError for one str where a sequence is meant.
+    """
+    _check_pairs(hypotheses, references)
+    if level not in ("word", "char"):
+        raise ValueError(f"level: expected 'word' or 'char', got {level!r}")
+    distance = require("rapidfuzz.distance").Levenshtein.distance
+    wrong = errors = total = 0
+    for hypothesis, candidates in zip(hypotheses, references, strict=True):
+        tokens = _tokens(hypothesis, level)
+        targets = [_tokens(candidate, level) for candidate in candidates]
+        distances = [distance(tokens, target) for target in targets]
+        closest = distances.index(min(distances))
+        wrong += distances[closest] > 0
+        errors += distances[closest]
+        total += len(targets[closest])
+    if total == 0:
+        raise ValueError("references: expected at least one token, got empty references only")
+    wer = 100 * wrong / len(hypotheses)
+    return Scores(
+        per=100 * errors / total,
+        wer=wer,
+        exact_match=100 - wer,
+        words=len(hypotheses),
+        token_errors=errors,
+        token_total=total,
+    )
+
+
+def bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenize: str = "13a"
+) -> float:
+    """Corpus BLEU in percent, by sacrebleu with its defaults.
+
+    references: for each hypothesis one or more; their number may vary
+    tokenize:   sacrebleu's tokenizer: "13a", "intl", "char", ..., or "none" for texts whose tokens
+                are separated by spaces already
+
+    Raises ValueError as `score` does.
+    """
+    _check_pairs(hypotheses, references)
+    sacrebleu = require("sacrebleu")
+    # first references of all sentences, then second ones...; None where a sentence has fewer
+    streams = list(itertools.zip_longest(*references))
+    metric = sacrebleu.BLEU(tokenize=tokenize, force=True)
+    result: float = metric.corpus_score(list(hypotheses), streams).score
+    return result
+
+
+def _check_pairs(hypotheses: Sequence[Text], references: Sequence[Sequence[Text]]) -> None:
+    for name, value in (("hypotheses", hypotheses), ("references", references)):
+        if isinstance(value, str):
+            raise TypeError(f"{name}: expected a sequence with one item per word, got one str")
+    if len(hypotheses) != len(references):
+        raise ValueError(
+            f"references: expected one item for each of {len(hypotheses)} hypotheses,"
+            f" got {len(references)}"
+        )
+    if not hypotheses:
+        raise ValueError("hypotheses: expected at least one, got none")
+    for i, candidates in enumerate(references):
+        if isinstance(candidates, str):
+            raise TypeError(f"references[{i}]: expected a sequence of references, got one str")
+        if not candidates:
+            raise ValueError(f"references[{i}]: expected at least one reference, got none")
+
+
+def _tokens(text: Text, level: str) -> Sequence[str]:
+    if not isinstance(text, str):
+        return [unicodedata.normalize("NFC", token) for token in text]
+    text = unicodedata.normalize("NFC", text)
+    return text.split() if level == "word" else list(text)

@@ -1,0 +1,391 @@
+"""`Seq2Seq`: an LSTM encoder reads the input into a context, an LSTM decoder writes from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_s2s import pretrained
+from fast_s2s.checks import check_lengths, check_tensor, check_token_ids
+from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
+from fast_s2s.configuration import check_special_tokens_fit
+from fast_s2s.generation import DecoderState as DecoderState
+from fast_s2s.generation import GenerationConfig, check_state, greedy_search
+from fast_s2s.lstm import LSTM
+
+
+class Seq2SeqOutput(NamedTuple):
+    """What `Seq2Seq.forward` returns.
+
+    loss:   scalar, float32 at least: mean cross entropy of the target tokens that are not pad
+    logits: (B, T, tgt_vocab_size), aligned with tgt
+    state:  the decoder's state after each row's last input; its token is the last target token
+    """
+
+    loss: Tensor
+    logits: Tensor
+    state: DecoderState
+
+
+class Bridge(nn.Module):
+    """From both directions of an encoder layer to a decoder layer, weights for each of them:
+
+    h0 = tanh(W_h [h_forward; h_backward]),  c0 = W_c [c_forward; c_backward]
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+
+        def linears() -> nn.ModuleList:
+            sizes = (2 * hidden_size, hidden_size)
+            return nn.ModuleList(
+                nn.Linear(*sizes, bias=False, device=device, dtype=dtype) for _ in range(num_layers)
+            )
+
+        self.h = linears()
+        self.c = linears()
+
+    def forward(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """h, c: (layers, B, 2·hidden_size) -> h0, c0: (layers, B, hidden_size)."""
+        h0 = torch.stack([linear(layer) for linear, layer in zip(self.h, h, strict=True)])
+        c0 = torch.stack([linear(layer) for linear, layer in zip(self.c, c, strict=True)])
+        return h0.tanh(), c0
+
+
+class Seq2Seq(nn.Module):
+    """Sequence to sequence with LSTMs and a context of fixed size.
+
+    The encoder's final state is the context. Decoder layer l starts from the state of encoder layer
+    max(0, encoder layers - decoder layers + l): top layers pair with top layers, and where the
+    decoder is deeper, its lowest layers all start from the encoder's lowest. With a bidirectional
+    encoder a `Bridge` lies between.
+
+    Sutskever et al. 2014, https://arxiv.org/abs/1409.3215; the bridge follows Bahdanau et al. 2015,
+    https://arxiv.org/abs/1409.0473, and initialises both h and c.
+    """
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **fields: Any,
+    ) -> None:
+        """From a config, or from the config's fields as keyword arguments.
+
+        Raises TypeError or ValueError naming what does not fit.
+        """
+        super().__init__()
+        if config is None:
+            config = Seq2SeqConfig(**fields)
+        elif fields:
+            raise TypeError(f"config: expected no keyword arguments beside it, got {list(fields)}")
+        elif not isinstance(config, Seq2SeqConfig):
+            raise TypeError(f"config: expected a Seq2SeqConfig, got {type(config).__name__}")
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.config = config
+        self.generation_config = GenerationConfig(
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+        self.src_embedding = _embedding(config, config.src_vocab_size, **kind)
+        self.encoder = _lstm(
+            config, config.num_encoder_layers, bidirectional=config.bidirectional, **kind
+        )
+        self.bridge = (
+            Bridge(config.num_decoder_layers, config.hidden_size, **kind)
+            if config.bidirectional
+            else None
+        )
+        self.tgt_embedding = _embedding(config, config.tgt_vocab_size, **kind)
+        self.decoder = _lstm(config, config.num_decoder_layers, **kind)
+        self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.tie_embeddings:
+            self._tie_embeddings()
+            # torch's unit-variance embeddings would make logits of size √H
+            nn.init.normal_(self.tgt_embedding.weight, std=config.hidden_size**-0.5)
+            self.tgt_embedding._fill_padding_idx_with_zero()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.output_projection.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        return self.output_projection.weight.dtype
+
+    def forward(
+        self,
+        src: Tensor,
+        tgt: Tensor,
+        src_lengths: Tensor | Sequence[int] | None = None,
+        tgt_lengths: Tensor | Sequence[int] | None = None,
+    ) -> Seq2SeqOutput:
+        """Teacher forcing: the decoder reads bos and then tgt, and is scored on tgt.
+
+        src:         (B, S) int64
+        tgt:         (B, T) int64, the labels: tokens, eos, then pad; without bos
+        src_lengths: (B,) integers in 0..S; default: up to each row's last token that is not pad
+        tgt_lengths: (B,) integers in 0..T; likewise
+
+        Label smoothing applies in training mode only; the loss in eval mode is the plain one. With
+        no target token at all the loss is 0.
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        src_lengths = self._check_src(src, src_lengths)
+        tgt_lengths = self._check_tgt(tgt, tgt_lengths, src.size(0))
+        context = self._encode(src, src_lengths)
+        bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
+        fed = torch.cat((bos, tgt), dim=1)
+        embedded = self.dropout(self.tgt_embedding(fed[:, :-1]))
+        output, (h, c) = self.decoder(embedded, (context.h, context.c), lengths=tgt_lengths)
+        logits = self.output_projection(self._features(output))
+        # column l of `fed` comes after l inputs
+        token = fed.gather(1, tgt_lengths.unsqueeze(1)).squeeze(1)
+        state = DecoderState(h, c, token, token == self.config.eos_token_id)
+        return Seq2SeqOutput(self._loss(logits, tgt, tgt_lengths), logits, state)
+
+    def encode(
+        self, src: Tensor, src_lengths: Tensor | Sequence[int] | None = None
+    ) -> DecoderState:
+        """The context: the state from which the decoder starts. Arguments as in `forward`."""
+        return self._encode(src, self._check_src(src, src_lengths))
+
+    def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """One step of the decoder, for loops of your own.
+
+        token: (B,) int64, the decoder's next input: bos first, then what you chose from the logits
+        state: from `encode` or the step before. Rows marked in `state.finished` keep their h and c
+
+        Returns logits (B, tgt_vocab_size) and the next state. Its token is None, as the choice is
+        yours; before passing it to `generate`, set it: `state._replace(token=choice)`.
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        self._check_state(state)
+        batch = state.h.size(1)
+        check_tensor("token", token, "(batch,)", (batch,), torch.int64, self.device)
+        check_token_ids("token", token, self.config.tgt_vocab_size)
+        return self._step(token, state)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        src: Tensor | None = None,
+        src_lengths: Tensor | Sequence[int] | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
+        state: DecoderState | None = None,
+        return_state: bool = False,
+        generation_config: GenerationConfig | None = None,
+    ) -> Tensor | tuple[Tensor, DecoderState]:
+        """Generate greedily until every row met eos. In training mode dropout is on: call `eval()`.
+
+        src, src_lengths:  as in `forward`
+        max_new_tokens:    at most so many tokens, eos included; default from the generation config
+        min_new_tokens:    eos is not among the first so many of this call; default likewise
+        state:             instead of src: go on from what `generate`, `encode` or `forward` gave
+        return_state:      also return the state to go on from
+        generation_config: default `self.generation_config`
+
+        Returns tokens (B, 1 + T) int64: bos, or the token of `state`, in front; pad after eos. With
+        `return_state` (tokens, state). The parts of a resumed generation join as
+        `torch.cat((first, second[:, 1:]), dim=1)`.
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        config = self._resolve(generation_config, max_new_tokens, min_new_tokens)
+        if state is not None:
+            if src is not None or src_lengths is not None:
+                raise ValueError("state: expected None beside src or src_lengths, got both")
+            self._check_state(state)
+        elif src is None:
+            raise ValueError("src: expected a tensor, or a state to go on from, got neither")
+        else:
+            state = self.encode(src, src_lengths)
+        tokens, state = greedy_search(self._step, state, config)
+        return (tokens, state) if return_state else tokens
+
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        source_tokenizer: pretrained.Saveable | None = None,
+        target_tokenizer: pretrained.Saveable | None = None,
+    ) -> None:
+        """Write config.json, generation_config.json, model.safetensors and tokenizers to a folder.
+
+        The folder is made if missing. Files take their places only after all are written,
+        config.json last.
+
+        Raises OSError; a model that was there is then untouched.
+        """
+        tensors = _stored(self.state_dict(), self.config)
+        contents = pretrained.Pretrained(self.config, self.generation_config, tensors)
+        pretrained.write(directory, contents, source_tokenizer, target_tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Seq2Seq:
+        """Load a model that `save_pretrained` wrote, in eval mode.
+
+        device: default CPU
+        dtype:  default the one it was saved in
+
+        Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
+        name the file.
+        """
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype: expected a floating-point torch.dtype, got {dtype!r}")
+        config, generation_config, tensors = pretrained.read(directory)
+        # on the meta device nothing is allocated and no random number drawn
+        model = cls(config, device="meta")
+        pretrained.check_tensors(directory, tensors, _stored(model.state_dict(), config))
+        target = torch.device("cpu" if device is None else device)
+        # copies, since the tensors as read are windows on the file
+        copies = {name: tensor.to(target, dtype, copy=True) for name, tensor in tensors.items()}
+        model.load_state_dict(copies, strict=False, assign=True)
+        if config.tie_embeddings:
+            model._tie_embeddings()
+        model.generation_config = generation_config
+        return model.eval()
+
+    def _encode(self, src: Tensor, lengths: Tensor) -> DecoderState:
+        embedded = self.dropout(self.src_embedding(src))
+        _, (h_n, c_n) = self.encoder(embedded, lengths=lengths)
+        h, c = self._pair_layers(h_n), self._pair_layers(c_n)
+        if self.bridge is not None:
+            h, c = self.bridge(h, c)
+        return DecoderState(h, c)
+
+    def _pair_layers(self, states: Tensor) -> Tensor:
+        """What each decoder layer starts from: (encoder layers·D, B, H) -> (layers, B, D·H)."""
+        directions = 2 if self.config.bidirectional else 1
+        layers = states.unflatten(0, (-1, directions)).transpose(1, 2).flatten(2)
+        offset = self.config.num_encoder_layers - self.config.num_decoder_layers
+        pairs = [max(0, offset + index) for index in range(self.config.num_decoder_layers)]
+        return torch.stack([layers[index] for index in pairs])
+
+    def _step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        embedded = self.dropout(self.tgt_embedding(token)).unsqueeze(1)
+        # a step of length 0 leaves a row's state as it is
+        lengths = None if state.finished is None else (~state.finished).long()
+        output, (h, c) = self.decoder(embedded, (state.h, state.c), lengths=lengths)
+        logits = self.output_projection(self._features(output.squeeze(1)))
+        return logits, DecoderState(h, c, None, state.finished)
+
+    def _features(self, output: Tensor) -> Tensor:
+        """What the output projection reads of decoder outputs (…, H). Attention belongs here."""
+        return self.dropout(output)
+
+    def _loss(self, logits: Tensor, tgt: Tensor, lengths: Tensor) -> Tensor:
+        pad = self.config.pad_token_id
+        labels = tgt.masked_fill(_past(lengths, tgt), pad)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        total = F.cross_entropy(
+            wide.flatten(0, 1),
+            labels.flatten(),
+            ignore_index=pad,
+            reduction="sum",
+            label_smoothing=self.config.label_smoothing if self.training else 0.0,
+        )
+        return total / (labels != pad).sum().clamp(min=1)
+
+    def _tie_embeddings(self) -> None:
+        self.output_projection.weight = self.tgt_embedding.weight
+
+    def _check_src(self, src: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
+        self._check_ids("src", src, None, self.config.src_vocab_size)
+        return self._lengths("src_lengths", lengths, src)
+
+    def _check_tgt(self, tgt: Tensor, lengths: Tensor | Sequence[int] | None, batch: int) -> Tensor:
+        self._check_ids("tgt", tgt, batch, self.config.tgt_vocab_size)
+        return self._lengths("tgt_lengths", lengths, tgt)
+
+    def _check_ids(self, name: str, ids: Tensor, batch: int | None, vocab_size: int) -> None:
+        check_tensor(name, ids, "(batch, steps)", (None, None), torch.int64, self.device)
+        if batch is not None and ids.size(0) != batch:
+            raise ValueError(f"{name}: expected {batch} rows, as src has, got {ids.size(0)}")
+        if ids.size(1) == 0:
+            raise ValueError(f"{name}: expected at least one step, got shape {tuple(ids.shape)}")
+        check_token_ids(name, ids, vocab_size)
+
+    def _lengths(self, name: str, lengths: Tensor | Sequence[int] | None, ids: Tensor) -> Tensor:
+        """(B,) int64; where not given, up to each row's last token that is not pad."""
+        if lengths is not None:
+            return check_lengths(name, lengths, ids.size(0), ids.size(1), ids.device)
+        positions = torch.arange(1, ids.size(1) + 1, device=ids.device)
+        return (positions * (ids != self.config.pad_token_id)).amax(1)
+
+    def _check_state(self, state: DecoderState) -> None:
+        config = self.config
+        sizes = (config.num_decoder_layers, config.hidden_size, config.tgt_vocab_size)
+        check_state(state, *sizes, self.dtype, self.device)
+
+    def _resolve(
+        self,
+        config: GenerationConfig | None,
+        max_new_tokens: int | None,
+        min_new_tokens: int | None,
+    ) -> GenerationConfig:
+        config = self.generation_config if config is None else config
+        if not isinstance(config, GenerationConfig):
+            raise TypeError(
+                f"generation_config: expected a GenerationConfig, got {type(config).__name__}"
+            )
+        given = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+        changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+        config = dataclasses.replace(config, **changes)
+        check_special_tokens_fit(config, self.config.tgt_vocab_size)
+        return config
+
+
+def _embedding(config: Seq2SeqConfig, vocab_size: int, **kind: Any) -> nn.Embedding:
+    return nn.Embedding(vocab_size, config.embedding_size, padding_idx=config.pad_token_id, **kind)
+
+
+def _lstm(config: Seq2SeqConfig, num_layers: int, bidirectional: bool = False, **kind: Any) -> LSTM:
+    return LSTM(
+        config.embedding_size,
+        config.hidden_size,
+        num_layers,
+        batch_first=True,
+        # torch warns about dropout between layers where there is only one
+        dropout=config.dropout if num_layers > 1 else 0.0,
+        bidirectional=bidirectional,
+        **kind,
+    )
+
+
+def _stored(state_dict: dict[str, Tensor], config: Seq2SeqConfig) -> dict[str, Tensor]:
+    """The tensors that go to disk: a tied weight once."""
+    alias = "output_projection.weight" if config.tie_embeddings else None
+    return {name: tensor for name, tensor in state_dict.items() if name != alias}
+
+
+def _past(lengths: Tensor, ids: Tensor) -> Tensor:
+    """(B, T) bool: positions past each row's length."""
+    return torch.arange(ids.size(1), device=ids.device) >= lengths.unsqueeze(1)
