@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-
-# before torch starts its threads; also keeps a failing fork-based worker from hanging
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
 
 import fast_s2s
 from fast_s2s import backends
+
+# tensors here are tiny, and on a busy machine two threads that wait for each other take a hundred
+# times as long as one; tests of threads ask for them
+torch.set_num_threads(1)
 
 # (rtol, atol) by type, against a float64 reference. No test carries numbers of its own; relaxing
 # one needs a line in CHANGELOG.md. bfloat16 has 8 bits: 2^-8 relative per rounding, over chains of

@@ -20,7 +20,8 @@ ROWS = [
     {"convert", "seq2seq"},
     {"pipeline"},
     {"training"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 

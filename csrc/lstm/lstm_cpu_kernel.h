@@ -69,6 +69,16 @@ struct Share {
       : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
 };
 
+// How many threads a sequence is worth: each needs a panel of its own, and work enough in a step to
+// repay a barrier, which costs a third of a microsecond at best and a time slice where cores are
+// short.
+inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
+  constexpr int64_t kWorkPerThread = 1 << 16;  // floating-point operations
+  const int64_t work = 8 * shape.batch * shape.hidden * shape.output;
+  return static_cast<int>(
+      std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
+}
+
 template <class Io>
 void zero_finished(Io* data, const Rows& rows, const LstmShape& shape, int64_t width, int thread,
                    int threads) {
@@ -131,7 +141,7 @@ class Forward {
         packed_(s_.steps > kUnpackedSteps),
         unit_panels_(ceil_div(s_.hidden, kWidth)),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
-        threads_(static_cast<int>(std::min<int64_t>(threads, unit_panels_))),
+        threads_(team_size(s_, threads, unit_panels_)),
         w_hh_(packed_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
         w_hr_(projected_ && packed_ ? output_panels_ * s_.hidden * panel_columns<A>() : 0),
         h_(2 * s_.batch * s_.output),
@@ -354,7 +364,7 @@ class Backward {
         projected_(args.w_hr != nullptr),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         unit_panels_(ceil_div(s_.hidden, panel_columns<A>())),
-        threads_(static_cast<int>(std::min<int64_t>(threads, unit_panels_))),
+        threads_(team_size(s_, threads, unit_panels_)),
         w_hh_(output_panels_ * 4 * s_.hidden * panel_columns<A>()),
         w_hr_(projected_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
         d_gates_(2 * s_.batch * 4 * s_.hidden),
