@@ -1,0 +1,60 @@
+"""The command `fast-s2s`.
+
+Exit codes: 0 done, 1 failed with one line on stderr, 2 wrong usage, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from fast_s2s.cli import demo, evaluate, generate, info, interactive, train
+from fast_s2s.cli.options import UsageError
+from fast_s2s.training import TrainingInterrupted
+
+_COMMANDS = (train, generate, evaluate, interactive, info, demo)
+_SIGPIPE = 13
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="fast-s2s",
+        description="LSTM sequence-to-sequence: train a model, and run it.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; argparse itself exits with 2, or 0 for --help."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _fail(args.command, str(error), 2)
+    except TrainingInterrupted as error:
+        return _fail(args.command, str(error), 128 + error.signal_number)
+    except KeyboardInterrupt:
+        return _fail(args.command, "interrupted", 130)
+    except BrokenPipeError:
+        # whoever read our output has left; nothing more can be said there, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + _SIGPIPE
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(args.command, text, 1)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        return _fail(args.command, str(error), 1)
+
+
+def _fail(command: str, message: str, code: int) -> int:
+    print(f"fast-s2s {command}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,88 @@
+"""`fast-s2s evaluate`: score a model on pairs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from fast_s2s.cli import sources
+from fast_s2s.cli.options import UsageError, add_model_options, load_pipeline
+from fast_s2s.data import Entry, group_references
+from fast_s2s.training import evaluation
+
+_LABELS = {"per": "PER %", "wer": "WER %", "exact_match": "exact match %", "bleu": "BLEU"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a model on pairs",
+        description="Score a model's outputs. An output is right if it equals any target of its "
+        "source (else it counts for WER); PER is the edit distance to the closest target over "
+        "that target's length, summed over all.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--data", metavar="FILE", help="TSV lines: source, tab, target")
+    parser.add_argument("--source", metavar="FILE", help="or: lines of the sources")
+    parser.add_argument("--target", metavar="FILE", help="and lines of their targets")
+    sources.add_dataset_options(parser)
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="of the data set: train, dev, test or an extra one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--level",
+        choices=["char", "word"],
+        help="what outputs are scored by (default: as the target vocabulary)",
+    )
+    parser.add_argument("--metric", choices=["bleu"], help="also compute this one")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    label, entries = _entries(args)
+    entries = group_references(entries)
+    pipeline = load_pipeline(args)
+    outputs = evaluation.predict_all(
+        pipeline,
+        [entry.source for entry in entries],
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+    )
+    level = args.level or evaluation.scoring_level(pipeline.target_tokenizer)
+    scores = evaluation.score_outputs(outputs, entries, level, with_bleu=args.metric == "bleu")
+    if args.json:
+        print(json.dumps({"model": args.model, "data": label, "inputs": len(entries), **scores}))
+        return 0
+    print(f"{label}: {len(entries)} inputs")
+    for name, value in scores.items():
+        print(f"{_LABELS[name]:14} {value:6.2f}")
+    return 0
+
+
+def _entries(args: argparse.Namespace) -> tuple[str, list[Entry]]:
+    """A label of the data, and the pairs."""
+    options = vars(args)
+    given = [args.data, args.source or args.target, options.get("dataset")]
+    if sum(value is not None for value in given) != 1:
+        raise UsageError(
+            "expected data: either --data FILE, or --source FILE and --target FILE, "
+            "or --dataset NAME"
+        )
+    if options.get("dataset") is None:
+        if options.get("test_words") is not None:
+            raise UsageError("--test-words: expected only with --dataset cmudict")
+        if args.data is None and not (args.source and args.target):
+            raise UsageError("expected both or neither of --source and --target")
+        return args.data or args.source, sources.read_pairs(args.data, args.source, args.target)
+    splits = sources.load_splits(options)
+    sets = {"train": splits.train, "dev": splits.dev, "test": splits.test, **splits.extra}
+    if args.split not in sets:
+        raise UsageError(f"--split: expected one of {', '.join(sets)}, got {args.split}")
+    return f"{args.dataset} {args.split}, {splits.name}", sets[args.split]

@@ -1,0 +1,57 @@
+"""`fast-s2s info`: versions, backends, and what a model is made of."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from fast_s2s import backends
+from fast_s2s.cli.options import add_device_options, load_pipeline
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "info",
+        help="versions, backends, and what a model is made of",
+        description="Print versions and which backend serves what; with --model, its config.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--model", metavar="DIR", help="folder of a trained model")
+    add_device_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if args.model is not None:
+        _print_model(args)
+        return 0
+    print(f"fast_s2s {_version()}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs", end="")
+    print(f", torch uses {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        print(f"cuda:{index}: {torch.cuda.get_device_name(index)}")
+    print(backends.describe())
+    return 0
+
+
+def _print_model(args: argparse.Namespace) -> None:
+    pipeline = load_pipeline(args)
+    model = pipeline.model
+    for name, value in model.config.to_dict().items():
+        print(f"{name}: {value}")
+    print(f"max_new_tokens: {model.generation_config.max_new_tokens}")
+    print(f"parameters: {sum(p.numel() for p in model.parameters()):,} of {model.dtype}")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fast-s2s")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

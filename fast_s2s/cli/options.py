@@ -1,0 +1,179 @@
+"""Options that several commands share, flags made from dataclasses, and files of settings."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from fast_s2s.extras import require
+from fast_s2s.pipeline import TextPipeline
+
+Settings = TypeVar("Settings")
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense: exit code 2."""
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+# argparse names the type in its message: "invalid whole number from 1 value: '0'"
+positive_int.__name__ = "whole number from 1"
+
+
+def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """--device and --threads."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device", default=default, help="cpu or cuda[:N] (default: cuda where there is one)"
+    )
+    group.add_argument(
+        "--threads", type=positive_int, default=default, help="CPU threads (default: torch's)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What every command needs that runs a trained model."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a trained model")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=64, help="rows at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=positive_int,
+        help="longest output in tokens (default: the model's own limit)",
+    )
+    add_device_options(parser)
+
+
+def choose_device(device: str | None, threads: int | None) -> torch.device:
+    """Set the number of threads, and the device asked for or the best there is.
+
+    Raises UsageError for a device that does not exist.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def load_pipeline(args: argparse.Namespace) -> TextPipeline:
+    """The model of --model, on the device asked for."""
+    if not Path(args.model).is_dir():
+        raise FileNotFoundError(f"--model {args.model}: no such folder")
+    device = choose_device(args.device, args.threads)
+    return TextPipeline.from_pretrained(args.model, device=device)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, title: str, settings: type, skip: Collection[str] = ()
+) -> None:
+    """One flag for each field of a dataclass, with help from its docstring; absent unless given."""
+    group = parser.add_argument_group(title)
+    hints = typing.get_type_hints(settings)
+    helps = field_help(settings)
+    for field in dataclasses.fields(settings):
+        if field.name in skip:
+            continue
+        text = f"{helps[field.name]} (default: {field.default})".replace("%", "%%")
+        text = text.replace("None", "none")
+        flag = "--" + field.name.replace("_", "-")
+        group.add_argument(flag, default=argparse.SUPPRESS, help=text, **_kind(hints[field.name]))
+
+
+def build_settings(
+    settings: Callable[..., Settings], options: Mapping[str, Any], **more: Any
+) -> Settings:
+    """The dataclass from the options that are its fields.
+
+    Raises UsageError where it refuses them.
+    """
+    names = {field.name for field in dataclasses.fields(typing.cast(Any, settings))}
+    given = {name: value for name, value in options.items() if name in names}
+    try:
+        return settings(**given, **more)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def field_help(settings: type) -> dict[str, str]:
+    """Help texts of a dataclass's fields, from the lines `name: text` of its docstring."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    texts: dict[str, str] = {}
+    open_names: list[str] = []
+    for line in (inspect.getdoc(settings) or "").splitlines():
+        match = re.match(r"(\w+(?:, \w+)*):\s+(.*)", line)
+        found = match.group(1).split(", ") if match else []
+        if match and names.issuperset(found):
+            open_names = found
+            texts |= dict.fromkeys(open_names, match.group(2))
+        elif open_names and line.startswith(" "):
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in open_names}
+        else:
+            open_names = []
+    return texts
+
+
+def read_settings_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Settings of a YAML file, by the same names and rules as the flags of `parser`.
+
+    Raises UsageError for a file that is no mapping or names an unknown setting.
+    """
+    yaml = require("yaml")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected lines of the form `name: value`")
+    settings: dict[str, Any] = {}
+    for name, value in content.items():
+        parsed, unknown = parser.parse_known_args(_as_flag(str(name), value))
+        if unknown:
+            raise UsageError(f"{path}: unknown setting {name!r}")
+        settings |= vars(parsed)
+    return settings
+
+
+def _as_flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}={'none' if value is None else value}"]
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """What `add_argument` needs to know about a field's type."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return {"choices": options}
+    kinds = [kind for kind in options or (hint,) if kind is not type(None)]
+    metavar = {int: "N", float: "X"}.get(kinds[0], "TEXT")
+    if type(None) not in options:
+        return {"type": kinds[0], "metavar": metavar}
+
+    def number_or_none(text: str) -> Any:
+        return None if text.lower() == "none" else kinds[0](text)
+
+    number_or_none.__name__ = f"{kinds[0].__name__} or none"
+    return {"type": number_or_none, "metavar": metavar}

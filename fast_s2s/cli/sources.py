@@ -1,0 +1,139 @@
+"""Where the pairs of a command come from: TSV, line-aligned files, or a data set by name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fast_s2s.cli.options import UsageError
+from fast_s2s.cmudict import cmudict_splits
+from fast_s2s.data import BadLine, DatasetSplits, Entry, read_parallel, read_tsv
+from fast_s2s.text import Tokenizer, Vocabulary, load_tokenizer
+
+_SHOWN_BAD_LINES = 10
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Entries to train on and to choose a model by, and what they are, for people."""
+
+    train: list[Entry]
+    dev: list[Entry]
+    label: str
+    splits: DatasetSplits | None = None
+
+
+def add_dataset_options(parser: argparse._ActionsContainer) -> None:
+    """--dataset and --test-words, absent unless given."""
+    parser.add_argument(
+        "--dataset",
+        choices=["cmudict"],
+        default=argparse.SUPPRESS,
+        help="a known data set instead of files: cmudict, English words and their phonemes",
+    )
+    parser.add_argument(
+        "--test-words",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="cmudict: the words of the test set, one a line (default: a tenth, by rule)",
+    )
+
+
+def report_bad_lines(bad: Sequence[BadLine]) -> None:
+    """Tell on stderr which lines were left out: the first few, and how many in all."""
+    for line in bad[:_SHOWN_BAD_LINES]:
+        print(line, file=sys.stderr)
+    if bad:
+        more = len(bad) - _SHOWN_BAD_LINES
+        rest = f", {more} of them not shown" if more > 0 else ""
+        print(f"{len(bad)} bad lines left out{rest}", file=sys.stderr)
+
+
+def read_pairs(tsv: str | None, source: str | None, target: str | None) -> list[Entry]:
+    """Entries of a TSV file, or of two files whose lines belong together; bad lines are reported.
+
+    Raises OSError for a file that cannot be read, ValueError if no line is good.
+    """
+    if tsv is not None:
+        entries, bad = read_tsv(tsv)
+    else:
+        assert source is not None and target is not None
+        entries, bad = read_parallel(source, target)
+    report_bad_lines(bad)
+    if not entries:
+        raise ValueError(f"{tsv or source}: expected pairs of source and target, found none")
+    return entries
+
+
+def load_splits(options: Mapping[str, Any]) -> DatasetSplits:
+    """The data set of --dataset; listed test words that it lacks are reported."""
+    splits = cmudict_splits(options.get("test_words"))
+    if splits.missing_words:
+        shown = ", ".join(splits.missing_words[:_SHOWN_BAD_LINES])
+        print(
+            f"{len(splits.missing_words)} listed test words are not in the data: {shown}, …",
+            file=sys.stderr,
+        )
+    return splits
+
+
+def load_training_data(options: Mapping[str, Any]) -> TrainingData:
+    """What the options of `train` name.
+
+    Raises UsageError unless they name exactly one kind of source.
+    """
+    dataset, tsv = options.get("dataset"), options.get("train")
+    parallel = ("train_source", "train_target")
+    given = [dataset is not None, tsv is not None, any(options.get(name) for name in parallel)]
+    if sum(given) != 1:
+        raise UsageError(
+            "expected training data: either --train FILE, or --train-source FILE and "
+            "--train-target FILE, or --dataset NAME"
+        )
+    if options.get("test_words") and dataset is None:
+        raise UsageError("--test-words: expected only with --dataset cmudict")
+    if dataset is not None:
+        splits = load_splits(options)
+        return TrainingData(splits.train, splits.dev, f"{dataset}, {splits.name}", splits)
+    _check_both(options, *parallel)
+    _check_both(options, "dev_source", "dev_target")
+    train = read_pairs(tsv, *(options.get(name) for name in parallel))
+    dev: list[Entry] = []
+    if options.get("dev") or options.get("dev_source"):
+        dev = read_pairs(options.get("dev"), options.get("dev_source"), options.get("dev_target"))
+    return TrainingData(train, dev, str(tsv or options["train_source"]))
+
+
+def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
+    """Tokenizers of source and target: the files named, or vocabularies of the training data."""
+    by_letter = data.splits is not None
+    texts = {
+        "source": [entry.source for entry in data.train],
+        "target": [target for entry in data.train for target in entry.targets],
+    }
+    usual = {"source": "char", "target": "word"}
+    made: list[Tokenizer] = []
+    for side in ("source", "target"):
+        path = options.get(f"{side}_tokenizer")
+        if path is not None:
+            made.append(load_tokenizer(path))
+            continue
+        made.append(
+            Vocabulary.build(
+                texts[side],
+                level=options.get(f"{side}_level", usual[side]),
+                lowercase=options.get("lowercase", by_letter and side == "source"),
+                min_count=options.get("min_count", 1),
+                max_size=options.get("max_vocab_size"),
+            )
+        )
+    return made[0], made[1]
+
+
+def _check_both(options: Mapping[str, Any], first: str, second: str) -> None:
+    if bool(options.get(first)) != bool(options.get(second)):
+        names = [f"--{name.replace('_', '-')}" for name in (first, second)]
+        raise UsageError(f"expected both or neither of {names[0]} and {names[1]}")

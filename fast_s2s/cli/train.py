@@ -1,0 +1,221 @@
+"""`fast-s2s train`: train a model, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fast_s2s.cli import sources
+from fast_s2s.cli.options import (
+    UsageError,
+    add_device_options,
+    add_settings,
+    build_settings,
+    choose_device,
+    positive_int,
+    read_settings_file,
+)
+from fast_s2s.cli.sources import TrainingData
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
+from fast_s2s.training import Trainer, TrainingConfig, TrainingInterrupted, TrainingResult
+from fast_s2s.training.run_folder import RunFolder
+
+# fields of the model that follow from the tokenizers, or have one value only
+_MODEL_SKIP = (
+    "src_vocab_size",
+    "tgt_vocab_size",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "attention",
+)
+
+# how a command was called, not what it trains
+_NOT_SAVED = ("command", "run", "parser", "config", "output", "resume", "overwrite", "quiet")
+
+_PATHS = (
+    "train",
+    "dev",
+    "train_source",
+    "train_target",
+    "dev_source",
+    "dev_target",
+    "source_tokenizer",
+    "target_tokenizer",
+    "test_words",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command's parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model, or go on with a run",
+        description="Train a model and keep it, its log, learning curve and checkpoints in one "
+        "folder. After any interruption `fast-s2s train --resume --output DIR` goes on.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--output", metavar="DIR", help="folder of the run; needed")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="settings by their flags' names; flags override them"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the folder, with the options it was begun with",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the run in the folder and begin again"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    _add_data_options(parser)
+    add_settings(parser, "model", Seq2SeqConfig, _MODEL_SKIP)
+    add_settings(parser, "training", TrainingConfig)
+    add_device_options(parser, argparse.SUPPRESS)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--train", metavar="FILE", help="TSV lines: source, tab, target")
+    data.add_argument("--dev", metavar="FILE", help="the same, to choose the best model by")
+    for name in ("train", "dev"):
+        for side in ("source", "target"):
+            data.add_argument(
+                f"--{name}-{side}", metavar="FILE", help=f"or: lines of the {name} set's {side}"
+            )
+    sources.add_dataset_options(data)
+    text = parser.add_argument_group("symbols")
+    for side, usual in (("source", "char"), ("target", "word")):
+        text.add_argument(
+            f"--{side}-level",
+            choices=["char", "word"],
+            help=f"symbols of the {side}: its characters, or what spaces separate "
+            f"(default: {usual})",
+        )
+        text.add_argument(
+            f"--{side}-tokenizer",
+            metavar="FILE",
+            help="instead: a tokenizer.json of Hugging Face, or a saved vocabulary",
+        )
+    text.add_argument(
+        "--lowercase",
+        action=argparse.BooleanOptionalAction,
+        help="lower-case both sides (default: no; for cmudict the words)",
+    )
+    text.add_argument(
+        "--min-count",
+        type=positive_int,
+        metavar="N",
+        help="rarer symbols count as unknown (default: 1)",
+    )
+    text.add_argument(
+        "--max-vocab-size",
+        type=positive_int,
+        metavar="N",
+        help="largest vocabulary (default: no limit)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    given = vars(args)
+    if not given.get("output"):
+        raise UsageError("expected --output DIR")
+    resume, overwrite = bool(given.get("resume")), bool(given.get("overwrite"))
+    if resume and overwrite:
+        raise UsageError("expected at most one of --resume and --overwrite")
+    folder = RunFolder(given["output"])
+    options: dict[str, Any] = {}
+    if resume and folder.manifest_file.exists():
+        options |= folder.manifest().get("options", {})
+    if "config" in given:
+        options |= _saved(read_settings_file(given["config"], args.parser))
+    options |= _saved(given)
+    data = sources.load_training_data(options)
+    result, _ = train(
+        options,
+        data,
+        folder.path,
+        resume=resume,
+        overwrite=overwrite,
+        quiet=bool(given.get("quiet")),
+    )
+    _print_result(result, options, folder)
+    return 0
+
+
+def train(
+    options: Mapping[str, Any],
+    data: TrainingData,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> tuple[TrainingResult, TextPipeline]:
+    """Train as the options say; the result, and the best model.
+
+    Raises what `Trainer.fit` raises, UsageError for settings that do not fit.
+    """
+    config = build_settings(TrainingConfig, options)
+    device = choose_device(options.get("device"), options.get("threads"))
+    source_tokenizer, target_tokenizer = sources.build_tokenizers(options, data)
+    model_config = build_settings(
+        Seq2SeqConfig,
+        {name: value for name, value in options.items() if name not in _MODEL_SKIP},
+        src_vocab_size=len(source_tokenizer),
+        tgt_vocab_size=len(target_tokenizer),
+        pad_token_id=target_tokenizer.pad_token_id,
+        bos_token_id=target_tokenizer.bos_token_id,
+        eos_token_id=target_tokenizer.eos_token_id,
+    )
+    torch.manual_seed(config.seed)
+    model = Seq2Seq(model_config, device=device)
+    trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
+    if not quiet:
+        size = sum(parameter.numel() for parameter in model.parameters())
+        print(
+            f"{data.label}: {len(data.train)} entries to train on, {len(data.dev)} dev; "
+            f"vocabularies of {len(source_tokenizer)} and {len(target_tokenizer)}; "
+            f"{size:,} parameters on {device}",
+            file=sys.stderr,
+        )
+    try:
+        result = trainer.fit(
+            data.train, data.dev, resume=resume, overwrite=overwrite, options=options
+        )
+    except TrainingInterrupted:
+        print(f"to go on: fast-s2s train --resume --output {output}", file=sys.stderr)
+        raise
+    if result.dropped:
+        print(f"{result.dropped} pairs longer than max_length left out", file=sys.stderr)
+    return result, TextPipeline.from_pretrained(output, device=device)
+
+
+def _saved(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a resumed run needs again, with paths that hold from any folder."""
+    kept = {name: value for name, value in options.items() if name not in _NOT_SAVED}
+    for name in _PATHS:
+        if kept.get(name) is not None:
+            kept[name] = str(Path(kept[name]).resolve())
+    return kept
+
+
+def _print_result(result: TrainingResult, options: Mapping[str, Any], folder: RunFolder) -> None:
+    metric = options.get("dev_metric", TrainingConfig.dev_metric)
+    best = ""
+    if result.best_score is not None:
+        best = f"; best dev {metric} {result.best_score:.3f} at update {result.best_update}"
+    print(
+        f"{result.updates} updates, {result.epochs:.1f} epochs in {result.seconds:.0f} s, "
+        f"ended by {result.stop_reason}{best}"
+    )
+    print(f"model: {folder.path}\nto use it: fast-s2s generate --model {folder.path}")

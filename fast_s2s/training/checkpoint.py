@@ -1,0 +1,160 @@
+"""Checkpoints: folders `step-N` of safetensors and JSON that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fast_s2s.serialization import atomic_write_json, load_tensors, read_json, save_tensors
+
+_FORMAT = "fast_s2s-checkpoint"
+_MODEL, _OPTIMIZER, _RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
+_STATE = "state.json"
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint folder holds, in memory."""
+
+    path: Path
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    random: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Any
+) -> Path:
+    """Write `folder/step-N`: the model, the optimiser, torch's random states and `state` (JSON).
+
+    The files are written and synced under a temporary name; the rename that ends it is atomic.
+    """
+    path = folder / f"step-{step}"
+    temporary = folder / f".tmp-{path.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    temporary.mkdir()
+    save_tensors(temporary / _MODEL, _model_tensors(model))
+    save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(optimizer))
+    save_tensors(temporary / _RANDOM, _random_states())
+    atomic_write_json(temporary / _STATE, {"format": _FORMAT, "version": 1, "state": state})
+    if path.exists():
+        shutil.rmtree(path)
+    temporary.rename(path)
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises FileNotFoundError or ValueError that names the missing or damaged file.
+    """
+    content = read_json(path / _STATE)
+    if content.get("format") != _FORMAT or "state" not in content:
+        raise ValueError(f"{path / _STATE}: expected the state of a fast_s2s checkpoint")
+    return Checkpoint(
+        path,
+        load_tensors(path / _MODEL),
+        load_tensors(path / _OPTIMIZER),
+        load_tensors(path / _RANDOM),
+        content["state"],
+    )
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None if there is none at all.
+
+    A damaged one is passed over with a warning. Raises ValueError if all are damaged.
+    """
+    steps = _steps(folder)
+    for step in reversed(steps):
+        try:
+            return load_checkpoint(folder / f"step-{step}")
+        except (OSError, ValueError) as error:
+            warnings.warn(f"checkpoint passed over: {error}", RuntimeWarning, stacklevel=2)
+    if steps:
+        raise ValueError(f"{folder}: none of its {len(steps)} checkpoints can be read")
+    return None
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for step in _steps(folder)[:-keep]:
+        # a half-removed folder must not be taken for a checkpoint
+        doomed = folder / f".tmp-step-{step}"
+        (folder / f"step-{step}").rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Put a checkpoint into the model, the optimiser and torch's generators; returns its `state`.
+
+    Raises ValueError if it is of another model.
+    """
+    tensors = _model_tensors(model)
+    _check_same_names(checkpoint.path / _MODEL, tensors, checkpoint.model)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(checkpoint.model[name])
+    saved: dict[int, dict[str, Tensor]] = {}
+    for key, value in checkpoint.optimizer.items():
+        number, name = key.split(".", 1)
+        saved.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": saved, "param_groups": groups})
+    torch.set_rng_state(checkpoint.random["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda.{index}" in checkpoint.random:
+            torch.cuda.set_rng_state(checkpoint.random[f"cuda.{index}"], index)
+    return checkpoint.state
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, tied ones once, sharing the model's storage."""
+    return {
+        name: tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()
+    }
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _check_same_names(path: Path, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    for name in (*ours, *theirs):
+        shapes = [tuple(d[name].shape) if name in d else None for d in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{path}: {name} expected of shape {shapes[0]}, found {shapes[1]}")
+
+
+def _steps(folder: Path) -> list[int]:
+    names: Iterable[str] = (path.name for path in folder.glob("step-*"))
+    numbers = (name.removeprefix("step-") for name in names)
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written or half-removed."""
+    for path in folder.glob(".tmp-step-*"):
+        shutil.rmtree(path)

@@ -1,0 +1,155 @@
+"""What a training run is told: every setting, its default and its meaning, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Metric = Literal["loss", "per", "wer", "exact_match", "bleu"]
+
+# of two dev scores the higher one is better; of the others the lower one
+HIGHER_IS_BETTER = frozenset({"exact_match", "bleu"})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a `Trainer`.
+
+    max_updates:        end after this many updates of the weights
+    max_epochs:         end after this many passes over the training data; None: no such limit
+    max_minutes:        end after this many minutes of training; the linear schedule then reaches
+                        zero by that time, if that is before max_updates. None: no such limit
+    max_tokens:         size of a batch: rows times the longer of padded source and target
+    accumulation_steps: batches whose gradients make one update
+    max_length:         drop training pairs whose source or target has more tokens; None: keep all
+    optimizer:          adam, or adamw, which has weight decay
+    learning_rate:      the highest learning rate, reached after the warm-up
+    adam_beta1:         decay of Adam's mean of gradients
+    adam_beta2:         decay of Adam's mean of squared gradients
+    adam_epsilon:       Adam's epsilon
+    weight_decay:       weight decay, for adamw only
+    schedule:           the learning rate after the warm-up: constant; linear: to zero at
+                        max_updates; inverse_sqrt: of the update; plateau: lower whenever the dev
+                        score stands still
+    warmup_updates:     updates over which the learning rate rises from zero
+    plateau_factor:     plateau: what the learning rate is multiplied by
+    plateau_patience:   plateau: evaluations without a better dev score until that happens
+    clip_norm:          largest norm of the gradient; None: no clipping
+    precision:          fp32, or bf16: forward and backward under autocast, the weights stay fp32
+    seed:               seed of new weights, the order of batches and dropout
+    evaluate_every:     updates between evaluations on the dev set
+    dev_metric:         the dev score that picks the best model: loss, per, wer, exact_match, bleu
+    dev_size:           evaluate on this many dev entries, spread evenly over the set; None: all
+    patience:           end after this many evaluations without a better dev score; None: never
+    checkpoint_every:   updates between checkpoints
+    keep_checkpoints:   how many of the newest checkpoints to keep
+    eval_batch_size:    rows decoded at once in an evaluation
+    max_new_tokens:     longest output in an evaluation; None: the model's own limit
+    tensorboard:        write TensorBoard logs into the folder tensorboard
+
+    Raises TypeError or ValueError naming the field that does not fit.
+    """
+
+    max_updates: int = 10_000
+    max_epochs: int | None = None
+    max_minutes: float | None = None
+    max_tokens: int = 4096
+    accumulation_steps: int = 1
+    max_length: int | None = None
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 2e-3
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "inverse_sqrt", "plateau"] = "linear"
+    warmup_updates: int = 200
+    plateau_factor: float = 0.5
+    plateau_patience: int = 2
+    clip_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 1
+    evaluate_every: int = 500
+    dev_metric: Metric = "per"
+    dev_size: int | None = 1000
+    patience: int | None = None
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    eval_batch_size: int = 256
+    max_new_tokens: int | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), hints[field.name])
+        for names, low, strict in _LOWER_BOUNDS:
+            for name in names:
+                _check_bound(name, getattr(self, name), low, strict)
+        for name in ("adam_beta1", "adam_beta2", "plateau_factor"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected between 0 and 1, got {getattr(self, name)}")
+        if self.schedule == "linear" and self.warmup_updates >= self.max_updates:
+            raise ValueError(
+                f"warmup_updates: expected fewer than max_updates = {self.max_updates} with the "
+                f"linear schedule, got {self.warmup_updates}"
+            )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                f"weight_decay: expected 0 with optimizer {self.optimizer!r}, since only adamw "
+                f"has it, got {self.weight_decay}"
+            )
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the numbers of a run, which a resumed run must therefore keep.
+
+        How long to train is not among them, unless the schedule depends on it.
+        """
+        free = set(_FREE_ON_RESUME)
+        if self.schedule != "linear":
+            free |= {"max_updates", "max_minutes"}
+        settings = dataclasses.asdict(self)
+        return {name: value for name, value in settings.items() if name not in free}
+
+
+# names, their lower bound, and whether it is itself out of bounds
+_LOWER_BOUNDS: tuple[tuple[tuple[str, ...], int, bool], ...] = (
+    (("max_updates", "max_epochs", "max_tokens", "accumulation_steps", "max_length"), 1, False),
+    (("plateau_patience", "evaluate_every", "dev_size", "patience", "checkpoint_every"), 1, False),
+    (("keep_checkpoints", "eval_batch_size", "max_new_tokens"), 1, False),
+    (("warmup_updates", "weight_decay", "seed"), 0, False),
+    (("learning_rate", "adam_epsilon", "clip_norm", "max_minutes"), 0, True),
+)
+
+_FREE_ON_RESUME = (
+    "max_epochs",
+    "patience",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "eval_batch_size",
+    "tensorboard",
+)
+
+
+def _check_bound(name: str, value: float | None, low: int, strict: bool) -> None:
+    if value is None or (math.isfinite(value) and (value > low or (value == low and not strict))):
+        return
+    raise ValueError(f"{name}: expected {'above' if strict else 'at least'} {low}, got {value}")
+
+
+def _check_type(name: str, value: object, hint: Any) -> None:
+    """Of the annotated type: a plain class, a Literal, or a plain class or None."""
+    options = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is Literal:
+        if value not in options:
+            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
+        return
+    # to isinstance a bool is an int, and an int no float
+    is_bool = isinstance(value, bool)
+    good = isinstance(value, options) or (float in options and isinstance(value, int))
+    if not good or (is_bool and bool not in options):
+        expected = " or ".join("None" if k is type(None) else k.__name__ for k in options)
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")

@@ -1,0 +1,72 @@
+"""Loss and scores on held-out entries, for the dev set while training as for a test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from fast_s2s import metrics
+from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.text import Level, Tokenizer
+
+
+def scoring_level(target_tokenizer: Tokenizer) -> Level:
+    """What outputs are scored by: characters for a vocabulary of characters, else words."""
+    return "char" if getattr(target_tokenizer, "level", "word") == "char" else "word"
+
+
+def spread(entries: Sequence[Entry], size: int | None) -> list[Entry]:
+    """At most `size` entries with their references grouped, spread evenly over the set."""
+    grouped = group_references(entries)
+    if size is None or size >= len(grouped):
+        return grouped
+    return [grouped[index * len(grouped) // size] for index in range(size)]
+
+
+def predict_all(
+    pipeline: TextPipeline,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """Outputs in order, decoded in batches of similar length."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    batches: Iterable = pipeline.stream(
+        (texts[index] for index in order), batch_size=batch_size, max_new_tokens=max_new_tokens
+    )
+    outputs = [""] * len(texts)
+    predictions = (prediction for batch in batches for prediction in batch)
+    for index, prediction in zip(order, predictions, strict=True):
+        outputs[index] = prediction.text
+    return outputs
+
+
+def score_outputs(
+    outputs: Sequence[str], entries: Sequence[Entry], level: Level, *, with_bleu: bool = False
+) -> dict[str, float]:
+    """PER, WER, exact match and BLEU in percent, over entries with grouped references."""
+    references = [entry.targets for entry in entries]
+    scores = metrics.score(outputs, references, level=level)
+    result = {"per": scores.per, "wer": scores.wer, "exact_match": scores.exact_match}
+    if with_bleu:
+        result["bleu"] = metrics.bleu(outputs, references)
+    return result
+
+
+@torch.inference_mode()
+def mean_loss(pipeline: TextPipeline, entries: Sequence[Entry], max_tokens: int) -> float:
+    """Mean cross entropy in nats per target token of all references, without label smoothing."""
+    dataset = PairDataset(entries, pipeline.source_tokenizer, pipeline.target_tokenizer)
+    batches = TokenBatches(dataset, max_tokens, shuffle=False)
+    losses, tokens = [], 0
+    for indices in batches.batches():
+        batch = batches.collate(indices)
+        count = int(batch.tgt_lengths.sum())
+        src, src_lengths, tgt, tgt_lengths = batch.to(pipeline.model.device)
+        losses.append(pipeline.model(src, tgt, src_lengths, tgt_lengths).loss.double() * count)
+        tokens += count
+    return math.fsum(loss.item() for loss in losses) / tokens

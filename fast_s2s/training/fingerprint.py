@@ -1,0 +1,55 @@
+"""What must stay the same for a resumed run to give the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from fast_s2s.data import Entry, PairDataset
+from fast_s2s.seq2seq import Seq2Seq
+from fast_s2s.training.config import TrainingConfig
+
+
+def fingerprint(
+    config: TrainingConfig, model: Seq2Seq, train: PairDataset, dev: Iterable[Entry]
+) -> dict[str, Any]:
+    """Settings, architecture and digests of the data, as JSON holds them.
+
+    The training data is taken as ids, and so stands for both tokenizers too.
+    """
+    digest = hashlib.sha256()
+    for start in range(0, len(train), 4096):
+        for tensor in train.collate(list(range(start, min(start + 4096, len(train))))):
+            digest.update(tensor.numpy().tobytes())
+    settings = {**model.config.to_dict(), **config.decisive()}
+    dev_text = json.dumps([(entry.source, entry.targets) for entry in dev])
+    return {
+        "settings": json.loads(json.dumps(settings)),
+        "training data": digest.hexdigest(),
+        "dev data": hashlib.sha256(dev_text.encode()).hexdigest(),
+        "precision of the weights": str(model.dtype),
+        "device type": model.device.type,
+    }
+
+
+def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raises ValueError that lists what has changed since the checkpoint, if anything has."""
+    ours, theirs = (dict(part.get("settings", {})) for part in (current, saved))
+    changes = [
+        f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    changes += [
+        f"{name} changed"
+        for name in current
+        if name != "settings" and current[name] != saved.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            "resume: expected the data and settings the run began with, but "
+            + "; ".join(changes)
+            + ". Go on with the old ones, or start again with overwrite"
+        )

@@ -1,0 +1,364 @@
+"""`Trainer`: teacher forcing over token batches, resumable to the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fast_s2s.data import Batch, Entry, PairDataset, TokenBatches
+from fast_s2s.extras import require
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.seq2seq import Seq2Seq
+from fast_s2s.text import Tokenizer
+from fast_s2s.training import evaluation
+from fast_s2s.training.checkpoint import (
+    latest_checkpoint,
+    prune_checkpoints,
+    restore,
+    save_checkpoint,
+)
+from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
+from fast_s2s.training.curve import plot_learning_curve
+from fast_s2s.training.fingerprint import check_fingerprint, fingerprint
+from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
+from fast_s2s.training.progress import Progress
+from fast_s2s.training.run_folder import RunFolder, TrainLog
+from fast_s2s.training.schedule import Schedule
+from fast_s2s.training.state import TrainingResult, TrainingState
+
+
+def accumulate_gradients(
+    model: Seq2Seq, batches: Sequence[Batch], *, bf16: bool = False
+) -> tuple[float, int]:
+    """Add the gradient of the mean loss per target token over all batches, as if they were one.
+
+    Returns the sum of the loss over the target tokens, and their number.
+    """
+    counts = [int(batch.tgt_lengths.sum()) for batch in batches]
+    total = sum(counts)
+    losses = []
+    for batch, count in zip(batches, counts, strict=True):
+        src, src_lengths, tgt, tgt_lengths = batch.to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            loss = model(src, tgt, src_lengths, tgt_lengths).loss
+        (loss * (count / total)).backward()
+        losses.append(loss.detach().double() * count)
+    return float(torch.stack(losses).sum()), total
+
+
+class Trainer:
+    """Trains a model and keeps everything about the run in one folder.
+
+    model:                              trained in place, on the device where it is
+    source_tokenizer, target_tokenizer: of the model's vocabularies
+    output_dir:                         the run's folder: the best model by dev score (without dev
+                                        entries the latest), train_log.jsonl with one line for each
+                                        evaluation, curve.png, run.json and checkpoints/
+    quiet:                              show no progress
+
+    Raises TypeError or ValueError naming the argument that does not fit.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        config: TrainingConfig,
+        output_dir: str | os.PathLike[str],
+        *,
+        quiet: bool = False,
+    ) -> None:
+        if not isinstance(model, Seq2Seq):
+            raise TypeError(f"model: expected a Seq2Seq, got {type(model).__name__}")
+        if not isinstance(config, TrainingConfig):
+            raise TypeError(f"config: expected a TrainingConfig, got {type(config).__name__}")
+        self.pipeline = TextPipeline(model, source_tokenizer, target_tokenizer)
+        self.model = model
+        self.config = config
+        self.folder = RunFolder(output_dir)
+        self.state = TrainingState()
+        self._quiet = quiet
+        self._log = TrainLog(self.folder.log_file)
+
+    def fit(
+        self,
+        train_entries: Sequence[Entry],
+        dev_entries: Sequence[Entry] = (),
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> TrainingResult:
+        """Train until one of the limits in the config is reached.
+
+        train_entries: every target of an entry is trained on
+        dev_entries:   an output counts as right if it is any of an entry's targets
+        resume:        go on from the newest checkpoint in the folder, to the same numbers as
+                       without the break; with none there, begin
+        overwrite:     remove the run in the folder first
+        options:       kept in run.json, for whoever called
+
+        Sets torch's random seed. SIGINT and SIGTERM save a checkpoint.
+
+        Raises FileExistsError if the folder holds a run and neither `resume` nor `overwrite` is
+        given, ValueError for data or settings other than the run began with, TrainingInterrupted
+        after a signal, RuntimeError if the loss is not finite.
+        """
+        self._prepare(train_entries, dev_entries)
+        self._begin(resume=resume, overwrite=overwrite, options=options or {})
+        self._progress = Progress(self.config.max_updates, self.state.update, quiet=self._quiet)
+        try:
+            with SignalCatcher() as signals:
+                stop_reason = self._train(signals)
+        finally:
+            self._progress.close()
+            if self._writer is not None:
+                self._writer.close()
+        return self._finish(stop_reason)
+
+    def _prepare(self, train_entries: Sequence[Entry], dev_entries: Sequence[Entry]) -> None:
+        config, pipeline = self.config, self.pipeline
+        self._dataset = PairDataset(
+            train_entries,
+            pipeline.source_tokenizer,
+            pipeline.target_tokenizer,
+            max_length=config.max_length,
+        )
+        self._batches = TokenBatches(self._dataset, config.max_tokens, config.seed)
+        self._dev = evaluation.spread(dev_entries, config.dev_size)
+        self._fingerprint = fingerprint(config, self.model, self._dataset, self._dev)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        self._optimizer = kind(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self._schedule = Schedule(config)
+        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
+        self._saved_at = -1
+
+    def _begin(self, *, resume: bool, overwrite: bool, options: Mapping[str, Any]) -> None:
+        torch.manual_seed(self.config.seed)
+        self.state = TrainingState()
+        going_on = self.folder.open(resume=resume, overwrite=overwrite)
+        checkpoint = latest_checkpoint(self.folder.checkpoints) if going_on else None
+        if checkpoint is not None:
+            check_fingerprint(checkpoint.state["fingerprint"], self._fingerprint)
+            content = restore(checkpoint, self.model, self._optimizer)
+            self.state = TrainingState(**content["training"])
+            self._schedule.load_state_dict(content["schedule"])
+            self._saved_at = self.state.update
+        self._log.rewind(self.state.log_position)
+        self._manifest = {
+            "finished": False,
+            "training_config": dataclasses.asdict(self.config),
+            "options": dict(options),
+        }
+        self.folder.write_manifest(self._manifest)
+        # a run that is killed early goes on with its own first weights
+        if checkpoint is None:
+            self._save()
+        self._writer: Any = None
+        if self.config.tensorboard:
+            module = require("torch.utils.tensorboard")
+            purge = self.state.update + 1
+            self._writer = module.SummaryWriter(str(self.folder.tensorboard), purge_step=purge)
+
+    def _train(self, signals: SignalCatcher) -> str:
+        config, state = self.config, self.state
+        while True:
+            started = time.monotonic()
+            stop = self._stop_reason()
+            due = stop is not None or state.update % config.evaluate_every == 0
+            if due and state.update > state.evaluated_at:
+                self._evaluate()
+                state.seconds += time.monotonic() - started
+                stop = self._stop_reason()
+            interrupted = signals.received is not None
+            due = stop is not None or interrupted or state.update % config.checkpoint_every == 0
+            if due and self._saved_at != state.update:
+                self._save()
+            if stop is not None:
+                return stop
+            if signals.received is not None:
+                path = self.folder.checkpoints / f"step-{state.update}"
+                raise TrainingInterrupted(signals.received, path)
+            self._update()
+
+    def _stop_reason(self) -> str | None:
+        config, state = self.config, self.state
+        limits: dict[str, tuple[float, float | None]] = {
+            "max_updates": (state.update, config.max_updates),
+            "max_epochs": (state.epoch, config.max_epochs),
+            "max_minutes": (state.seconds / 60, config.max_minutes),
+            "patience": (state.evaluations_since_best, config.patience),
+        }
+        for name, (value, limit) in limits.items():
+            if limit is not None and value >= limit:
+                return name
+        return None
+
+    def _update(self) -> None:
+        """One update of the weights from the next group of batches."""
+        config, state = self.config, self.state
+        started = time.monotonic()
+        self.model.train()
+        batches = self._next_batches()
+        rate = self._schedule.rate(state.update + 1, self._time_used())
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, tokens = accumulate_gradients(self.model, batches, bf16=config.precision == "bf16")
+        if not abs(loss) < float("inf"):
+            raise RuntimeError(
+                f"the loss of update {state.update + 1} is {loss}: a lower learning_rate, more "
+                "warmup_updates or a smaller clip_norm may help"
+            )
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self._optimizer.step()
+        state.update += 1
+        state.tokens += tokens
+        state.window_loss += loss
+        state.window_tokens += tokens
+        state.seconds += time.monotonic() - started
+        self._progress.update(loss / tokens, state.tokens / max(state.seconds, 1e-9))
+        if self._writer is not None:
+            self._writer.add_scalar("train/loss", loss / tokens, state.update)
+            self._writer.add_scalar("train/learning_rate", rate, state.update)
+
+    def _time_used(self) -> float:
+        limit = self.config.max_minutes
+        return 0.0 if limit is None else self.state.seconds / (60 * limit)
+
+    def _next_batches(self) -> list[Batch]:
+        """The batches of the next update, all of one epoch; moves the position past them."""
+        state = self.state
+        if self._epoch_batches[0] != state.epoch:
+            self._epoch_batches = (state.epoch, self._batches.batches(state.epoch))
+        batches = self._epoch_batches[1]
+        end = min(state.batch + self.config.accumulation_steps, len(batches))
+        group = [self._batches.collate(indices) for indices in batches[state.batch : end]]
+        state.batch = end
+        if end == len(batches):
+            state.epoch, state.batch = state.epoch + 1, 0
+        return group
+
+    def _epochs(self) -> float:
+        """Passes over the data, with the fraction of the current one."""
+        epoch, batches = self._epoch_batches
+        part = self.state.batch / len(batches) if epoch == self.state.epoch else 0.0
+        return self.state.epoch + part
+
+    def _evaluate(self) -> None:
+        config, state = self.config, self.state
+        rate = self._schedule.rate(max(state.update, 1), self._time_used())
+        record: dict[str, Any] = {
+            "update": state.update,
+            "epoch": round(self._epochs(), 4),
+            "train_loss": state.window_loss / max(state.window_tokens, 1),
+            **self._dev_scores(),
+            "learning_rate": rate,
+            "tokens": state.tokens,
+            "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "seconds": round(state.seconds, 3),
+        }
+        state.evaluated_at, state.window_loss, state.window_tokens = state.update, 0.0, 0
+        best = self._take_note(record.get(_RECORD_KEY.get(config.dev_metric, config.dev_metric)))
+        self._log.append(record)
+        state.log_position = self._log.position()
+        self._progress.evaluation(record, config.dev_metric, best and bool(self._dev))
+        if self._writer is not None:
+            for name in ("dev_loss", "per", "wer", "exact_match", "bleu"):
+                if name in record:
+                    self._writer.add_scalar(f"dev/{name}", record[name], state.update)
+        if best:
+            self._save_model()
+
+    def _dev_scores(self) -> dict[str, float]:
+        if not self._dev:
+            return {}
+        config = self.config
+        self.model.eval()
+        outputs = evaluation.predict_all(
+            self.pipeline,
+            [entry.source for entry in self._dev],
+            batch_size=config.eval_batch_size,
+            max_new_tokens=config.max_new_tokens,
+        )
+        level = evaluation.scoring_level(self.pipeline.target_tokenizer)
+        scores = evaluation.score_outputs(
+            outputs, self._dev, level, with_bleu=config.dev_metric == "bleu"
+        )
+        loss = evaluation.mean_loss(self.pipeline, self._dev, config.max_tokens)
+        return {"dev_loss": loss, **scores}
+
+    def _take_note(self, score: float | None) -> bool:
+        """Whether this is the best dev score so far; without one the latest model is the best."""
+        state = self.state
+        if score is None:
+            return True
+        sign = -1.0 if self.config.dev_metric in HIGHER_IS_BETTER else 1.0
+        # an evaluation at the end only must leave no trace in a run that goes on to a later end
+        regular = state.update % self.config.evaluate_every == 0
+        if regular:
+            self._schedule.observe(sign * score)
+        if state.best_score is not None and sign * score >= sign * state.best_score:
+            state.evaluations_since_best += regular
+            return False
+        state.best_score, state.best_update = score, state.update
+        state.evaluations_since_best = 0
+        return True
+
+    def _save(self) -> None:
+        content = {
+            "training": dataclasses.asdict(self.state),
+            "schedule": self._schedule.state_dict(),
+            "fingerprint": self._fingerprint,
+        }
+        folder = self.folder.checkpoints
+        save_checkpoint(folder, self.state.update, self.model, self._optimizer, content)
+        self._saved_at = self.state.update
+        prune_checkpoints(folder, self.config.keep_checkpoints)
+
+    def _save_model(self) -> None:
+        self.model.save_pretrained(
+            self.folder.path, self.pipeline.source_tokenizer, self.pipeline.target_tokenizer
+        )
+
+    def _finish(self, stop_reason: str) -> TrainingResult:
+        state = self.state
+        result = TrainingResult(
+            updates=state.update,
+            epochs=self._epochs(),
+            seconds=state.seconds,
+            tokens=state.tokens,
+            stop_reason=stop_reason,
+            best_score=state.best_score,
+            best_update=state.best_update,
+            dropped=self._dataset.dropped,
+        )
+        try:
+            plot_learning_curve(self._log.records(), self.folder.curve_file)
+        except ModuleNotFoundError as error:
+            warnings.warn(
+                f"no {self.folder.curve_file.name}: {error}", RuntimeWarning, stacklevel=3
+            )
+        self._manifest |= {"finished": True, "result": dataclasses.asdict(result)}
+        self.folder.write_manifest(self._manifest)
+        self.model.eval()
+        return result
+
+
+# the name of a dev metric in the log, where it is not its own
+_RECORD_KEY = {"loss": "dev_loss"}
