@@ -40,13 +40,14 @@ def check_cuda_setting() -> None:
         raise SystemExit(f"FAST_S2S_CUDA: expected 0 or 1, got {setting!r}")
     if setting == "1":
         raise SystemExit(
-            "FAST_S2S_CUDA=1: this version of fast_s2s has no CUDA ops to build; unset it. On CUDA tensors the "
-            "reference backend runs."
+            "FAST_S2S_CUDA=1: this version of fast_s2s has no CUDA ops to build; unset it. "
+            "On CUDA tensors the reference backend runs."
         )
 
 
 os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
 check_cuda_setting()
-setup(    ext_modules=[cpu_extension()],
+setup(
+    ext_modules=[cpu_extension()],
     cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=False)},
 )

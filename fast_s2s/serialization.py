@@ -95,7 +95,15 @@ def tensor_writer(
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     _check_no_shared_memory(contiguous)
     texts = None if metadata is None else dict(metadata)
-    return lambda path: safetensors_torch.save_file(contiguous, path, texts)
+
+    def write(path: Path) -> None:
+        # the library makes its files readable to their owner only; ours are like any others
+        path.touch()
+        mode = path.stat().st_mode
+        safetensors_torch.save_file(contiguous, path, texts)
+        path.chmod(mode)
+
+    return write
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

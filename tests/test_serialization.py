@@ -244,3 +244,12 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
 
 def test_json_ends_with_a_line_end():
     assert serialization.json_bytes({"a": 1}) == json.dumps({"a": 1}, indent=2).encode() + b"\n"
+
+
+def test_files_are_as_readable_as_any_other(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    save_tensors(tmp_path / "model.safetensors", {"x": torch.ones(2)})
+    atomic_write_text(tmp_path / "text", "x")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes == {plain.stat().st_mode}
