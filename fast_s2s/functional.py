@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_s2s import ops
-from fast_s2s.reference import SAVE_GATES, SAVE_NONE
+from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE
+
+# what training keeps of each step for the backward pass, by the name users give
+_SAVE = {"save": SAVE_GATES, "recompute": SAVE_CELLS}
+MEMORY_MODES = tuple(_SAVE)
 
 
 def lstm(
@@ -23,6 +27,7 @@ def lstm(
     training: bool = False,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
+    memory: str = "save",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A multi-layer LSTM over time-major input.
 
@@ -35,6 +40,8 @@ def lstm(
               at them
     reset:    (T, B) bool; the state is zero before step t of row b. The reverse direction forgets
               at the same boundary: between t and t-1
+    memory:   what training keeps of each step for the backward pass: "save" the activated gates and
+              the cell state; "recompute" the cell state only
     dropout:  applied to the outputs of all layers but the last, when training
 
     Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
@@ -48,7 +55,15 @@ def lstm(
         for direction in range(directions):
             k = first + direction
             y, h, c = _layer(
-                x, hx[0][k], hx[1][k], weights[k], bias, lengths, resets[direction], direction == 1
+                x,
+                hx[0][k],
+                hx[1][k],
+                weights[k],
+                bias,
+                lengths,
+                resets[direction],
+                direction == 1,
+                memory,
             )
             outputs.append(y)
             h_n.append(h)
@@ -71,7 +86,7 @@ def lstm_cell(
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
     x, (h0, c0), layers = _autocast(x, hx, [weights])
-    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False)
+    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False, "save")
     return h, c
 
 
@@ -84,15 +99,25 @@ def _layer(
     lengths: Tensor | None,
     reset: Tensor | None,
     reverse: bool,
+    memory: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     w_ih, w_hh, *rest = weights
-    gates_x = F.linear(x, w_ih, rest[0] + rest[1] if bias else None)
-    projection = rest[2:] if bias else rest
-    w_hr = projection[0] if projection else None
-    differentiable = (gates_x, h0, c0, w_hh) if w_hr is None else (gates_x, h0, c0, w_hh, w_hr)
-    saves = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    b_ih, b_hh = (rest.pop(0), rest.pop(0)) if bias else (None, None)
+    w_hr = rest[0] if rest else None
+    saves = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     y, h_n, c_n, _, _ = ops.lstm_forward(
-        gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, SAVE_GATES if saves else SAVE_NONE
+        x,
+        h0,
+        c0,
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        w_hr,
+        lengths,
+        reset,
+        reverse,
+        _SAVE[memory] if saves else SAVE_NONE,
     )
     return y, h_n, c_n
 

@@ -23,11 +23,29 @@ class LSTM(nn.RNNBase):
     An `nn.RNNBase` but no `nn.LSTM`: `torch.compile` refuses to trace any instance of that class.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    # "save" or "recompute"; a class attribute, so that converted and older modules have it too
+    memory: str = "save"
+
+    def __init__(self, *args: Any, memory: str = "save", **kwargs: Any) -> None:
         """LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
         bidirectional=False, proj_size=0, device=None, dtype=None), checked as `torch.nn.LSTM` does.
+
+        memory: what training keeps for the backward pass, per step, row and hidden unit: "save"
+                four gates and the cell state (20 bytes in float32); "recompute" the cell state
+                (4 bytes), at the price of computing the gates twice
+
+        Raises ValueError for another `memory`, TypeError and ValueError as torch does.
         """
         super().__init__("LSTM", *args, **kwargs)
+        if memory not in functional.MEMORY_MODES:
+            expected = ", ".join(map(repr, functional.MEMORY_MODES))
+            raise ValueError(f"memory: expected one of {expected}, got {memory!r}")
+        self.memory = memory
+
+    def extra_repr(self) -> str:
+        """As torch prints it, and `memory` where it is not the default."""
+        extra = "" if self.memory == "save" else f", memory={self.memory}"
+        return super().extra_repr() + extra
 
     # torch's own checks, and so torch's own messages
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -140,6 +158,7 @@ class LSTM(nn.RNNBase):
             training=self.training,
             lengths=lengths,
             reset=reset,
+            memory=self.memory,
         )
 
     def _zero_state(self, input: Tensor, batch: int) -> State:

@@ -14,25 +14,28 @@ from torch import Tensor
 from fast_s2s import backends, reference
 from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 
+_LAYER = (
+    "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+    "Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse"
+)
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
+_library.define(f"lstm_forward({_LAYER}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 _library.define(
-    "lstm_forward(Tensor gates_x, Tensor h0, Tensor c0, Tensor w_hh, Tensor? w_hr, "
-    "Tensor? lengths, Tensor? reset, bool reverse, int save) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, Tensor gates, Tensor cells, "
-    "Tensor c0, Tensor w_hh, Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
+    f"lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_LAYER}, "
+    "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def lstm_forward(
-    gates_x: Tensor,
+    x: Tensor,
     h0: Tensor,
     c0: Tensor,
+    w_ih: Tensor,
     w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
     w_hr: Tensor | None = None,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
@@ -40,36 +43,37 @@ def lstm_forward(
     save: int = SAVE_NONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
-    choice = backends.current(gates_x.device.type, gates_x.dtype)
-    op = (
-        reference.lstm_forward if choice.backend == "reference" else torch.ops.fast_s2s.lstm_forward
-    )
-    return op(gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, save)
+    if backends.current(x.device.type, x.dtype).backend == "reference":
+        op = reference.lstm_forward
+    else:
+        op = torch.ops.fast_s2s.lstm_forward.default
+    return op(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
 
 
 @torch.library.register_fake("fast_s2s::lstm_forward")  # type: ignore[untyped-decorator]
 def _(
-    gates_x: Tensor,
+    x: Tensor,
     h0: Tensor,
     c0: Tensor,
+    w_ih: Tensor,
     w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
     w_hr: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
     reverse: bool,
     save: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    steps, batch, _ = gates_x.shape
-    acc = reference.accumulate_dtype(gates_x.dtype)
-    saves = save == SAVE_GATES
+    steps, batch, _ = x.shape
+    gates = (steps, batch, w_hh.size(0)) if save == SAVE_GATES else (0,)
+    cells = (steps, batch, c0.size(1)) if save != SAVE_NONE else (0,)
     return (
-        gates_x.new_empty(steps, batch, h0.size(1)),
-        torch.empty_like(h0, memory_format=torch.contiguous_format),
-        torch.empty_like(c0, memory_format=torch.contiguous_format),
-        torch.empty_like(gates_x, memory_format=torch.contiguous_format)
-        if saves
-        else gates_x.new_empty(0),
-        gates_x.new_empty((steps, *c0.shape) if saves else (0,), dtype=acc),
+        x.new_empty(steps, batch, h0.size(1)),
+        x.new_empty(h0.shape),
+        x.new_empty(c0.shape),
+        x.new_empty(gates),
+        x.new_empty(cells, dtype=reference.accumulate_dtype(x.dtype)),
     )
 
 
@@ -78,65 +82,77 @@ def _(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
     grad_c_n: Tensor | None,
-    gates: Tensor,
-    cells: Tensor,
+    x: Tensor,
+    h0: Tensor,
     c0: Tensor,
+    w_ih: Tensor,
     w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
     w_hr: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    steps, batch, _ = gates.shape
-    r = w_hh.size(1)
-    return (
-        torch.empty_like(gates),
-        gates.new_empty(batch, r),
-        torch.empty_like(c0, memory_format=torch.contiguous_format),
-        gates.new_empty((0,) if w_hr is None else (steps, batch, r)),
+    y: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    needs_x: bool,
+    needs_weights: bool,
+) -> tuple[Tensor, ...]:
+    projection = w_hr.shape if needs_weights and w_hr is not None else (0,)
+    shapes = (
+        x.shape if needs_x else (0,),
+        h0.shape,
+        c0.shape,
+        w_ih.shape if needs_weights else (0,),
+        w_hh.shape if needs_weights else (0,),
+        w_hh.shape[:1],
+        projection,
     )
+    return tuple(x.new_empty(shape) for shape in shapes)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    gates_x, h0, c0, w_hh, w_hr, lengths, reset, ctx.reverse, ctx.save = inputs
+    *tensors, ctx.reverse, ctx.save = inputs
     y, _, _, gates, cells = output
     ctx.mark_non_differentiable(gates, cells)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(gates_x, h0, c0, w_hh, w_hr, lengths, reset, y, gates, cells)
+    ctx.save_for_backward(*tensors, y, gates, cells)
 
 
-def _backward(
-    ctx: Any, grad_y: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None, *_: Any
-) -> tuple:
-    if ctx.save != SAVE_GATES:
-        raise RuntimeError("lstm_forward: gradients need save=SAVE_GATES, got save=SAVE_NONE")
-    gates_x, h0, c0, w_hh, w_hr, lengths, reset, y, gates, cells = ctx.saved_tensors
-    grads = (grad_y, grad_h_n, grad_c_n)
+# inputs of lstm_forward, and those after the tensors that may have gradients
+_NUM_INPUTS, _NO_GRADIENT = 12, (None,) * 4
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    if ctx.save == SAVE_NONE:
+        raise RuntimeError("lstm_forward: gradients need save=SAVE_GATES or SAVE_CELLS")
+    *inputs, y, gates, cells = ctx.saved_tensors
+    grads = grads[:3]
     if all(grad is None for grad in grads):
-        return (None,) * 9
+        return (None,) * _NUM_INPUTS
     if torch.is_grad_enabled():
         # create_graph=True: autograd itself differentiates the reference, which makes second
         # derivatives right
-        return _differentiable_backward(ctx.saved_tensors[:7], ctx.reverse, grads)
-    d_gates, d_h0, d_c0, d_h = torch.ops.fast_s2s.lstm_backward(
-        *grads, gates, cells, c0, w_hh, w_hr, lengths, reset, ctx.reverse
+        return _differentiable_backward(inputs, ctx.reverse, grads)
+    needs = ctx.needs_input_grad
+    needs_weights = any(needs[3:5]) or needs[7]
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_w_hr = torch.ops.fast_s2s.lstm_backward.default(
+        *grads, *inputs, ctx.reverse, y, gates, cells, needs[0], needs_weights
     )
-    d_w_hh = d_w_hr = None
-    if ctx.needs_input_grad[3]:
-        h_prev = reference.previous_hidden(y, h0, lengths, reset, ctx.reverse)
-        d_w_hh = d_gates.flatten(0, 1).t() @ h_prev.flatten(0, 1)
-    if w_hr is not None and ctx.needs_input_grad[4]:
-        output_gate = gates[..., -cells.size(-1) :]
-        unprojected = (output_gate * cells.tanh()).to(gates.dtype)
-        d_w_hr = d_h.flatten(0, 1).t() @ unprojected.flatten(0, 1)
-    return d_gates, d_h0, d_c0, d_w_hh, d_w_hr, None, None, None, None
+    found = (d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_bias, d_w_hr)
+    # outputs of one backward may not share memory with each other's accumulated gradients
+    wanted = [grad if need else None for grad, need in zip(found, needs, strict=False)]
+    if wanted[5] is not None and wanted[6] is not None:
+        wanted[6] = wanted[6].clone()
+    return (*wanted, *_NO_GRADIENT)
 
 
-def _differentiable_backward(inputs: tuple, reverse: bool, grads: tuple) -> tuple:
+def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple:
     *tensors, lengths, reset = inputs
-    gates_x, h0, c0, w_hh, w_hr = tensors
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr = tensors
     outputs = reference.lstm_forward(
-        gates_x, h0, c0, w_hh, w_hr, lengths, reset, reverse, SAVE_NONE
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, SAVE_NONE
     )[:3]
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
@@ -150,7 +166,7 @@ def _differentiable_backward(inputs: tuple, reverse: bool, grads: tuple) -> tupl
         )
     )
     found = [next(results) if t is not None and t.requires_grad else None for t in tensors]
-    return (*found, None, None, None, None)
+    return (*found, *_NO_GRADIENT)
 
 
 torch.library.register_autograd("fast_s2s::lstm_forward", _backward, setup_context=_setup_context)

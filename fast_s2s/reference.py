@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SAVE_NONE = 0
-SAVE_GATES = 1
+# what lstm_forward keeps for lstm_backward: nothing; activated gates and cell states; cell states
+# only, the gates then being computed again
+SAVE_NONE, SAVE_GATES, SAVE_CELLS = 0, 1, 2
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -19,10 +20,13 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def lstm_forward(
-    gates_x: Tensor,
+    x: Tensor,
     h0: Tensor,
     c0: Tensor,
+    w_ih: Tensor,
     w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
     w_hr: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
@@ -31,34 +35,39 @@ def lstm_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One layer, one direction, the whole sequence. Gates in torch's order i, f, g, o.
 
-    gates_x: (T, B, 4H)  x·W_ihᵀ + b_ih + b_hh
-    h0:      (B, R)      R = H, or P with a projection
-    c0:      (B, H)
-    w_hh:    (4H, R)
-    w_hr:    (R, H) or None
-    lengths: (B,) int64 in 0..T or None; a row past its length keeps its state and outputs zeros
-    reset:   (T, B) bool or None; the state is zero before the steps where it is true
-    reverse: steps run from T-1 (or lengths-1) down to 0
-    save:    `SAVE_GATES` to return what `lstm_backward` needs, `SAVE_NONE` for empty tensors there
+    x:          (T, B, I)
+    h0:         (B, R)   R = H, or P with a projection
+    c0:         (B, H)
+    w_ih, w_hh: (4H, I), (4H, R)
+    b_ih, b_hh: (4H,) or None
+    w_hr:       (R, H) or None
+    lengths:    (B,) int64 in 0..T or None; a row past its length keeps its state and outputs zeros
+    reset:      (T, B) bool or None; the state is zero before the steps where it is true
+    reverse:    steps run from T-1 (or lengths-1) down to 0
+    save:       `SAVE_GATES` or `SAVE_CELLS` to return what `lstm_backward` needs
 
-    Returns y (T, B, R), h_n (B, R), c_n (B, H) in the type of `gates_x`, then the activated gates
-    (T, B, 4H) in the same type and the cell states (T, B, H) in `accumulate_dtype`.
+    Returns y (T, B, R), h_n (B, R), c_n (B, H) in the type of `x`; then, empty where not saved, the
+    activated gates (T, B, 4H) in that type and the cell states (T, B, H) in `accumulate_dtype`,
+    both zero past a row's length.
 
     Formula: `torch.nn.LSTM`; projection: https://arxiv.org/abs/1402.1128.
     """
-    dtype, acc = gates_x.dtype, accumulate_dtype(gates_x.dtype)
-    steps = gates_x.size(0)
+    dtype, acc = x.dtype, accumulate_dtype(x.dtype)
+    steps = x.size(0)
+    gates_x = x.to(acc) @ w_ih.to(acc).t()
+    for bias in (b_ih, b_hh):
+        gates_x = gates_x if bias is None else gates_x + bias.to(acc)
     w_hh_t = w_hh.to(acc).t()
     h, c = h0, c0.to(acc)
     ys: list[Tensor] = [h] * steps
-    gates: list[Tensor] = []
-    cells: list[Tensor] = []
+    gates: list[Tensor] = [h] * steps
+    cells: list[Tensor] = [c] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev, c_prev = h, c
         if reset is not None:
             keep = ~reset[t].unsqueeze(1)
             h_prev, c_prev = h_prev * keep, c_prev * keep
-        i, f, g, o = (gates_x[t].to(acc) + h_prev.to(acc) @ w_hh_t).chunk(4, dim=1)
+        i, f, g, o = (gates_x[t] + h_prev.to(acc) @ w_hh_t).chunk(4, dim=1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c_new = f * c_prev + i * g
         h_new = o * c_new.tanh()
@@ -66,41 +75,21 @@ def lstm_forward(
             # rounded like every operand of a matrix product
             h_new = h_new.to(dtype).to(acc) @ w_hr.to(acc).t()
         h_new = h_new.to(dtype)
+        saved = torch.cat((i, f, g, o), dim=1).to(dtype)
         if lengths is None:
-            h, c, ys[t] = h_new, c_new, h_new
+            h, c = h_new, c_new
+            ys[t], gates[t], cells[t] = h_new, saved, c_new
         else:
             live = (lengths > t).unsqueeze(1)
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
-            ys[t] = torch.where(live, h_new, torch.zeros_like(h_new))
-        if save == SAVE_GATES:
-            gates.append(torch.cat((i, f, g, o), dim=1).to(dtype))
-            cells.append(c_new)
-    if reverse:
-        gates.reverse()
-        cells.reverse()
-    empty = gates_x.new_empty(0)
+            ys[t], gates[t], cells[t] = h_new * live, saved * live, c_new * live
+    y = torch.stack(ys) if steps else x.new_empty(0, *h0.shape)
+    empty = torch.empty(0, dtype=acc, device=x.device)
+    saves = steps > 0 and save != SAVE_NONE
     return (
-        torch.stack(ys) if steps else gates_x.new_empty(0, *h0.shape),
+        y,
         h.clone(),
         c.to(dtype, copy=True),
-        torch.stack(gates) if gates else empty,
-        torch.stack(cells) if cells else empty.to(acc, copy=True),
+        torch.stack(gates) if saves and save == SAVE_GATES else x.new_empty(0),
+        torch.stack(cells) if saves else empty,
     )
-
-
-def previous_hidden(
-    y: Tensor, h0: Tensor, lengths: Tensor | None, reset: Tensor | None, reverse: bool
-) -> Tensor:
-    """The hidden state each step started from, (T, B, R), given y (T, B, R) and h0 (B, R)."""
-    if not reverse:
-        h_prev = torch.cat((h0.unsqueeze(0), y[:-1]))
-    elif lengths is None:
-        h_prev = torch.cat((y[1:], h0.unsqueeze(0)))
-    else:
-        # y is zero past a row's length, which is just where that row started from h0
-        steps = torch.arange(y.size(0), device=y.device).unsqueeze(1)
-        first = (steps == lengths - 1).unsqueeze(2)
-        h_prev = torch.where(first, h0, torch.cat((y[1:], torch.zeros_like(h0).unsqueeze(0))))
-    if reset is not None:
-        h_prev = h_prev.masked_fill(reset.unsqueeze(2), 0)
-    return h_prev

@@ -10,7 +10,7 @@ from torch import Tensor
 from fast_s2s import ops, reference
 
 NAMES = ("y", "h_n", "c_n")
-GRADS = ("gates_x", "h0", "c0", "w_hh", "w_hr")
+GRADS = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,25 @@ class Case:
     batch: int
     hidden: int
     projection: int = 0
+    inputs: int = 5
+    bias: bool = True
     lengths: bool = False
     reset: bool = False
     reverse: bool = False
 
     def __str__(self) -> str:
         flags = [name for name in ("lengths", "reset", "reverse") if getattr(self, name)]
-        projection = f"P{self.projection}" if self.projection else ""
-        return "-".join([f"T{self.steps}B{self.batch}H{self.hidden}{projection}", *flags])
+        sizes = f"T{self.steps}B{self.batch}I{self.inputs}H{self.hidden}"
+        sizes += f"P{self.projection}" if self.projection else ""
+        return "-".join([sizes, *flags, *([] if self.bias else ["no-bias"])])
 
 
 @dataclass
 class Inputs:
     """Tensors in the order of the op's arguments."""
 
-    tensors: list[Tensor]  # gates_x, h0, c0, w_hh and, with a projection, w_hr
+    tensors: list[Tensor]  # those there are of x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr
+    names: list[str]
     lengths: Tensor | None
     reset: Tensor | None
     reverse: bool
@@ -43,31 +47,34 @@ class Inputs:
 
     def to(self, dtype: torch.dtype) -> Inputs:
         cast = [t.detach().to(dtype).requires_grad_() for t in self.tensors]
-        return Inputs(
-            cast, self.lengths, self.reset, self.reverse, [t.to(dtype) for t in self.cotangents]
-        )
+        cotangents = [t.to(dtype) for t in self.cotangents]
+        return Inputs(cast, self.names, self.lengths, self.reset, self.reverse, cotangents)
 
-    def arguments(self) -> tuple:
-        w_hr = self.tensors[4] if len(self.tensors) == 5 else None
-        return (*self.tensors[:4], w_hr, self.lengths, self.reset, self.reverse)
+    def arguments(self, tensors=None) -> tuple:
+        named = dict(zip(self.names, self.tensors if tensors is None else tensors, strict=True))
+        return (*(named.get(name) for name in GRADS), self.lengths, self.reset, self.reverse)
 
-    def run(self, forward=ops.lstm_forward) -> list[Tensor]:
+    def run(self, forward=ops.lstm_forward, save=reference.SAVE_GATES) -> list[Tensor]:
         """y, h_n, c_n and the gradient of every tensor for the cotangents."""
-        outputs = forward(*self.arguments(), reference.SAVE_GATES)[:3]
+        outputs = forward(*self.arguments(), save)[:3]
         return [*outputs, *torch.autograd.grad(outputs, self.tensors, self.cotangents)]
 
 
 def make_inputs(case: Case, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Inputs:
     """Random inputs, all representable in `dtype`; lengths cover 0 and T, given the rows."""
-    t, b, h, r = case.steps, case.batch, case.hidden, case.projection or case.hidden
-    tensors = [
-        scale * torch.randn(t, b, 4 * h),
-        torch.randn(b, r),
-        torch.randn(b, h),
-        torch.randn(4 * h, r) / r**0.5,
-    ]
+    t, b, h, i = case.steps, case.batch, case.hidden, case.inputs
+    r = case.projection or h
+    named = {
+        "x": scale * torch.randn(t, b, i),
+        "h0": torch.randn(b, r),
+        "c0": torch.randn(b, h),
+        "w_ih": torch.randn(4 * h, i),
+        "w_hh": torch.randn(4 * h, r) / r**0.5,
+    }
+    if case.bias:
+        named |= {"b_ih": torch.randn(4 * h), "b_hh": torch.randn(4 * h)}
     if case.projection:
-        tensors.append(torch.randn(r, h) / h**0.5)
+        named["w_hr"] = torch.randn(r, h) / h**0.5
     lengths = None
     if case.lengths:
         lengths = torch.randint(1, t + 1, (b,))
@@ -76,7 +83,8 @@ def make_inputs(case: Case, dtype: torch.dtype = torch.float32, scale: float = 1
             lengths[-1] = 0
     reset = torch.rand(t, b) < 0.3 if case.reset else None
     cotangents = [torch.randn(t, b, r), torch.randn(b, r), torch.randn(b, h)]
-    return Inputs(tensors, lengths, reset, case.reverse, cotangents).to(dtype)
+    tensors = list(named.values())
+    return Inputs(tensors, list(named), lengths, reset, case.reverse, cotangents).to(dtype)
 
 
 def reference_results(inputs: Inputs) -> list[Tensor]:

@@ -33,6 +33,9 @@ CASES = [
     Case(2, 7, 500, lengths=True, reset=True),
     Case(3, 9, 150, projection=130, reverse=True),
     Case(2, 5, 40, projection=3),
+    Case(5, 4, 20, inputs=1, bias=False),
+    Case(3, 4, 20, inputs=70, bias=False),
+    Case(100, 2, 20, inputs=33, lengths=True, reverse=True),
     Case(6, 9, 40, projection=17),
     Case(6, 9, 40, projection=1, lengths=True, reset=True),
     Case(6, 9, 150, projection=130, lengths=True, reset=True, reverse=True),
@@ -46,34 +49,43 @@ def threads(request):
     torch.set_num_threads(1)
 
 
+def compare(inputs, assert_close, **kwargs):
+    actual, expected = inputs.run(**kwargs), reference_results(inputs)
+    names = (*NAMES, *(f"d {name}" for name in inputs.names))
+    for name, ours, theirs in zip(names, actual, expected, strict=True):
+        assert_close(ours, theirs, name)
+
+
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case, dtype, threads, assert_close):
-    inputs = make_inputs(case, dtype)
-    actual, expected = inputs.run(), reference_results(inputs)
-    for name, ours, theirs in zip(
-        (*NAMES, *(f"d {n}" for n in GRADS)), actual, expected, strict=False
-    ):
-        assert_close(ours, theirs, name)
+    compare(make_inputs(case, dtype), assert_close)
+
+
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_with_the_gates_computed_again(case, dtype, threads, assert_close):
+    compare(make_inputs(case, dtype), assert_close, save=reference.SAVE_CELLS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saved_tensors(dtype, assert_close):
     inputs = make_inputs(Case(5, 3, 17, lengths=True, reset=True), dtype)
-    actual = ops.lstm_forward(*inputs.arguments(), reference.SAVE_GATES)[3:]
-    expected = reference.lstm_forward(*inputs.to(torch.float64).arguments(), reference.SAVE_GATES)[
-        3:
-    ]
-    live = (torch.arange(5).unsqueeze(1) < inputs.lengths).unsqueeze(2)
-    for name, ours, theirs in zip(("gates", "cells"), actual, expected, strict=True):
-        assert_close(ours, theirs * live, name, dtype)
+    double = inputs.to(torch.float64)
+    for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
+        actual = ops.lstm_forward(*inputs.arguments(), save)[3:]
+        expected = reference.lstm_forward(*double.arguments(), save)[3:]
+        for name, ours, theirs in zip(("gates", "cells"), actual, expected, strict=True):
+            assert_close(ours, theirs, name, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saturated_gates(dtype, assert_close):
     inputs = make_inputs(Case(6, 3, 17), dtype, scale=30.0)
-    for name, ours, theirs in zip(NAMES, inputs.run(), reference_results(inputs), strict=False):
+    outputs = zip(NAMES, inputs.run()[:3], reference_results(inputs)[:3], strict=True)
+    for name, ours, theirs in outputs:
         assert_close(ours, theirs, name)
 
 
@@ -82,7 +94,7 @@ def test_nan_and_infinite_inputs_stay_in_their_row():
     with torch.no_grad():
         clean = ops.lstm_forward(*inputs.arguments())[0]
         inputs.tensors[0][1, 2, 3] = float("nan")
-        inputs.tensors[0][0, 4] = float("inf")
+        inputs.tensors[0][0, 4, 0] = float("inf")
         y = ops.lstm_forward(*inputs.arguments())[0]
     assert y[1, 2, 3].isnan() and y[2, 2].isnan().all()
     assert torch.equal(y[:, [0, 1, 3]], clean[:, [0, 1, 3]])
@@ -91,35 +103,20 @@ def test_nan_and_infinite_inputs_stay_in_their_row():
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
 def test_activations_within_4_ulp(activation):
-    x = torch.cat(
-        (
-            torch.linspace(-20, 20, 40001),
-            torch.logspace(-30, 1, 4001),
-            -torch.logspace(-30, 1, 4001),
-        )
-    )
-    hidden = x.numel()
-    gates_x = x.repeat(4).reshape(1, 1, 4 * hidden)
-    zeros = torch.zeros(1, hidden)
-    one = torch.zeros(1, 1)
-    # w_hh (4H, R) with R = 1 through a projection keeps the weights small
+    values = torch.cat((torch.linspace(-20, 20, 40001), torch.logspace(-30, 1, 4001)))
+    values = torch.cat((values, -values))
+    gate = {"sigmoid": 0, "tanh": 2}[activation]
+    # one unit, one row for each value, which reaches the gate unchanged
+    w_ih = torch.zeros(4, 1)
+    w_ih[gate] = 1
+    zeros = torch.zeros(len(values), 1)
     gates = torch.ops.fast_s2s.lstm_forward(
-        gates_x,
-        one,
-        zeros,
-        torch.zeros(4 * hidden, 1),
-        torch.zeros(1, hidden),
-        None,
-        None,
-        False,
-        1,
+        values.reshape(1, -1, 1), zeros, zeros, w_ih, torch.zeros(4, 1), *[None] * 5, False, 1
     )[3]
-    ours = gates.reshape(4, hidden)[0 if activation == "sigmoid" else 2]
-    exact = getattr(torch, activation)(x.double())
-    ulp = (
-        torch.nextafter(exact.float().abs(), torch.tensor(float("inf"))).double()
-        - exact.float().abs().double()
-    )
+    ours = gates[0, :, gate]
+    exact = getattr(torch, activation)(values.double())
+    single = exact.float().abs()
+    ulp = torch.nextafter(single, torch.tensor(torch.inf)).double() - single.double()
     assert ((ours.double() - exact).abs() / ulp).max() <= 4
 
 
@@ -130,14 +127,14 @@ def test_a_row_does_not_depend_on_the_others(dtype):
     everything = inputs.run()
     again = inputs.run()
     assert all(torch.equal(a, b) for a, b in zip(everything, again, strict=True))
-    gates_x, h0, c0, w_hh = (t.detach() for t in inputs.tensors)
+    x, h0, c0, *weights = (t.detach() for t in inputs.tensors)
     for row in range(case.batch):
         pick = slice(row, row + 1)
         alone = ops.lstm_forward(
-            gates_x[:, pick],
+            x[:, pick],
             h0[pick],
             c0[pick],
-            w_hh,
+            *weights,
             None,
             inputs.lengths[pick],
             inputs.reset[:, pick],
@@ -154,7 +151,10 @@ def test_any_number_of_threads_gives_the_same_bits(threads):
     torch.set_num_threads(1)
     expected = inputs.run()
     # the gradients of the weights are torch's own products, whose order may follow the threads
-    assert all(torch.equal(a, b) for a, b in zip(actual[:6], expected[:6], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual[:3], expected[:3], strict=True))
+    gradients = zip(inputs.names, actual[3:], expected[3:], strict=True)
+    own = ("h0", "c0", "b_ih")
+    assert all(torch.equal(a, b) for name, a, b in gradients if name in own)
 
 
 def test_empty_batch():
@@ -165,15 +165,24 @@ def test_empty_batch():
 
 def test_strided_inputs(assert_close):
     inputs = make_inputs(Case(5, 4, 17))
-    expected = reference_results(inputs)
     inputs.tensors = [
-        t.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+        t.detach().unsqueeze(-1).repeat_interleave(2, -1)[..., 0].requires_grad_()
         for t in inputs.tensors
     ]
     assert not any(t.is_contiguous() for t in inputs.tensors)
-    inputs.cotangents = [t.unsqueeze(0).expand(2, *t.shape)[1] for t in inputs.cotangents]
-    for name, ours, theirs in zip(NAMES + GRADS, inputs.run(), expected, strict=False):
-        assert_close(ours, theirs, name)
+    inputs.cotangents = [t.unsqueeze(-1).expand(*t.shape, 2)[..., 1] for t in inputs.cotangents]
+    compare(inputs, assert_close)
+
+
+@pytest.mark.parametrize("wanted", range(8), ids=GRADS)
+def test_gradient_of_one_input_alone(wanted, assert_close):
+    inputs = make_inputs(Case(5, 3, 17, projection=6, lengths=True))
+    expected = reference_results(inputs)[3 + wanted]
+    inputs.tensors = [t.detach() for t in inputs.tensors]
+    inputs.tensors[wanted].requires_grad_()
+    outputs = ops.lstm_forward(*inputs.arguments(), reference.SAVE_GATES)[:3]
+    (actual,) = torch.autograd.grad(outputs, inputs.tensors[wanted], inputs.cotangents)
+    assert_close(actual, expected, GRADS[wanted])
 
 
 @pytest.mark.parametrize("wanted", ["y", "h_n", "c_n"])
@@ -187,37 +196,39 @@ def test_gradients_of_one_output_alone(wanted, assert_close):
 
     actual = gradients(inputs, ops.lstm_forward)
     expected = gradients(inputs.to(torch.float64), reference.lstm_forward)
-    for name, ours, theirs in zip(GRADS, actual, expected, strict=False):
+    for name, ours, theirs in zip(inputs.names, actual, expected, strict=True):
         assert_close(ours, theirs, f"d {name}")
 
 
 @pytest.mark.parametrize(
     "case",
-    [Case(3, 2, 3), Case(4, 3, 3, projection=2, lengths=True, reset=True, reverse=True)],
+    [
+        Case(3, 2, 3, inputs=2),
+        Case(5, 3, 3, 2, inputs=2, bias=False, lengths=True, reset=True, reverse=True),
+    ],
     ids=str,
 )
 def test_gradcheck_and_gradgradcheck(case):
     inputs = make_inputs(case, torch.float64)
 
-    def forward(*tensors):
-        w_hr = tensors[4] if case.projection else None
-        return ops.lstm_forward(*tensors[:4], w_hr, *inputs.arguments()[5:], reference.SAVE_GATES)[
-            :3
-        ]
+    for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
 
-    assert torch.autograd.gradcheck(forward, inputs.tensors)
+        def forward(*tensors, save=save):
+            return ops.lstm_forward(*inputs.arguments(tensors), save)[:3]
+
+        assert torch.autograd.gradcheck(forward, inputs.tensors)
     assert torch.autograd.gradgradcheck(forward, inputs.tensors)
 
 
 def test_second_derivative_of_the_backward_op_is_refused():
     inputs = make_inputs(Case(3, 2, 3), torch.float64)
-    saved = ops.lstm_forward(*inputs.arguments(), reference.SAVE_GATES)[3:]
+    y, _, _, *saved = ops.lstm_forward(*inputs.arguments(), reference.SAVE_GATES)
     grad_y = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
-    d_gates = torch.ops.fast_s2s.lstm_backward(
-        grad_y, None, None, *saved, *inputs.tensors[2:4], None, None, None, False
+    d_x = torch.ops.fast_s2s.lstm_backward(
+        grad_y, None, None, *inputs.arguments(), y, *saved, True, True
     )[0]
     with pytest.raises(RuntimeError, match="lstm_backward has no derivative of its own"):
-        d_gates.sum().backward()
+        d_x.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -227,27 +238,28 @@ def test_second_derivative_of_the_backward_op_is_refused():
 )
 def test_opcheck(case):
     inputs = make_inputs(case)
-    for save in (reference.SAVE_NONE, reference.SAVE_GATES):
-        arguments = inputs.arguments()
-        if save == reference.SAVE_NONE:
-            arguments = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
-        torch.library.opcheck(torch.ops.fast_s2s.lstm_forward.default, (*arguments, save))
-    _, _, c0, w_hh, w_hr, lengths, reset, reverse = (
-        a.detach() if isinstance(a, torch.Tensor) else a for a in inputs.arguments()
-    )
-    saved = ops.lstm_forward(*inputs.arguments(), reference.SAVE_GATES)[3:]
-    for grads in (inputs.cotangents, [None, None, inputs.cotangents[2]]):
-        arguments = (*grads, *saved, c0, w_hh, w_hr, lengths, reset, reverse)
-        torch.library.opcheck(torch.ops.fast_s2s.lstm_backward.default, arguments)
+    frozen = inputs.arguments([t.detach() for t in inputs.tensors])
+    torch.library.opcheck(torch.ops.fast_s2s.lstm_forward.default, (*frozen, reference.SAVE_NONE))
+    backward = torch.ops.fast_s2s.lstm_backward.default
+    for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
+        forward = torch.ops.fast_s2s.lstm_forward.default
+        torch.library.opcheck(forward, (*inputs.arguments(), save))
+        y, _, _, *saved = forward(*frozen, save)
+        torch.library.opcheck(backward, (*inputs.cotangents, *frozen, y, *saved, True, True))
+        grads = (None, None, inputs.cotangents[2])
+        torch.library.opcheck(backward, (*grads, *frozen, y, *saved, False, False))
 
 
 def _bad(**changes):
-    t, b, h = 3, 2, 4
+    t, b, i, h = 3, 2, 5, 4
     arguments = {
-        "gates_x": torch.zeros(t, b, 4 * h),
+        "x": torch.zeros(t, b, i),
         "h0": torch.zeros(b, h),
         "c0": torch.zeros(b, h),
+        "w_ih": torch.zeros(4 * h, i),
         "w_hh": torch.zeros(4 * h, h),
+        "b_ih": None,
+        "b_hh": None,
         "w_hr": None,
         "lengths": None,
         "reset": None,
@@ -261,14 +273,17 @@ def _bad(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gates_x": torch.zeros(3, 2)}, "gates: expected .T, B, 4H"),
-        ({"gates_x": torch.zeros(3, 2, 15)}, "gates: expected a last dimension 4H, got 15"),
-        ({"gates_x": torch.zeros(3, 2, 16, dtype=torch.int32)}, "gates: expected float32"),
+        ({"x": torch.zeros(3, 2)}, "x: expected .T, B, I., got 2 dimensions"),
+        ({"x": torch.zeros(3, 2, 5, dtype=torch.int32)}, "x: expected dtype .*, got Int"),
         ({"h0": torch.zeros(2, 5)}, r"h0: expected shape \(2,4,\), got \(2,5,\)"),
         ({"h0": torch.zeros(2, 4).double()}, "h0: expected dtype Float, got Double"),
         ({"c0": torch.zeros(1, 4)}, "c0: expected shape"),
+        ({"w_ih": torch.zeros(16, 4)}, "w_ih: expected shape"),
+        ({"w_hh": torch.zeros(16)}, "w_hh: expected .4H, R., got 1 dimensions"),
+        ({"w_hh": torch.zeros(15, 4)}, "w_hh: expected a first dimension 4H, got 15"),
         ({"w_hh": torch.zeros(16, 3)}, "w_hh: expected .4H, H."),
-        ({"w_hh": torch.zeros(12, 4)}, "w_hh: expected shape"),
+        ({"b_ih": torch.zeros(4)}, "b_ih: expected shape"),
+        ({"b_hh": torch.zeros(16, 1)}, "b_hh: expected shape"),
         ({"w_hr": torch.zeros(4, 5)}, "w_hr: expected shape"),
         ({"lengths": torch.tensor([1, 4])}, r"lengths: expected values in 0\.\.3, got 4"),
         ({"lengths": torch.tensor([1, -1])}, r"lengths: expected values in 0\.\.3, got -1"),
@@ -276,7 +291,7 @@ def _bad(**changes):
         ({"lengths": torch.tensor([1.0, 2.0])}, "lengths: expected dtype Long, got Float"),
         ({"reset": torch.zeros(2, 3, dtype=torch.bool)}, "reset: expected shape"),
         ({"reset": torch.zeros(3, 2)}, "reset: expected dtype Bool, got Float"),
-        ({"save": 7}, "save: expected 0 or 1, got 7"),
+        ({"save": 7}, "save: expected 0, 1 or 2, got 7"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -1,12 +1,12 @@
-// Matrix products of a few rows with a packed matrix, for one thread.
+// Matrix products of a few rows with a weight matrix, for one thread.
 //
-// A packed panel is [K][4 vectors]: one pass over K gives 4·W output columns of a row in registers.
-// Sums run over K in ascending order for every row alike, so a row's result does not depend on the
-// rows beside it.
+// Sums run over K in the same order for every row, so a row's result does not depend on the rows
+// beside it.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
+// A panel is [K][4 vectors]: one pass over K gives 4·W output columns of a row in registers.
 constexpr int kPanelVectors = 4;
 // 32 vector registers hold 6 rows of 4 sums, 16 hold 3
 constexpr int kTileRows = FAST_S2S_VECTOR_BYTES == 64 ? 6 : 3;
@@ -16,25 +16,53 @@ constexpr int64_t panel_columns() {
   return kPanelVectors * Simd<A>::kWidth;
 }
 
-// sums[row] += a[row] (K values, rows `stride` apart) · panel
+FAST_S2S_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many of `width` lanes from `first` on are inside `size`.
+FAST_S2S_INLINE int lanes(int64_t size, int64_t first, int width) {
+  return static_cast<int>(size - first < width ? size - first : width);
+}
+
 template <int Rows, class A>
-FAST_S2S_INLINE void multiply_rows(const A* a, int64_t stride, const A* panel, int64_t k_size,
+struct RowTile {
+  const A* row[Rows];
+};
+
+// Rows `stride` apart.
+template <int Rows, class A>
+FAST_S2S_INLINE RowTile<Rows, A> row_tile(const A* first, int64_t stride) {
+  RowTile<Rows, A> tile;
+  for (int r = 0; r < Rows; ++r) tile.row[r] = first + r * stride;
+  return tile;
+}
+
+// Rows wherever they are.
+template <int Rows, class A>
+FAST_S2S_INLINE RowTile<Rows, A> row_tile(const A* const* rows) {
+  RowTile<Rows, A> tile;
+  for (int r = 0; r < Rows; ++r) tile.row[r] = rows[r];
+  return tile;
+}
+
+// sums[r] += a.row[r] · panel, over K values
+template <int Rows, class A>
+FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const A* panel, int64_t k_size,
                                    typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
   typedef typename Simd<A>::Vec V;
   V s[Rows][kPanelVectors];
-  for (int row = 0; row < Rows; ++row)
-    for (int v = 0; v < kPanelVectors; ++v) s[row][v] = sums[row][v];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kPanelVectors; ++v) s[r][v] = sums[r][v];
   for (int64_t k = 0; k < k_size; ++k) {
     V w[kPanelVectors];
     for (int v = 0; v < kPanelVectors; ++v)
       w[v] = load_full<V>(panel + (k * kPanelVectors + v) * Simd<A>::kWidth);
-    for (int row = 0; row < Rows; ++row) {
-      const A x = a[row * stride + k];
-      for (int v = 0; v < kPanelVectors; ++v) s[row][v] += x * w[v];
+    for (int r = 0; r < Rows; ++r) {
+      const A x = a.row[r][k];
+      for (int v = 0; v < kPanelVectors; ++v) s[r][v] += x * w[v];
     }
   }
-  for (int row = 0; row < Rows; ++row)
-    for (int v = 0; v < kPanelVectors; ++v) sums[row][v] = s[row][v];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = s[r][v];
 }
 
 template <class V, int... Lane>
@@ -54,28 +82,88 @@ FAST_S2S_INLINE auto horizontal_sum(V v) {
   }
 }
 
-// sums[row][i] = a[row] · w[i]: K values each, rows of `a` `stride` apart, those of `w` `w_stride`.
-// Reads the weights where they lie: worth it when they are used too few times to pay for packing.
-// The order of summation differs from `multiply_rows`, and is the same for every row.
+// sums[r][i] = a.row[r] · w[i], over K values; rows of `w` are `stride` apart.
 template <int Rows, class A, class Io>
-FAST_S2S_INLINE void dot_rows(const A* a, int64_t stride, const Io* w, int64_t w_stride,
+FAST_S2S_INLINE void dot_rows(const RowTile<Rows, A>& a, const Io* w, int64_t stride,
                               int64_t k_size, A (&sums)[Rows][kPanelVectors]) {
   typedef typename Simd<A>::Vec V;
   constexpr int kWidth = Simd<A>::kWidth;
   V s[Rows][kPanelVectors] = {};
   const auto add = [&](int64_t k, int count) __attribute__((always_inline)) {
     V weights[kPanelVectors];
-    for (int i = 0; i < kPanelVectors; ++i) weights[i] = load<V>(w + i * w_stride + k, count);
-    for (int row = 0; row < Rows; ++row) {
-      const V x = load<V>(a + row * stride + k, count);
-      for (int i = 0; i < kPanelVectors; ++i) s[row][i] += x * weights[i];
+    for (int i = 0; i < kPanelVectors; ++i) weights[i] = load<V>(w + i * stride + k, count);
+    for (int r = 0; r < Rows; ++r) {
+      const V x = load<V>(a.row[r] + k, count);
+      for (int i = 0; i < kPanelVectors; ++i) s[r][i] += x * weights[i];
     }
   };
   int64_t k = 0;
   for (; k + kWidth <= k_size; k += kWidth) add(k, kWidth);
   if (k < k_size) add(k, static_cast<int>(k_size - k));
-  for (int row = 0; row < Rows; ++row)
-    for (int i = 0; i < kPanelVectors; ++i) sums[row][i] = horizontal_sum(s[row][i]);
+  for (int r = 0; r < Rows; ++r)
+    for (int i = 0; i < kPanelVectors; ++i) sums[r][i] = horizontal_sum(s[r][i]);
+}
+
+// Columns of a transposed weight matrix that one panel holds: lane l of vector v is row
+// first + v·vector_rows + l of the matrix (rows, K), for l < count[v].
+struct PanelColumns {
+  int64_t first, vector_rows;
+  int count[kPanelVectors];
+};
+
+// sums[r] += a.row[r] · panel as `multiply_rows` does, but from the matrix as it lies: worth it
+// where the weights are used too few times to pay for packing. The order of summation differs.
+template <int Rows, class A, class Io>
+FAST_S2S_INLINE void multiply_rows_unpacked(const RowTile<Rows, A>& a, const Io* w,
+                                            const PanelColumns& columns, int64_t k_size,
+                                            typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
+  typedef typename Simd<A>::Vec V;
+  constexpr int kWidth = Simd<A>::kWidth;
+  A dots[Rows][kPanelVectors][kWidth] = {};
+  for (int lane = 0; lane < columns.count[0]; ++lane) {
+    const Io* first = w + (columns.first + lane) * k_size;
+    A part[Rows][kPanelVectors];
+    if (lane < columns.count[kPanelVectors - 1]) {
+      dot_rows<Rows>(a, first, columns.vector_rows * k_size, k_size, part);
+    } else {
+      // the last panel of a matrix: some vectors have no such lane
+      for (int v = 0; v < kPanelVectors && lane < columns.count[v]; ++v) {
+        A one[Rows][kPanelVectors];
+        dot_rows<Rows>(a, first + v * columns.vector_rows * k_size, 0, k_size, one);
+        for (int r = 0; r < Rows; ++r) part[r][v] = one[r][0];
+      }
+    }
+    for (int v = 0; v < kPanelVectors && lane < columns.count[v]; ++v)
+      for (int r = 0; r < Rows; ++r) dots[r][v][lane] = part[r][v];
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] += load_full<V>(dots[r][v]);
+}
+
+// Packs the transposed columns of a matrix (rows, K) into a panel.
+template <class Io, class A>
+void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, A* panel) {
+  constexpr int kWidth = Simd<A>::kWidth;
+  for (int v = 0; v < kPanelVectors; ++v)
+    for (int lane = 0; lane < kWidth; ++lane) {
+      A* out = panel + v * kWidth + lane;
+      const bool inside = lane < columns.count[v];
+      const Io* in = inside ? w + (columns.first + v * columns.vector_rows + lane) * k_size : w;
+      for (int64_t k = 0; k < k_size; ++k)
+        out[k * panel_columns<A>()] = inside ? widen(in[k]) : A{};
+    }
+}
+
+// Packs columns [first, first + 4W) of a matrix (K, columns) into a panel.
+template <class Io, class A>
+void pack_columns(const Io* w, int64_t k_size, int64_t columns, int64_t first, A* panel) {
+  const int64_t width = panel_columns<A>();
+  const int64_t count = std::min(columns - first, width);
+  for (int64_t k = 0; k < k_size; ++k) {
+    for (int64_t column = 0; column < count; ++column)
+      panel[k * width + column] = widen(w[k * columns + first + column]);
+    std::fill(panel + k * width + count, panel + (k + 1) * width, A{});
+  }
 }
 
 // Calls `tile(std::integral_constant<int, Rows>, first_row)` over all rows, in tiles as tall as

@@ -8,11 +8,6 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #define FAST_S2S_ISA avx512
 #define FAST_S2S_VECTOR_BYTES 64
-// clang-format off: each needs the ones before it
-#include "../lstm_math.h"
-#include "../cpu/simd.h"
-#include "../cpu/gemm.h"
-#include "lstm_cpu_kernel.h"
-// clang-format on
+#include "kernels_cpu.h"
 #pragma GCC pop_options
 #endif

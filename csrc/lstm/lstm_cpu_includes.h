@@ -14,3 +14,4 @@
 #include <vector>
 
 #include "lstm.h"
+#include "rows.h"

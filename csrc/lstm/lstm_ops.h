@@ -11,23 +11,20 @@
 
 namespace fast_s2s {
 
-std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
-           torch::stable::Tensor, torch::stable::Tensor>
-lstm_forward(const torch::stable::Tensor& gates_x, const torch::stable::Tensor& h0,
-             const torch::stable::Tensor& c0, const torch::stable::Tensor& w_hh,
-             const std::optional<torch::stable::Tensor>& w_hr,
-             const std::optional<torch::stable::Tensor>& lengths,
-             const std::optional<torch::stable::Tensor>& reset, bool reverse, int64_t save);
+using torch::stable::Tensor;
 
-std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
-           torch::stable::Tensor>
-lstm_backward(const std::optional<torch::stable::Tensor>& grad_y,
-              const std::optional<torch::stable::Tensor>& grad_h_n,
-              const std::optional<torch::stable::Tensor>& grad_c_n,
-              const torch::stable::Tensor& gates, const torch::stable::Tensor& cells,
-              const torch::stable::Tensor& c0, const torch::stable::Tensor& w_hh,
-              const std::optional<torch::stable::Tensor>& w_hr,
-              const std::optional<torch::stable::Tensor>& lengths,
-              const std::optional<torch::stable::Tensor>& reset, bool reverse);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh,
+    const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
+    const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& reset, bool reverse, int64_t save);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+    const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
+    const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights);
 
 }  // namespace fast_s2s

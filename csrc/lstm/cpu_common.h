@@ -1,0 +1,147 @@
+// What the forward and backward CPU kernels share. Included once per instruction set.
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+// Aligned scratch memory, freed at scope end.
+template <class A>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count)
+      : data_(static_cast<A*>(::operator new(sizeof(A) * (count + 1), std::align_val_t{64}))) {}
+  ~Scratch() { ::operator delete(data_, std::align_val_t{64}); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  A* get() const { return data_; }
+
+ private:
+  A* data_;
+};
+
+// The share [begin, end) of `count` items that thread `thread` of `threads` owns.
+struct Share {
+  int64_t begin, end;
+  Share(int64_t count, int thread, int threads)
+      : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
+};
+
+// How many threads a sequence is worth: each needs a panel of its own, and work enough in a step
+// to repay a barrier, which costs a third of a microsecond at best and a time slice where cores
+// are short.
+inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
+  constexpr int64_t kWorkPerThread = 1 << 16;  // floating-point operations
+  const int64_t work = 8 * shape.batch * shape.hidden * shape.output;
+  return static_cast<int>(
+      std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
+}
+
+template <class Io>
+void zero_finished(void* data, const Rows& rows, const LstmShape& shape, int64_t width, int thread,
+                   int threads) {
+  if (data == nullptr || shape.lengths == nullptr) return;
+  const Share mine(shape.steps, thread, threads);
+  for (int64_t t = mine.begin; t < mine.end; ++t)
+    for (int64_t j = rows.running(t); j < shape.batch; ++j)
+      std::memset(static_cast<Io*>(data) + rows.padded(t, j) * width, 0, sizeof(Io) * width);
+}
+
+// Steps taken together for products that need not wait for the recurrence: enough rows to reuse
+// weights while they are near, few enough to stay near themselves.
+inline int64_t chunk_steps(const LstmShape& shape) {
+  constexpr int64_t kChunkRows = 96;
+  return std::min(shape.steps,
+                  std::max<int64_t>(1, kChunkRows / std::max<int64_t>(1, shape.batch)));
+}
+
+// Rows of a chunk as A, wherever they lie: pointers into the source, or into widened copies.
+template <class Io, class A>
+class ChunkRows {
+ public:
+  explicit ChunkRows(int64_t width) : width_(width) {}
+  void clear() { sources_.clear(); }
+  void add(const Io* row) { sources_.push_back(row); }
+  int64_t size() const { return static_cast<int64_t>(sources_.size()); }
+
+  // To be called after the last `add`.
+  void widen_all() {
+    if constexpr (!std::is_same_v<Io, A>) {
+      widened_.resize(size() * width_);
+      pointers_.resize(size());
+      for (int64_t r = 0; r < size(); ++r) {
+        A* out = widened_.data() + r * width_;
+        for (int64_t k = 0; k < width_; ++k) out[k] = widen(sources_[r][k]);
+        pointers_[r] = out;
+      }
+    }
+  }
+  const A* const* pointers() const {
+    if constexpr (std::is_same_v<Io, A>) {
+      return sources_.data();
+    } else {
+      return pointers_.data();
+    }
+  }
+
+ private:
+  int64_t width_;
+  std::vector<const Io*> sources_;
+  std::vector<const A*> pointers_;
+  std::vector<A> widened_;
+};
+
+// The gates' weights by panels of W units: vector v of a panel holds gate v of the units.
+template <class Io>
+class GateWeights {
+  typedef typename Accumulate<Io>::Type A;
+  typedef typename Simd<A>::Vec V;
+  static constexpr int kWidth = Simd<A>::kWidth;
+
+ public:
+  GateWeights(const void* w, int64_t hidden, int64_t k_size, bool packed)
+      : w_(static_cast<const Io*>(w)),
+        hidden_(hidden),
+        k_size_(k_size),
+        packed_(packed),
+        panels_(packed ? ceil_div(hidden, kWidth) * k_size * panel_columns<A>() : 0) {}
+
+  void pack(int64_t panel) {
+    if (packed_) pack_transposed(w_, columns(panel), k_size_, at(panel));
+  }
+
+  template <int Rows>
+  FAST_S2S_INLINE void multiply(const RowTile<Rows, A>& a, int64_t panel,
+                                V (&sums)[Rows][kPanelVectors]) const {
+    if (packed_) {
+      multiply_rows<Rows>(a, at(panel), k_size_, sums);
+    } else {
+      multiply_rows_unpacked<Rows>(a, w_, columns(panel), k_size_, sums);
+    }
+  }
+
+ private:
+  A* at(int64_t panel) const { return panels_.get() + panel * k_size_ * panel_columns<A>(); }
+  PanelColumns columns(int64_t panel) const {
+    const int count = lanes(hidden_, panel * kWidth, kWidth);
+    return {panel * kWidth, hidden_, {count, count, count, count}};
+  }
+
+  const Io* w_;
+  int64_t hidden_, k_size_;
+  bool packed_;
+  Scratch<A> panels_;
+};
+
+// b_ih + b_hh of W units from `unit` on, a vector for each gate.
+template <class Io, class V>
+FAST_S2S_INLINE void load_bias(const LstmWeights& weights, int64_t hidden, int64_t unit, int count,
+                               V (&bias)[kPanelVectors]) {
+  for (int gate = 0; gate < 4; ++gate) {
+    bias[gate] = V{};
+    for (const void* b : {weights.b_ih, weights.b_hh})
+      if (b != nullptr)
+        bias[gate] += load<V>(static_cast<const Io*>(b) + gate * hidden + unit, count);
+  }
+}
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s

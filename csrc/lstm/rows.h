@@ -1,0 +1,64 @@
+// Which rows run at which step, and moving them between padded and packed layouts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "lstm.h"
+
+namespace fast_s2s {
+
+// Rows in order of falling length, so that those running at a step are the first ones.
+class Rows {
+ public:
+  explicit Rows(const LstmShape& shape)
+      : shape_(shape), order_(shape.batch), offset_(shape.steps + 1) {
+    std::iota(order_.begin(), order_.end(), 0);
+    if (shape.lengths != nullptr)
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](int64_t a, int64_t b) { return shape.lengths[a] > shape.lengths[b]; });
+    for (int64_t t = 0, n = shape.batch; t < shape.steps; ++t) {
+      while (n > 0 && length(n - 1) <= t) --n;
+      offset_[t + 1] = offset_[t] + n;
+    }
+  }
+  int64_t row(int64_t j) const { return order_[j]; }
+  int64_t length(int64_t j) const {
+    return shape_.lengths == nullptr ? shape_.steps : shape_.lengths[order_[j]];
+  }
+  int64_t running(int64_t t) const { return offset_[t + 1] - offset_[t]; }
+  // where step t begins in packed rows; offset(T) is the number of all
+  int64_t offset(int64_t t) const { return offset_[t]; }
+  // the j-th row at step t in a padded array
+  int64_t padded(int64_t t, int64_t j) const { return t * shape_.batch + order_[j]; }
+  // the step at which the j-th row begins, and the one at which it ends
+  int64_t first(int64_t j) const { return shape_.reverse ? length(j) - 1 : 0; }
+  int64_t last(int64_t j) const { return shape_.reverse ? 0 : length(j) - 1; }
+  int64_t following(int64_t t) const { return shape_.reverse ? t - 1 : t + 1; }
+  int64_t preceding(int64_t t) const { return shape_.reverse ? t + 1 : t - 1; }
+  // whether the j-th row forgets its state before step t
+  bool resets(int64_t t, int64_t j) const {
+    return shape_.reset != nullptr && shape_.reset[padded(t, j)];
+  }
+
+ private:
+  const LstmShape& shape_;
+  std::vector<int64_t> order_, offset_;
+};
+
+// Padded [T, B, width] -> packed [N, width], rows being `bytes` wide.
+void gather_rows(const LstmShape& shape, const void* padded, void* packed, int64_t bytes,
+                 int threads);
+
+// Packed -> padded, zero past a row's length.
+void scatter_rows(const LstmShape& shape, const void* packed, void* padded, int64_t bytes,
+                  int threads);
+
+// The hidden state each step started from, packed: y [T, B, R] a step earlier, h0 [B, R] at the
+// first, zero where reset.
+void gather_previous_hidden(const LstmShape& shape, const void* y, const void* h0, void* packed,
+                            int64_t bytes, int threads);
+
+}  // namespace fast_s2s
