@@ -140,18 +140,44 @@ FAST_S2S_INLINE void multiply_rows_unpacked(const RowTile<Rows, A>& a, const Io*
     for (int v = 0; v < kPanelVectors; ++v) sums[r][v] += load_full<V>(dots[r][v]);
 }
 
+// The elements of two vectors by turns, from lane `First` on.
+template <int First, class V, int... Lane>
+FAST_S2S_INLINE V interleave(V a, V b, std::integer_sequence<int, Lane...>) {
+  constexpr int kWidth = sizeof...(Lane);
+  return __builtin_shufflevector(a, b, (First + Lane / 2 + Lane % 2 * kWidth)...);
+}
+
+// Transposes W vectors of W elements: log2 W perfect shuffles.
+template <class V, int kWidth>
+FAST_S2S_INLINE void transpose(V (&v)[kWidth]) {
+  constexpr auto kLanes = std::make_integer_sequence<int, kWidth>{};
+  for (int round = 1; round < kWidth; round *= 2) {
+    V next[kWidth];
+    for (int i = 0; i < kWidth / 2; ++i) {
+      next[2 * i] = interleave<0>(v[i], v[i + kWidth / 2], kLanes);
+      next[2 * i + 1] = interleave<kWidth / 2>(v[i], v[i + kWidth / 2], kLanes);
+    }
+    for (int i = 0; i < kWidth; ++i) v[i] = next[i];
+  }
+}
+
 // Packs the transposed columns of a matrix (rows, K) into a panel.
 template <class Io, class A>
 void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, A* panel) {
+  typedef typename Simd<A>::Vec V;
   constexpr int kWidth = Simd<A>::kWidth;
-  for (int v = 0; v < kPanelVectors; ++v)
-    for (int lane = 0; lane < kWidth; ++lane) {
-      A* out = panel + v * kWidth + lane;
-      const bool inside = lane < columns.count[v];
-      const Io* in = inside ? w + (columns.first + v * columns.vector_rows + lane) * k_size : w;
-      for (int64_t k = 0; k < k_size; ++k)
-        out[k * panel_columns<A>()] = inside ? widen(in[k]) : A{};
+  for (int v = 0; v < kPanelVectors; ++v) {
+    const Io* rows = w + (columns.first + v * columns.vector_rows) * k_size;
+    for (int64_t k = 0; k < k_size; k += kWidth) {
+      const int count = lanes(k_size, k, kWidth);
+      V block[kWidth];
+      for (int lane = 0; lane < kWidth; ++lane)
+        block[lane] = lane < columns.count[v] ? load<V>(rows + lane * k_size + k, count) : V{};
+      transpose(block);
+      for (int i = 0; i < count; ++i)
+        store_full(panel + (k + i) * panel_columns<A>() + v * kWidth, block[i]);
     }
+  }
 }
 
 // Packs columns [first, first + 4W) of a matrix (K, columns) into a panel.
@@ -166,14 +192,24 @@ void pack_columns(const Io* w, int64_t k_size, int64_t columns, int64_t first, A
   }
 }
 
-// Calls `tile(std::integral_constant<int, Rows>, first_row)` over all rows, in tiles as tall as
-// they go.
+// Calls `tile(std::integral_constant<int, Rows>, first_row)` for `count` tiles of `rows` rows each.
 template <int Rows = kTileRows, class F>
-FAST_S2S_INLINE void for_row_tiles(int64_t first, int64_t rows, const F& tile) {
-  for (; rows - first >= Rows; first += Rows) tile(std::integral_constant<int, Rows>{}, first);
-  if constexpr (Rows > 1) {
-    if (first < rows) for_row_tiles<Rows - 1>(first, rows, tile);
+FAST_S2S_INLINE void for_tiles_of(int64_t rows, int64_t first, int64_t count, const F& tile) {
+  if (rows == Rows) {
+    for (int64_t i = 0; i < count; ++i) tile(std::integral_constant<int, Rows>{}, first + i * Rows);
+  } else if constexpr (Rows > 1) {
+    for_tiles_of<Rows - 1>(rows, first, count, tile);
   }
+}
+
+// Calls `tile` over all rows, in as few tiles as will do, none much lower than another: a low tile
+// waits for its weights.
+template <class F>
+FAST_S2S_INLINE void for_row_tiles(int64_t rows, const F& tile) {
+  if (rows == 0) return;
+  const int64_t tiles = ceil_div(rows, kTileRows), low = rows / tiles, high_tiles = rows % tiles;
+  for_tiles_of(low + 1, 0, high_tiles, tile);
+  for_tiles_of(low, high_tiles * (low + 1), tiles - high_tiles, tile);
 }
 
 }  // namespace FAST_S2S_ISA

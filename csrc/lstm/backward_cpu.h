@@ -144,7 +144,7 @@ class Backward {
       const int count = lanes(s_.hidden, unit, kWidth);
       V bias[kPanelVectors];
       load_bias<Io>(args_.weights, s_.hidden, unit, count, bias);
-      for_row_tiles(0, x.size(), [&](auto tile, int64_t r0) {
+      for_row_tiles(x.size(), [&](auto tile, int64_t r0) {
         V sums[tile.value][kPanelVectors];
         for (int r = 0; r < tile.value; ++r)
           for (int gate = 0; gate < 4; ++gate) sums[r][gate] = bias[gate];
@@ -187,7 +187,7 @@ class Backward {
 
   void step_units(int64_t step, int64_t t, int64_t panel, A* d_gates) {
     const int64_t in_chunk = chunk_row(step);
-    for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
+    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       if (projected_)
         multiply_rows<tile.value>(row_tile<tile.value>(d_h_.get() + j0 * s_.output, s_.output),
@@ -267,7 +267,7 @@ class Backward {
 
   // d_h of the step before: d_gates · W_hh
   void to_previous(int64_t t, int64_t panel, const A* d_gates) {
-    for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
+    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       multiply_rows<tile.value>(row_tile<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden),
                                 packed_w_hh(panel), 4 * s_.hidden, sums);

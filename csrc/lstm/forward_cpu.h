@@ -121,7 +121,7 @@ class Forward {
       const int64_t unit = panel * kWidth;
       V bias[kPanelVectors];
       load_bias<Io>(args_.weights, s_.hidden, unit, lanes(s_.hidden, unit, kWidth), bias);
-      for_row_tiles(0, x.size(), [&](auto tile, int64_t r0) {
+      for_row_tiles(x.size(), [&](auto tile, int64_t r0) {
         V sums[tile.value][kPanelVectors];
         for (int r = 0; r < tile.value; ++r)
           for (int gate = 0; gate < 4; ++gate) sums[r][gate] = bias[gate];
@@ -140,7 +140,7 @@ class Forward {
   void step_units(int64_t t, int64_t panel, int64_t in_chunk, const A* h, A* h_next) {
     const int64_t unit = panel * kWidth;
     const int count = lanes(s_.hidden, unit, kWidth);
-    for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
+    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors];
       for (int r = 0; r < tile.value; ++r)
         for (int gate = 0; gate < 4; ++gate)
@@ -197,7 +197,7 @@ class Forward {
   }
 
   void project(int64_t t, int64_t panel, A* h_next) {
-    for_row_tiles(0, rows_.running(t), [&](auto tile, int64_t j0) {
+    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       const auto a = row_tile<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden);
       const PanelColumns columns = output_columns(panel);
