@@ -45,8 +45,8 @@ FAST_S2S_INLINE RowTile<Rows, A> row_tile(const A* const* rows) {
 }
 
 // sums[r] += a.row[r] · panel, over K values
-template <int Rows, class A>
-FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const A* panel, int64_t k_size,
+template <int Rows, class A, class Io>
+FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const Io* panel, int64_t k_size,
                                    typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
   typedef typename Simd<A>::Vec V;
   V s[Rows][kPanelVectors];
@@ -162,8 +162,9 @@ FAST_S2S_INLINE void transpose(V (&v)[kWidth]) {
 }
 
 // Packs the transposed columns of a matrix (rows, K) into a panel.
-template <class Io, class A>
-void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, A* panel) {
+template <class Io>
+void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, Io* panel) {
+  typedef typename Accumulate<Io>::Type A;
   typedef typename Simd<A>::Vec V;
   constexpr int kWidth = Simd<A>::kWidth;
   for (int v = 0; v < kPanelVectors; ++v) {
@@ -181,14 +182,13 @@ void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, A
 }
 
 // Packs columns [first, first + 4W) of a matrix (K, columns) into a panel.
-template <class Io, class A>
-void pack_columns(const Io* w, int64_t k_size, int64_t columns, int64_t first, A* panel) {
-  const int64_t width = panel_columns<A>();
+template <class Io>
+void pack_columns(const Io* w, int64_t k_size, int64_t columns, int64_t first, Io* panel) {
+  const int64_t width = panel_columns<typename Accumulate<Io>::Type>();
   const int64_t count = std::min(columns - first, width);
   for (int64_t k = 0; k < k_size; ++k) {
-    for (int64_t column = 0; column < count; ++column)
-      panel[k * width + column] = widen(w[k * columns + first + column]);
-    std::fill(panel + k * width + count, panel + (k + 1) * width, A{});
+    std::copy(w + k * columns + first, w + k * columns + first + count, panel + k * width);
+    std::fill(panel + k * width + count, panel + (k + 1) * width, Io{});
   }
 }
 

@@ -95,12 +95,22 @@ FAST_S2S_INLINE V load_full(const T* p) {
   return v;
 }
 
+// Zero-extends 16-bit lanes to 32 bits. The compiler's own conversion takes half vectors at a time.
+FAST_S2S_INLINE VecU zero_extend(VecHalfU half) {
+#if FAST_S2S_VECTOR_BYTES == 64 && defined(__AVX512F__)
+  return bit_cast<VecU>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(half)));
+#elif FAST_S2S_VECTOR_BYTES == 32 && defined(__AVX2__)
+  return bit_cast<VecU>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(half)));
+#else
+  return __builtin_convertvector(half, VecU);
+#endif
+}
+
 template <class V>
 FAST_S2S_INLINE V load_full(const bfloat16* p) {
   VecHalfU half;
   __builtin_memcpy(&half, p, sizeof(half));
-  const VecU bits = __builtin_convertvector(half, VecU) << 16;
-  return bit_cast<VecF>(bits);
+  return bit_cast<VecF>(zero_extend(half) << 16);
 }
 
 template <class V, class T>
@@ -146,7 +156,7 @@ FAST_S2S_INLINE void store(T* p, V v, int count) {
 template <class T, class V>
 FAST_S2S_INLINE V round_to(V v) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    const VecU bits = __builtin_convertvector(to_bfloat16(v), VecU) << 16;
+    const VecU bits = zero_extend(to_bfloat16(v)) << 16;
     return bit_cast<VecF>(bits);
   } else {
     return v;

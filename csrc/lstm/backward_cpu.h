@@ -281,10 +281,10 @@ class Backward {
     });
   }
 
-  A* packed_w_hh(int64_t panel) const {
+  Io* packed_w_hh(int64_t panel) const {
     return w_hh_.get() + panel * 4 * s_.hidden * panel_columns<A>();
   }
-  A* packed_w_hr(int64_t panel) const {
+  Io* packed_w_hr(int64_t panel) const {
     return w_hr_.get() + panel * s_.output * panel_columns<A>();
   }
 
@@ -295,13 +295,13 @@ class Backward {
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
   GateWeights<Io> gate_w_ih_, gate_w_hh_;
-  Scratch<A> w_hh_, w_hr_;  // packed
-  Scratch<A> gates_;        // [row of the chunk, 4H]
-  Scratch<A> d_gates_;      // [2][B, 4H]
-  Scratch<A> d_bias_;       // [4H]
-  Scratch<A> d_h_;          // [B, R]
-  Scratch<A> d_c_;          // [B, H]
-  Scratch<Io> zeros_;       // [R]
+  Scratch<Io> w_hh_, w_hr_;  // packed
+  Scratch<A> gates_;         // [row of the chunk, 4H]
+  Scratch<A> d_gates_;       // [2][B, 4H]
+  Scratch<A> d_bias_;        // [4H]
+  Scratch<A> d_h_;           // [B, R]
+  Scratch<A> d_c_;           // [B, H]
+  Scratch<Io> zeros_;        // [R]
 };
 
 }  // namespace FAST_S2S_ISA

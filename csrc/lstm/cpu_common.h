@@ -119,7 +119,7 @@ class GateWeights {
   }
 
  private:
-  A* at(int64_t panel) const { return panels_.get() + panel * k_size_ * panel_columns<A>(); }
+  Io* at(int64_t panel) const { return panels_.get() + panel * k_size_ * panel_columns<A>(); }
   PanelColumns columns(int64_t panel) const {
     const int count = lanes(hidden_, panel * kWidth, kWidth);
     return {panel * kWidth, hidden_, {count, count, count, count}};
@@ -128,7 +128,7 @@ class GateWeights {
   const Io* w_;
   int64_t hidden_, k_size_;
   bool packed_;
-  Scratch<A> panels_;
+  Scratch<Io> panels_;
 };
 
 // b_ih + b_hh of W units from `unit` on, a vector for each gate.

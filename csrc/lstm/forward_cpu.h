@@ -214,7 +214,7 @@ class Forward {
   }
 
   const Io* w_hr() const { return static_cast<const Io*>(args_.weights.w_hr); }
-  A* packed_w_hr(int64_t panel) const {
+  Io* packed_w_hr(int64_t panel) const {
     return w_hr_.get() + panel * s_.hidden * panel_columns<A>();
   }
   // A panel of the projection holds neighbouring outputs.
@@ -232,7 +232,7 @@ class Forward {
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
   GateWeights<Io> w_ih_, w_hh_;
-  Scratch<A> w_hr_;   // packed
+  Scratch<Io> w_hr_;        // packed
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
   Scratch<A> h_;      // [2][B, R]: the state before a step and after it, forgotten where reset
   Scratch<A> c_;      // [B, H]

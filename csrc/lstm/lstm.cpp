@@ -1,5 +1,7 @@
 // Host side of the LSTM ops: check, allocate, dispatch.
 
+#include <pthread.h>
+
 #include <array>
 #include <string>
 
@@ -130,7 +132,15 @@ Layer check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Ten
   return layer;
 }
 
-int thread_count() { return static_cast<int>(torch::stable::get_num_threads()); }
+bool forked = false;
+
+// A forked process has one thread, but libgomp still counts on those its parent had, and would wait
+// for them for ever.
+int thread_count() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  (void)registered;
+  return forked ? 1 : static_cast<int>(torch::stable::get_num_threads());
+}
 
 // aᵀ · b
 Tensor product_over_rows(const Tensor& a, const Tensor& b) {
