@@ -65,27 +65,29 @@ FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const Io* panel, i
     for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = s[r][v];
 }
 
-template <class V, int... Lane>
-FAST_S2S_INLINE auto add_halves(V v, std::integer_sequence<int, Lane...>) {
-  constexpr int kHalf = sizeof...(Lane);
-  return __builtin_shufflevector(v, v, Lane...) + __builtin_shufflevector(v, v, (Lane + kHalf)...);
+// The elements of two vectors by turns, from lane `First` on.
+template <int First, class V, int... Lane>
+FAST_S2S_INLINE V interleave(V a, V b, std::integer_sequence<int, Lane...>) {
+  constexpr int kWidth = sizeof...(Lane);
+  return __builtin_shufflevector(a, b, (First + Lane / 2 + Lane % 2 * kWidth)...);
 }
 
-// The sum of a vector's elements, by halves.
-template <class V>
-FAST_S2S_INLINE auto horizontal_sum(V v) {
-  constexpr int kWidth = sizeof(V) / sizeof(v[0]);
-  if constexpr (kWidth == 2) {
-    return v[0] + v[1];
-  } else {
-    return horizontal_sum(add_halves(v, std::make_integer_sequence<int, kWidth / 2>{}));
-  }
+// One vector with the sums of W vectors: two of them are folded into one at each turn.
+template <class V, int kWidth>
+FAST_S2S_INLINE V sum_lanes(V (&v)[kWidth]) {
+  constexpr auto kLanes = std::make_integer_sequence<int, kWidth>{};
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i)
+      v[i] = interleave<0>(v[i], v[i + half], kLanes) +
+             interleave<kWidth / 2>(v[i], v[i + half], kLanes);
+  return v[0];
 }
 
-// sums[r][i] = a.row[r] · w[i], over K values; rows of `w` are `stride` apart.
+// The sum over the lanes of sums[r][i] is a.row[r] · w[i], over K values; rows of `w` are `stride`
+// apart.
 template <int Rows, class A, class Io>
 FAST_S2S_INLINE void dot_rows(const RowTile<Rows, A>& a, const Io* w, int64_t stride,
-                              int64_t k_size, A (&sums)[Rows][kPanelVectors]) {
+                              int64_t k_size, typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
   typedef typename Simd<A>::Vec V;
   constexpr int kWidth = Simd<A>::kWidth;
   V s[Rows][kPanelVectors] = {};
@@ -101,7 +103,7 @@ FAST_S2S_INLINE void dot_rows(const RowTile<Rows, A>& a, const Io* w, int64_t st
   for (; k + kWidth <= k_size; k += kWidth) add(k, kWidth);
   if (k < k_size) add(k, static_cast<int>(k_size - k));
   for (int r = 0; r < Rows; ++r)
-    for (int i = 0; i < kPanelVectors; ++i) sums[r][i] = horizontal_sum(s[r][i]);
+    for (int i = 0; i < kPanelVectors; ++i) sums[r][i] = s[r][i];
 }
 
 // Columns of a transposed weight matrix that one panel holds: lane l of vector v is row
@@ -114,37 +116,30 @@ struct PanelColumns {
 // sums[r] += a.row[r] · panel as `multiply_rows` does, but from the matrix as it lies: worth it
 // where the weights are used too few times to pay for packing. The order of summation differs.
 template <int Rows, class A, class Io>
-FAST_S2S_INLINE void multiply_rows_unpacked(const RowTile<Rows, A>& a, const Io* w,
-                                            const PanelColumns& columns, int64_t k_size,
-                                            typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
-  typedef typename Simd<A>::Vec V;
-  constexpr int kWidth = Simd<A>::kWidth;
-  A dots[Rows][kPanelVectors][kWidth] = {};
+FAST_S2S_INLINE void multiply_rows_unpacked(
+    const RowTile<Rows, A>& a, const Io* w, const PanelColumns& columns, int64_t k_size,
+    typename Simd<typename Accumulate<Io>::Type>::Vec (&sums)[Rows][kPanelVectors]) {
+  typedef typename Simd<typename Accumulate<Io>::Type>::Vec V;
+  constexpr int kWidth = Simd<typename Accumulate<Io>::Type>::kWidth;
+  V partial[Rows][kPanelVectors][kWidth] = {};
   for (int lane = 0; lane < columns.count[0]; ++lane) {
     const Io* first = w + (columns.first + lane) * k_size;
-    A part[Rows][kPanelVectors];
+    V part[Rows][kPanelVectors];
     if (lane < columns.count[kPanelVectors - 1]) {
       dot_rows<Rows>(a, first, columns.vector_rows * k_size, k_size, part);
     } else {
       // the last panel of a matrix: some vectors have no such lane
       for (int v = 0; v < kPanelVectors && lane < columns.count[v]; ++v) {
-        A one[Rows][kPanelVectors];
+        V one[Rows][kPanelVectors];
         dot_rows<Rows>(a, first + v * columns.vector_rows * k_size, 0, k_size, one);
         for (int r = 0; r < Rows; ++r) part[r][v] = one[r][0];
       }
     }
     for (int v = 0; v < kPanelVectors && lane < columns.count[v]; ++v)
-      for (int r = 0; r < Rows; ++r) dots[r][v][lane] = part[r][v];
+      for (int r = 0; r < Rows; ++r) partial[r][v][lane] = part[r][v];
   }
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] += load_full<V>(dots[r][v]);
-}
-
-// The elements of two vectors by turns, from lane `First` on.
-template <int First, class V, int... Lane>
-FAST_S2S_INLINE V interleave(V a, V b, std::integer_sequence<int, Lane...>) {
-  constexpr int kWidth = sizeof...(Lane);
-  return __builtin_shufflevector(a, b, (First + Lane / 2 + Lane % 2 * kWidth)...);
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] += sum_lanes(partial[r][v]);
 }
 
 // Transposes W vectors of W elements: log2 W perfect shuffles.

@@ -97,9 +97,9 @@ FAST_S2S_INLINE V load_full(const T* p) {
 
 // Zero-extends 16-bit lanes to 32 bits. The compiler's own conversion takes half vectors at a time.
 FAST_S2S_INLINE VecU zero_extend(VecHalfU half) {
-#if FAST_S2S_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#if FAST_S2S_VECTOR_BYTES == 64
   return bit_cast<VecU>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(half)));
-#elif FAST_S2S_VECTOR_BYTES == 32 && defined(__AVX2__)
+#elif FAST_S2S_VECTOR_BYTES == 32
   return bit_cast<VecU>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(half)));
 #else
   return __builtin_convertvector(half, VecU);

@@ -232,7 +232,7 @@ class Forward {
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
   GateWeights<Io> w_ih_, w_hh_;
-  Scratch<Io> w_hr_;        // packed
+  Scratch<Io> w_hr_;  // packed
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
   Scratch<A> h_;      // [2][B, R]: the state before a step and after it, forgotten where reset
   Scratch<A> c_;      // [B, H]
