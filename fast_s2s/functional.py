@@ -71,7 +71,7 @@ def lstm(
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=2)
         if dropout > 0 and first + directions < len(weights):
             x = F.dropout(x, dropout, training)
-    return x, (torch.stack(h_n), torch.stack(c_n))
+    return x, (_stack(h_n), _stack(c_n))
 
 
 def lstm_cell(
@@ -120,6 +120,10 @@ def _layer(
         _SAVE[memory] if saves else SAVE_NONE,
     )
     return y, h_n, c_n
+
+
+def _stack(states: list[Tensor]) -> Tensor:
+    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
 
 def _reverse_reset(reset: Tensor | None) -> Tensor | None:

@@ -56,7 +56,12 @@ class LSTM(nn.RNNBase):
     def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
         # torch caches this list and must notice when weights are swapped; derived, it is always
         # right
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        return [self._weight(name) for name in self._flat_weights_names]
+
+    def _weight(self, name: str) -> Any:
+        # parametrised weights are attributes only; plain ones are found faster where torch keeps them
+        parameter = self._parameters.get(name)
+        return getattr(self, name, None) if parameter is None else parameter
 
     def _init_flat_weights(self) -> None:
         pass
@@ -151,7 +156,7 @@ class LSTM(nn.RNNBase):
         return functional.lstm(
             x,
             hx,
-            self.all_weights,
+            [[self._weight(name) for name in names] for names in self._all_weights],
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
