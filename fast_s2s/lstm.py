@@ -59,7 +59,8 @@ class LSTM(nn.RNNBase):
         return [self._weight(name) for name in self._flat_weights_names]
 
     def _weight(self, name: str) -> Any:
-        # parametrised weights are attributes only; plain ones are found faster where torch keeps them
+        # parametrised weights are attributes only; plain ones are found faster where torch keeps
+        # them
         parameter = self._parameters.get(name)
         return getattr(self, name, None) if parameter is None else parameter
 

@@ -315,7 +315,7 @@ for case in (Case(5, 7, 33, lengths=True, reset=True), Case(4, 3, 40, projection
 """
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16"])
 def test_every_instruction_set(isa):
     available = backends.extension.build_info()["cpu isas available"].split()
     if isa not in available:

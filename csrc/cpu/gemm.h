@@ -106,6 +106,70 @@ FAST_S2S_INLINE void dot_rows(const RowTile<Rows, A>& a, const Io* w, int64_t st
     for (int i = 0; i < kPanelVectors; ++i) sums[r][i] = s[r][i];
 }
 
+#ifdef FAST_S2S_BF16_PAIRS
+// Products of bfloat16 by pairs, in float: sum + a[0]·w[0] + a[1]·w[1] in each lane.
+FAST_S2S_INLINE VecF dot_pairs(VecF sum, VecU a, VecU w) {
+  return bit_cast<VecF>(
+      _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(w)));
+}
+
+// The pair of elements from `p` on in every lane; the second is zero past the end.
+FAST_S2S_INLINE VecU broadcast_pair(const bfloat16* p, bool whole) {
+  uint32_t pair = p[0].bits;
+  if (whole) __builtin_memcpy(&pair, p, sizeof(pair));
+  return VecU{} + pair;
+}
+
+// As above for a panel of pairs: [K/2][4 vectors][2], the last pair of an odd K filled with zero.
+template <int Rows>
+FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, bfloat16>& a, const bfloat16* panel,
+                                   int64_t k_size, VecF (&sums)[Rows][kPanelVectors]) {
+  VecF s[Rows][kPanelVectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kPanelVectors; ++v) s[r][v] = sums[r][v];
+  const auto add = [&](int64_t k, bool whole) __attribute__((always_inline)) {
+    VecU w[kPanelVectors];
+    for (int v = 0; v < kPanelVectors; ++v)
+      __builtin_memcpy(&w[v], panel + (k / 2 * kPanelVectors + v) * 2 * Simd<float>::kWidth,
+                       sizeof(VecU));
+    for (int r = 0; r < Rows; ++r) {
+      const VecU x = broadcast_pair(a.row[r] + k, whole);
+      for (int v = 0; v < kPanelVectors; ++v) s[r][v] = dot_pairs(s[r][v], x, w[v]);
+    }
+  };
+  for (int64_t k = 0; k + 2 <= k_size; k += 2) add(k, true);
+  if (k_size % 2 == 1) add(k_size - 1, false);
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = s[r][v];
+}
+
+FAST_S2S_INLINE VecU load_pairs(const bfloat16* p, int count) {
+  VecU pairs{};
+  __builtin_memcpy(&pairs, p, count * sizeof(bfloat16));
+  return pairs;
+}
+
+template <int Rows>
+FAST_S2S_INLINE void dot_rows(const RowTile<Rows, bfloat16>& a, const bfloat16* w, int64_t stride,
+                              int64_t k_size, VecF (&sums)[Rows][kPanelVectors]) {
+  constexpr int kPairs = 2 * Simd<float>::kWidth;
+  VecF s[Rows][kPanelVectors] = {};
+  const auto add = [&](int64_t k, int count) __attribute__((always_inline)) {
+    VecU weights[kPanelVectors];
+    for (int i = 0; i < kPanelVectors; ++i) weights[i] = load_pairs(w + i * stride + k, count);
+    for (int r = 0; r < Rows; ++r) {
+      const VecU x = load_pairs(a.row[r] + k, count);
+      for (int i = 0; i < kPanelVectors; ++i) s[r][i] = dot_pairs(s[r][i], x, weights[i]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + kPairs <= k_size; k += kPairs) add(k, kPairs);
+  if (k < k_size) add(k, static_cast<int>(k_size - k));
+  for (int r = 0; r < Rows; ++r)
+    for (int i = 0; i < kPanelVectors; ++i) sums[r][i] = s[r][i];
+}
+#endif
+
 // Columns of a transposed weight matrix that one panel holds: lane l of vector v is row
 // first + v·vector_rows + l of the matrix (rows, K), for l < count[v].
 struct PanelColumns {
@@ -126,12 +190,12 @@ FAST_S2S_INLINE void multiply_rows_unpacked(
     const Io* first = w + (columns.first + lane) * k_size;
     V part[Rows][kPanelVectors];
     if (lane < columns.count[kPanelVectors - 1]) {
-      dot_rows<Rows>(a, first, columns.vector_rows * k_size, k_size, part);
+      dot_rows(a, first, columns.vector_rows * k_size, k_size, part);
     } else {
       // the last panel of a matrix: some vectors have no such lane
       for (int v = 0; v < kPanelVectors && lane < columns.count[v]; ++v) {
         V one[Rows][kPanelVectors];
-        dot_rows<Rows>(a, first + v * columns.vector_rows * k_size, 0, k_size, one);
+        dot_rows(a, first + v * columns.vector_rows * k_size, 0, k_size, one);
         for (int r = 0; r < Rows; ++r) part[r][v] = one[r][0];
       }
     }
@@ -175,6 +239,35 @@ void pack_transposed(const Io* w, const PanelColumns& columns, int64_t k_size, I
     }
   }
 }
+
+// Length of a panel that `pack_transposed` fills, in values of K.
+template <class Io>
+constexpr int64_t panel_length(int64_t k_size) {
+  return std::is_same_v<typename Operand<Io>::Type, bfloat16> ? (k_size + 1) / 2 * 2 : k_size;
+}
+
+#ifdef FAST_S2S_BF16_PAIRS
+// The same for a panel of pairs: pairs are transposed as if each were one value.
+inline void pack_transposed(const bfloat16* w, const PanelColumns& columns, int64_t k_size,
+                            bfloat16* panel) {
+  constexpr int kWidth = Simd<float>::kWidth;
+  for (int v = 0; v < kPanelVectors; ++v) {
+    const bfloat16* rows = w + (columns.first + v * columns.vector_rows) * k_size;
+    for (int64_t k = 0; k < k_size; k += 2 * kWidth) {
+      const int count = lanes(k_size, k, 2 * kWidth);
+      VecF block[kWidth];
+      for (int lane = 0; lane < kWidth; ++lane)
+        block[lane] = lane < columns.count[v]
+                          ? bit_cast<VecF>(load_pairs(rows + lane * k_size + k, count))
+                          : VecF{};
+      transpose(block);
+      for (int i = 0; i < (count + 1) / 2; ++i)
+        __builtin_memcpy(panel + ((k / 2 + i) * kPanelVectors + v) * 2 * kWidth, &block[i],
+                         sizeof(VecF));
+    }
+  }
+}
+#endif
 
 // Packs columns [first, first + 4W) of a matrix (K, columns) into a panel.
 template <class Io>

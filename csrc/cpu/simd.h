@@ -18,12 +18,12 @@ struct Simd {
   typedef T Vec __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
 };
 
+// stored and multiplied as pairs, but no arithmetic of its own
+template <>
+struct Simd<bfloat16> {};
+
 typedef Simd<float>::Vec VecF;
 typedef Simd<double>::Vec VecD;
-typedef int32_t VecI __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
-typedef uint32_t VecU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
-typedef uint16_t VecHalfU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES / 2)));
-
 template <class T>
 struct Accumulate {
   typedef float Type;
@@ -32,6 +32,20 @@ template <>
 struct Accumulate<double> {
   typedef double Type;
 };
+
+// What stands beside the weights in a product: with dot products of bfloat16 pairs, such pairs.
+template <class T>
+struct Operand {
+#ifdef FAST_S2S_BF16_PAIRS
+  typedef T Type;
+#else
+  typedef typename Accumulate<T>::Type Type;
+#endif
+};
+
+typedef int32_t VecI __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
+typedef uint32_t VecU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES)));
+typedef uint16_t VecHalfU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES / 2)));
 
 template <class To, class From>
 FAST_S2S_INLINE To bit_cast(const From& from) {
@@ -98,7 +112,8 @@ FAST_S2S_INLINE V load_full(const T* p) {
 // Zero-extends 16-bit lanes to 32 bits. The compiler's own conversion takes half vectors at a time.
 FAST_S2S_INLINE VecU zero_extend(VecHalfU half) {
 #if FAST_S2S_VECTOR_BYTES == 64
-  return bit_cast<VecU>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(half)));
+  // masked: the plain intrinsic's header makes the compiler warn
+  return bit_cast<VecU>(_mm512_maskz_cvtepu16_epi32(0xffff, bit_cast<__m256i>(half)));
 #elif FAST_S2S_VECTOR_BYTES == 32
   return bit_cast<VecU>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(half)));
 #else

@@ -46,7 +46,7 @@ class Backward {
   void run_thread(int thread, int threads) {
     const Share outputs(output_panels_, thread, threads), units(unit_panels_, thread, threads);
     prepare(outputs, units, thread, threads);
-    ChunkRows<Io, A> x(s_.input), h_prev(s_.output);
+    ChunkRows<Io> x(s_.input), h_prev(s_.output);
 #pragma omp barrier
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
@@ -129,7 +129,7 @@ class Backward {
 
   // The activated gates of the thread's units, for the chunk of steps that begins at `step`: every
   // h is known by now, so this is one product of many rows.
-  void recompute(int64_t step, const Share& units, ChunkRows<Io, A>& x, ChunkRows<Io, A>& h_prev) {
+  void recompute(int64_t step, const Share& units, ChunkRows<Io>& x, ChunkRows<Io>& h_prev) {
     x.clear();
     h_prev.clear();
     for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s)
@@ -190,8 +190,8 @@ class Backward {
     for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       if (projected_)
-        multiply_rows<tile.value>(row_tile<tile.value>(d_h_.get() + j0 * s_.output, s_.output),
-                                  packed_w_hr(panel), s_.output, sums);
+        multiply_rows(row_tile<tile.value>(d_h_.get() + j0 * s_.output, s_.output),
+                      packed_w_hr(panel), s_.output, sums);
       for (int v = 0; v < kPanelVectors; ++v) {
         const int64_t unit = panel * panel_columns<A>() + v * kWidth;
         if (unit >= s_.hidden) break;
@@ -269,8 +269,8 @@ class Backward {
   void to_previous(int64_t t, int64_t panel, const A* d_gates) {
     for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
-      multiply_rows<tile.value>(row_tile<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden),
-                                packed_w_hh(panel), 4 * s_.hidden, sums);
+      multiply_rows(row_tile<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden),
+                    packed_w_hh(panel), 4 * s_.hidden, sums);
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < kPanelVectors; ++v) {
           const int64_t k = panel * panel_columns<A>() + v * kWidth;

@@ -53,9 +53,12 @@ inline int64_t chunk_steps(const LstmShape& shape) {
                   std::max<int64_t>(1, kChunkRows / std::max<int64_t>(1, shape.batch)));
 }
 
-// Rows of a chunk as A, wherever they lie: pointers into the source, or into widened copies.
-template <class Io, class A>
+// Rows of a chunk as operands of a product, wherever they lie: pointers into the source, or into
+// widened copies.
+template <class Io>
 class ChunkRows {
+  typedef typename Operand<Io>::Type A;
+
  public:
   explicit ChunkRows(int64_t width) : width_(width) {}
   void clear() { sources_.clear(); }
@@ -97,29 +100,34 @@ class GateWeights {
   static constexpr int kWidth = Simd<A>::kWidth;
 
  public:
+  typedef typename Operand<Io>::Type Value;
+
   GateWeights(const void* w, int64_t hidden, int64_t k_size, bool packed)
       : w_(static_cast<const Io*>(w)),
         hidden_(hidden),
         k_size_(k_size),
         packed_(packed),
-        panels_(packed ? ceil_div(hidden, kWidth) * k_size * panel_columns<A>() : 0) {}
+        panels_(packed ? ceil_div(hidden, kWidth) * panel_length<Io>(k_size) * panel_columns<A>()
+                       : 0) {}
 
   void pack(int64_t panel) {
     if (packed_) pack_transposed(w_, columns(panel), k_size_, at(panel));
   }
 
   template <int Rows>
-  FAST_S2S_INLINE void multiply(const RowTile<Rows, A>& a, int64_t panel,
+  FAST_S2S_INLINE void multiply(const RowTile<Rows, Value>& a, int64_t panel,
                                 V (&sums)[Rows][kPanelVectors]) const {
     if (packed_) {
-      multiply_rows<Rows>(a, at(panel), k_size_, sums);
+      multiply_rows(a, at(panel), k_size_, sums);
     } else {
-      multiply_rows_unpacked<Rows>(a, w_, columns(panel), k_size_, sums);
+      multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
     }
   }
 
  private:
-  Io* at(int64_t panel) const { return panels_.get() + panel * k_size_ * panel_columns<A>(); }
+  Io* at(int64_t panel) const {
+    return panels_.get() + panel * panel_length<Io>(k_size_) * panel_columns<A>();
+  }
   PanelColumns columns(int64_t panel) const {
     const int count = lanes(hidden_, panel * kWidth, kWidth);
     return {panel * kWidth, hidden_, {count, count, count, count}};

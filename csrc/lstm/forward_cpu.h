@@ -16,6 +16,7 @@ constexpr int64_t kUnpackedSteps = 4;
 template <class Io>
 class Forward {
   typedef typename Accumulate<Io>::Type A;
+  typedef typename Operand<Io>::Type Value;
   typedef typename Simd<A>::Vec V;
   static constexpr int kWidth = Simd<A>::kWidth;
 
@@ -32,7 +33,9 @@ class Forward {
         threads_(team_size(s_, threads, unit_panels_)),
         w_ih_(args.weights.w_ih, s_.hidden, s_.input, packed_),
         w_hh_(args.weights.w_hh, s_.hidden, s_.output, packed_),
-        w_hr_(projected_ && packed_ ? output_panels_ * s_.hidden * panel_columns<A>() : 0),
+        w_hr_(projected_ && packed_
+                  ? output_panels_ * panel_length<Io>(s_.hidden) * panel_columns<A>()
+                  : 0),
         input_(unit_panels_ * chunk_ * s_.batch * panel_columns<A>()),
         h_(2 * s_.batch * s_.output),
         c_(s_.batch * s_.hidden),
@@ -47,10 +50,10 @@ class Forward {
   void run_thread(int thread, int threads) {
     const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
     prepare(units, outputs, thread, threads);
-    ChunkRows<Io, A> x(s_.input);
+    ChunkRows<Io> x(s_.input);
 #pragma omp barrier
-    A* h = h_.get();
-    A* h_next = h + s_.batch * s_.output;
+    Value* h = h_.get();
+    Value* h_next = h + s_.batch * s_.output;
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
       if (step % chunk_ == 0) multiply_inputs(step, units, x);
@@ -104,14 +107,22 @@ class Forward {
     const bool zero = rows_.resets(rows_.first(j), j);
     // a row that begins late finds its state in the buffer of the step before its first
     const int64_t step = s_.reverse ? s_.steps - rows_.length(j) : 0;
-    A* h = h_.get() + ((step % 2) * s_.batch + j) * s_.output;
-    for (int64_t k = 0; k < s_.output; ++k) h[k] = zero ? A{} : widen(h0[k]);
+    Value* h = h_.get() + ((step % 2) * s_.batch + j) * s_.output;
+    for (int64_t k = 0; k < s_.output; ++k) h[k] = zero ? Value{} : operand(h0[k]);
     A* c = c_.get() + j * s_.hidden;
     for (int64_t k = 0; k < s_.hidden; ++k) c[k] = zero ? A{} : widen(c0[k]);
   }
 
+  static Value operand(Io x) {
+    if constexpr (std::is_same_v<Io, Value>) {
+      return x;
+    } else {
+      return widen(x);
+    }
+  }
+
   // x·W_ihᵀ + biases of the thread's units, for the chunk of steps that begins at `step`.
-  void multiply_inputs(int64_t step, const Share& units, ChunkRows<Io, A>& x) {
+  void multiply_inputs(int64_t step, const Share& units, ChunkRows<Io>& x) {
     x.clear();
     for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s)
       for (int64_t j = 0; j < rows_.running(time(s)); ++j)
@@ -137,7 +148,7 @@ class Forward {
     return input_.get() + (panel * chunk_ * s_.batch + row) * panel_columns<A>();
   }
 
-  void step_units(int64_t t, int64_t panel, int64_t in_chunk, const A* h, A* h_next) {
+  void step_units(int64_t t, int64_t panel, int64_t in_chunk, const Value* h, Value* h_next) {
     const int64_t unit = panel * kWidth;
     const int count = lanes(s_.hidden, unit, kWidth);
     for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
@@ -153,7 +164,7 @@ class Forward {
   }
 
   FAST_S2S_INLINE void finish_units(int64_t t, int64_t j, int64_t unit, int count,
-                                    const Gates<V>& pre, A* h_next) {
+                                    const Gates<V>& pre, Value* h_next) {
     const Gates<V> gates = activate<Math>(pre);
     A* c_state = c_.get() + j * s_.hidden + unit;
     const V c = next_cell(gates, load<V>(c_state, count));
@@ -189,22 +200,22 @@ class Forward {
 
   // h_t where it is wanted: the output, the final state, the next step.
   FAST_S2S_INLINE void emit(int64_t t, int64_t j, int64_t unit, int count, V h, bool forget,
-                            A* h_next) {
+                            Value* h_next) {
     store(static_cast<Io*>(args_.y) + rows_.padded(t, j) * s_.output + unit, h, count);
     if (t == rows_.last(j))
       store(static_cast<Io*>(args_.h_n) + rows_.row(j) * s_.output + unit, h, count);
     store(h_next + j * s_.output + unit, forget ? V{} : round_to<Io>(h), count);
   }
 
-  void project(int64_t t, int64_t panel, A* h_next) {
+  void project(int64_t t, int64_t panel, Value* h_next) {
     for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       const auto a = row_tile<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden);
       const PanelColumns columns = output_columns(panel);
       if (packed_) {
-        multiply_rows<tile.value>(a, packed_w_hr(panel), s_.hidden, sums);
+        multiply_rows(a, packed_w_hr(panel), s_.hidden, sums);
       } else {
-        multiply_rows_unpacked<tile.value>(a, w_hr(), columns, s_.hidden, sums);
+        multiply_rows_unpacked(a, w_hr(), columns, s_.hidden, sums);
       }
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
@@ -215,7 +226,7 @@ class Forward {
 
   const Io* w_hr() const { return static_cast<const Io*>(args_.weights.w_hr); }
   Io* packed_w_hr(int64_t panel) const {
-    return w_hr_.get() + panel * s_.hidden * panel_columns<A>();
+    return w_hr_.get() + panel * panel_length<Io>(s_.hidden) * panel_columns<A>();
   }
   // A panel of the projection holds neighbouring outputs.
   PanelColumns output_columns(int64_t panel) const {
@@ -234,9 +245,9 @@ class Forward {
   GateWeights<Io> w_ih_, w_hh_;
   Scratch<Io> w_hr_;  // packed
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
-  Scratch<A> h_;      // [2][B, R]: the state before a step and after it, forgotten where reset
+  Scratch<Value> h_;  // [2][B, R]: the state before a step and after it, forgotten where reset
   Scratch<A> c_;      // [B, H]
-  Scratch<A> unprojected_;  // [B, H]
+  Scratch<Value> unprojected_;  // [B, H]
 };
 
 }  // namespace FAST_S2S_ISA

@@ -14,11 +14,14 @@ FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
 FAST_S2S_DECLARE(avx2)
 FAST_S2S_DECLARE(avx512)
+FAST_S2S_DECLARE(avx512_bf16)
 #endif
 
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::lstm_forward(args, threads);
     case Isa::kAvx512:
       return avx512::lstm_forward(args, threads);
     case Isa::kAvx2:
@@ -32,6 +35,8 @@ void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
 void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::lstm_backward(args, threads);
     case Isa::kAvx512:
       return avx512::lstm_backward(args, threads);
     case Isa::kAvx2:
