@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def _load_extension() -> tuple[ModuleType | None, str]:
     if os.environ.get("FAST_S2S_NATIVE", "1") == "0":
         return None, "switched off by FAST_S2S_NATIVE=0"
     try:
-        from fast_s2s import _C  # type: ignore[attr-defined]
+        # `from fast_s2s import _C` would call a missing file a circular import
+        _C = importlib.import_module("fast_s2s._C")
     except ImportError as error:
         return None, f"the compiled extension fast_s2s._C does not load ({error})"
     # raises for an unknown FAST_S2S_ISA here, not inside a kernel

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LENGTH_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_bool(name: str, value: object) -> None:
@@ -31,6 +33,44 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         raise TypeError(f"{name}: expected a number, got {_describe(value)}")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
+
+
+def check_path(name: str, value: object) -> Path:
+    """`value` as a Path. Raises TypeError unless it is a str or an `os.PathLike`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected a path, got {_describe(value)}")
+    return Path(value)
+
+
+def check_sequence(name: str, value: object, kind: str) -> None:
+    """Raises TypeError unless `value` is a sequence, other than a str, of what `kind` says."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        got = "one str" if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{name}: expected a sequence of {kind}, got {got}")
+
+
+def check_mapping(name: str, value: object) -> None:
+    """Raises TypeError unless `value` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a mapping, got {_describe(value)}")
+
+
+def check_device(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError unless `value` names a kind of device. None is the default."""
+    if value is None:
+        return
+    if not isinstance(value, (str, int, torch.device)) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a torch.device or its name, got {_describe(value)}")
+    try:
+        torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"{name}: expected a torch.device or its name, got {value!r}") from error
+
+
+def check_floating_dtype(name: str, value: object) -> None:
+    """Raises ValueError unless `value` is a floating-point torch.dtype. None is the default."""
+    if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+        raise ValueError(f"{name}: expected a floating-point torch.dtype, got {value!r}")
 
 
 def check_tensor(
@@ -85,14 +125,14 @@ def check_lengths(
 ) -> Tensor:
     """`lengths` (batch,) as int64 on `device`.
 
-    Values, 0..steps, are looked at where that needs no wait for a device: on the CPU.
+    They may be on the CPU too. Values, 0..steps, are looked at where that needs no wait for a
+    device: on the CPU.
 
     Raises TypeError for anything but a tensor or a sequence of integers, else ValueError.
     """
-    if not isinstance(lengths, Tensor):
-        lengths = _tensor_of_integers(name, lengths)
-    if lengths.dtype not in _LENGTH_DTYPES:
-        raise ValueError(f"{name}: expected integers, got {lengths.dtype}")
+    lengths = integer_tensor(name, lengths)
+    if lengths.device not in (device, torch.device("cpu")):
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {lengths.device}")
     if lengths.shape != (batch,):
         raise ValueError(
             f"{name}: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
@@ -104,9 +144,19 @@ def check_lengths(
     return lengths.to(device=device, dtype=torch.int64)
 
 
-def _tensor_of_integers(name: str, values: object) -> Tensor:
+def integer_tensor(name: str, values: object) -> Tensor:
+    """A tensor of integers as it is, or one made of a sequence of them.
+
+    Raises TypeError for anything else, ValueError for another dtype or too large a number.
+    """
+    if isinstance(values, Tensor):
+        if values.dtype not in _INTEGER_DTYPES:
+            raise ValueError(f"{name}: expected integers, got {values.dtype}")
+        return values
     if not isinstance(values, Sequence) or not all(type(value) is int for value in values):
         raise TypeError(f"{name}: expected a tensor or a sequence of integers, got {values!r}")
+    if not all(-(2**63) <= value < 2**63 for value in values):
+        raise ValueError(f"{name}: expected integers of 64 bits, got {values!r}")
     return torch.tensor(values, dtype=torch.int64)
 
 

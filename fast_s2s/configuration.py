@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fast_s2s.checks import check_bool, check_integer, check_number
+from fast_s2s.checks import check_bool, check_integer, check_mapping, check_number
 
 MODEL_TYPE = "fast_s2s"
 
@@ -148,6 +148,7 @@ class Seq2SeqConfig:
 
         Raises TypeError or ValueError naming the key that does not fit.
         """
+        check_mapping("values", values)
         fields = dict(values)
         model_type = fields.pop("model_type", None)
         if model_type != MODEL_TYPE:
@@ -176,6 +177,7 @@ def _check_special_tokens(config: GenerationConfig | Seq2SeqConfig) -> None:
 
 
 def _from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+    check_mapping("values", values)
     fields = dataclasses.fields(cls)
     unknown = sorted(set(values) - {field.name for field in fields})
     if unknown:

@@ -46,8 +46,10 @@ def replace_lstm(model: M) -> M:
 
     Returns the model; a model that is itself an LSTM is returned as its twin. A module used in
     several places stays one module. Subclasses (parametrised modules too) may override anything, so
-    they are left alone, with a warning.
+    they are left alone, with a warning. Raises TypeError for anything but a module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         if type(module) in _TO_FAST:
@@ -70,8 +72,11 @@ def _twin(
 ) -> nn.Module:
     twin_class = classes.get(type(module))
     if twin_class is None:
-        expected = " or ".join(f"{c.__module__.split('.')[0]}.{c.__name__}" for c in classes)
-        raise TypeError(f"{name}: expected {expected}, got {type(module).__name__}")
+        package = "torch.nn" if classes is _TO_FAST else "fast_s2s"
+        expected = " or ".join(f"{package}.{c.__name__}" for c in classes)
+        kind = type(module)
+        got = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
+        raise TypeError(f"{name}: expected {expected}, got {got}")
     twin = twin_class.__new__(twin_class)
     # both classes have the same state; the registries are copied one level deep, so that adding to
     # one module does not add to the other, while the parameters inside are shared

@@ -13,29 +13,45 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_bool, check_integer
-from fast_s2s.text import PathLike, Tokenizer, normalize
+from fast_s2s.checks import (
+    check_bool,
+    check_device,
+    check_integer,
+    check_path,
+    check_sequence,
+    integer_tensor,
+)
+from fast_s2s.text import PathLike, Tokenizer, check_tokenizer, normalize
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A source text and the targets that are right for it, one or more."""
+    """A source text and the targets that are right for it, one or more.
+
+    Raises TypeError or ValueError naming the field that does not fit.
+    """
 
     source: str
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, str):
+            raise TypeError(f"source: expected a str, got {type(self.source).__name__}")
         if not isinstance(self.targets, tuple):
             kind = type(self.targets).__name__
             raise TypeError(f"targets: expected a tuple of str, got {kind}")
         if not self.targets:
             raise ValueError("targets: expected at least one target, got none")
+        for target in self.targets:
+            if not isinstance(target, str):
+                kind = type(target).__name__
+                raise TypeError(f"targets: expected a tuple of str, got {kind} in it")
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ def read_tsv(path: PathLike) -> tuple[list[Entry], list[BadLine]]:
     Returns the entries and the lines that are not of this form: without a tab, with more than two
     columns, with an empty source or target, or not UTF-8.
     """
+    check_path("path", path)
     entries: list[Entry] = []
     bad: list[BadLine] = []
     for number, raw in enumerate(_raw_lines(path), start=1):
@@ -95,6 +112,8 @@ def read_parallel(
     Returns the entries and the lines, of either file, that are empty or not UTF-8; the line beside
     a bad one is left out with it. Raises ValueError if the files differ in their number of lines.
     """
+    check_path("source_path", source_path)
+    check_path("target_path", target_path)
     entries: list[Entry] = []
     bad: list[BadLine] = []
     lines = zip_longest(_raw_lines(source_path), _raw_lines(target_path))
@@ -121,11 +140,20 @@ def read_parallel(
     return entries, bad
 
 
-def group_references(entries: Iterable[Entry]) -> list[Entry]:
+def check_entries(name: str, entries: object) -> None:
+    """Raises TypeError unless `entries` is a sequence of `Entry`."""
+    check_sequence(name, entries, "Entry")
+    for index, entry in enumerate(cast(Sequence[object], entries)):
+        if not isinstance(entry, Entry):
+            raise TypeError(f"{name}[{index}]: expected an Entry, got {type(entry).__name__}")
+
+
+def group_references(entries: Sequence[Entry]) -> list[Entry]:
     """One entry per source with all its targets, each once, in order of first appearance.
 
     For evaluation, where every target of a source is right.
     """
+    check_entries("entries", entries)
     targets: dict[str, dict[str, None]] = {}
     for entry in entries:
         targets.setdefault(entry.source, {}).update(dict.fromkeys(entry.targets))
@@ -145,7 +173,8 @@ class Batch(NamedTuple):
     tgt_lengths: Tensor
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on a device."""
+        """The batch on a device. Raises TypeError or ValueError for what is no device."""
+        check_device("device", device)
         return Batch(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
 
 
@@ -160,7 +189,8 @@ class PairDataset:
     source_unknown, target_unknown: how many of them are unknown symbols
     dropped:                        pairs dropped
 
-    Raises ValueError if no pair is left.
+    Raises TypeError or ValueError naming the argument that does not fit; ValueError too if no pair
+    is left.
     """
 
     def __init__(
@@ -173,6 +203,9 @@ class PairDataset:
     ) -> None:
         if max_length is not None:
             check_integer("max_length", max_length, 1)
+        check_entries("entries", entries)
+        check_tokenizer("source_tokenizer", source_tokenizer)
+        check_tokenizer("target_tokenizer", target_tokenizer)
         if not entries:
             raise ValueError("entries: expected at least one, got none")
         source_ids, source_lengths = array("i"), array("q")
@@ -203,6 +236,8 @@ class PairDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Source (S,) and target (T,) int64 ids of one pair, both ending with eos."""
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise TypeError(f"index: expected an integer, got {index!r}")
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0..{len(self) - 1}, got {index}")
         return self._source[index], self._target[index]
@@ -218,10 +253,13 @@ class PairDataset:
         return self._target.lengths
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        """The pairs at `indices`, in that order, padded to the longest on each side."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
+        """The pairs at `indices`, in that order, padded to the longest on each side.
+
+        Raises TypeError, ValueError or, for a number that is no pair's, IndexError.
+        """
+        rows = integer_tensor("indices", indices).long()
         if rows.dim() != 1 or not len(rows):
-            raise ValueError(f"indices: expected at least one index, got {indices!r}")
+            raise ValueError(f"indices: expected at least one, in one row, got {indices!r}")
         low, high = (int(value) for value in rows.aminmax())
         if low < 0 or high >= len(self):
             raise IndexError(f"indices: expected 0..{len(self) - 1}, got {low}..{high}")
@@ -248,6 +286,8 @@ class TokenBatches:
         shuffle: bool = True,
         bucket_size: int = 65536,
     ) -> None:
+        if not isinstance(dataset, PairDataset):
+            raise TypeError(f"dataset: expected a PairDataset, got {type(dataset).__name__}")
         check_integer("max_tokens", max_tokens, 1)
         check_integer("seed", seed, 0)
         check_bool("shuffle", shuffle)

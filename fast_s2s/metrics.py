@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fast_s2s.checks import check_sequence
 from fast_s2s.extras import require
 
 Text = str | Sequence[str]
@@ -53,16 +54,16 @@ def score(
     level:      "word" splits a str at white space, "char" into characters, after Unicode NFC
 
     Raises ValueError where the two do not match in length, a word has no reference, or there is
-    nothing to score; TypeError for one str where a sequence is meant.
+    nothing to score; TypeError for what is no sequence of texts, one str among them.
     """
     _check_pairs(hypotheses, references)
     if level not in ("word", "char"):
         raise ValueError(f"level: expected 'word' or 'char', got {level!r}")
     distance = require("rapidfuzz.distance").Levenshtein.distance
     wrong = errors = total = 0
-    for hypothesis, candidates in zip(hypotheses, references, strict=True):
-        tokens = _tokens(hypothesis, level)
-        targets = [_tokens(candidate, level) for candidate in candidates]
+    for i, (hypothesis, candidates) in enumerate(zip(hypotheses, references, strict=True)):
+        tokens = _tokens(f"hypotheses[{i}]", hypothesis, level)
+        targets = [_tokens(f"references[{i}]", candidate, level) for candidate in candidates]
         distances = [distance(tokens, target) for target in targets]
         closest = distances.index(min(distances))
         wrong += distances[closest] > 0
@@ -90,21 +91,29 @@ def bleu(
     tokenize:   sacrebleu's tokenizer: "13a", "intl", "char", ..., or "none" for texts whose tokens
                 are separated by spaces already
 
-    Raises ValueError as `score` does.
+    Raises TypeError or ValueError as `score` does, ValueError for an unknown `tokenize`.
     """
     _check_pairs(hypotheses, references)
+    for name, texts in (("hypotheses", [hypotheses]), ("references", references)):
+        for text in itertools.chain.from_iterable(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: expected texts, got {text!r}")
     sacrebleu = require("sacrebleu")
     # first references of all sentences, then second ones...; None where a sentence has fewer
     streams = list(itertools.zip_longest(*references))
-    metric = sacrebleu.BLEU(tokenize=tokenize, force=True)
+    try:
+        metric = sacrebleu.BLEU(tokenize=tokenize, force=True)
+    except KeyError as error:
+        raise ValueError(
+            f"tokenize: expected a tokenizer of sacrebleu, got {tokenize!r}"
+        ) from error
     result: float = metric.corpus_score(list(hypotheses), streams).score
     return result
 
 
 def _check_pairs(hypotheses: Sequence[Text], references: Sequence[Sequence[Text]]) -> None:
     for name, value in (("hypotheses", hypotheses), ("references", references)):
-        if isinstance(value, str):
-            raise TypeError(f"{name}: expected a sequence with one item per word, got one str")
+        check_sequence(name, value, "items, one per word")
     if len(hypotheses) != len(references):
         raise ValueError(
             f"references: expected one item for each of {len(hypotheses)} hypotheses,"
@@ -113,14 +122,15 @@ def _check_pairs(hypotheses: Sequence[Text], references: Sequence[Sequence[Text]
     if not hypotheses:
         raise ValueError("hypotheses: expected at least one, got none")
     for i, candidates in enumerate(references):
-        if isinstance(candidates, str):
-            raise TypeError(f"references[{i}]: expected a sequence of references, got one str")
+        check_sequence(f"references[{i}]", candidates, "references")
         if not candidates:
             raise ValueError(f"references[{i}]: expected at least one reference, got none")
 
 
-def _tokens(text: Text, level: str) -> Sequence[str]:
+def _tokens(name: str, text: Text, level: str) -> Sequence[str]:
     if not isinstance(text, str):
+        if not isinstance(text, Sequence) or not all(isinstance(token, str) for token in text):
+            raise TypeError(f"{name}: expected a str or a sequence of them, got {text!r}")
         return [unicodedata.normalize("NFC", token) for token in text]
     text = unicodedata.normalize("NFC", text)
     return text.split() if level == "word" else list(text)

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fast_s2s.checks import check_integer
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq
-from fast_s2s.text import Tokenizer, load_tokenizer
+from fast_s2s.text import Tokenizer, check_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class TextPipeline:
     """A model with the tokenizers of its source and target.
 
     model: in eval mode, where dropout is off
+
+    Raises TypeError or ValueError naming the argument that does not fit.
     """
 
     def __init__(
@@ -60,10 +63,9 @@ class TextPipeline:
         Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
         name the file.
         """
-        directory = Path(directory)
         model = Seq2Seq.from_pretrained(directory, device=device, dtype=dtype)
-        source_tokenizer = load_tokenizer(directory / SOURCE_TOKENIZER_FILE)
-        target_tokenizer = load_tokenizer(directory / TARGET_TOKENIZER_FILE)
+        source_tokenizer = load_tokenizer(Path(directory) / SOURCE_TOKENIZER_FILE)
+        target_tokenizer = load_tokenizer(Path(directory) / TARGET_TOKENIZER_FILE)
         return cls(model, source_tokenizer, target_tokenizer)
 
     def __call__(self, texts: Sequence[str], *, max_new_tokens: int | None = None) -> list[str]:
@@ -82,7 +84,11 @@ class TextPipeline:
 
         Raises TypeError unless `texts` is a sequence of strings.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        if (
+            isinstance(texts, str)
+            or not isinstance(texts, Sequence)
+            or not all(isinstance(text, str) for text in texts)
+        ):
             raise TypeError(f"texts: expected a sequence of strings, got {texts!r}")
         if not texts:
             return []
@@ -113,12 +119,18 @@ class TextPipeline:
         max_new_tokens: int | None = None,
         scores: bool = False,
     ) -> Iterator[list[Prediction]]:
-        """Predictions batch by batch, in order, reading no further ahead than one batch."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        """Predictions batch by batch, in order, reading no further ahead than one batch.
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        check_integer("batch_size", batch_size, 1)
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"texts: expected an iterable of strings, got {texts!r}")
         source = iter(texts)
-        while batch := list(islice(source, batch_size)):
-            yield self.predict(batch, max_new_tokens=max_new_tokens, scores=scores)
+        batches = iter(lambda: list(islice(source, batch_size)), [])
+        return (
+            self.predict(batch, max_new_tokens=max_new_tokens, scores=scores) for batch in batches
+        )
 
     def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids (B, S), each row ended by eos as in training, and the lengths (B,)."""
@@ -138,7 +150,13 @@ class TextPipeline:
 def check_tokenizers_fit(
     model: Seq2Seq, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
 ) -> None:
-    """Raises ValueError if sizes or special tokens of the tokenizers are not the model's."""
+    """Raises TypeError for what is no model or tokenizer, ValueError if sizes or special tokens of
+    the tokenizers are not the model's.
+    """
+    if not isinstance(model, Seq2Seq):
+        raise TypeError(f"model: expected a Seq2Seq, got {type(model).__name__}")
+    check_tokenizer("source_tokenizer", source_tokenizer)
+    check_tokenizer("target_tokenizer", target_tokenizer)
     config = model.config
     for name, tokenizer, size in (
         ("source_tokenizer", source_tokenizer, config.src_vocab_size),

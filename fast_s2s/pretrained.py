@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from fast_s2s import serialization
+from fast_s2s.checks import check_path
 from fast_s2s.configuration import GenerationConfig, Seq2SeqConfig, check_special_tokens_fit
 
 CONFIG_FILE = "config.json"
@@ -43,19 +44,27 @@ def write(
 ) -> None:
     """Write a model folder, made if missing, by `serialization.atomic_write_files`.
 
-    Raises OSError; a model that was there is then untouched.
+    Raises TypeError naming the argument that does not fit, or OSError; a model that was there is
+    then untouched.
     """
-    files = {
+    directory = check_path("directory", directory)
+    files: dict[str, serialization.Writer] = {
         WEIGHTS_FILE: serialization.tensor_writer(pretrained.tensors, {"format": "pt"}),
         GENERATION_CONFIG_FILE: _json_writer(pretrained.generation_config.to_dict()),
     }
-    if source_tokenizer is not None:
-        files[SOURCE_TOKENIZER_FILE] = source_tokenizer.save
-    if target_tokenizer is not None:
-        files[TARGET_TOKENIZER_FILE] = target_tokenizer.save
+    tokenizers = {
+        "source_tokenizer": (SOURCE_TOKENIZER_FILE, source_tokenizer),
+        "target_tokenizer": (TARGET_TOKENIZER_FILE, target_tokenizer),
+    }
+    for name, (file, tokenizer) in tokenizers.items():
+        if tokenizer is None:
+            continue
+        if not hasattr(tokenizer, "save"):
+            kind = type(tokenizer).__name__
+            raise TypeError(f"{name}: expected a tokenizer, got {kind}, which has no save")
+        files[file] = tokenizer.save
     # readers open the config first, so it comes last
     files[CONFIG_FILE] = _json_writer(pretrained.config.to_dict())
-    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     serialization.atomic_write_files(directory, files)
 
@@ -66,7 +75,7 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
     Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both name
     the file.
     """
-    directory = Path(directory)
+    directory = check_path("directory", directory)
     values = serialization.read_json(directory / CONFIG_FILE)
     with _errors_naming(directory / CONFIG_FILE):
         config = Seq2SeqConfig.from_dict(values)

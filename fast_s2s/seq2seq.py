@@ -12,7 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_s2s import pretrained
-from fast_s2s.checks import check_lengths, check_tensor, check_token_ids
+from fast_s2s.checks import (
+    check_device,
+    check_floating_dtype,
+    check_lengths,
+    check_tensor,
+    check_token_ids,
+)
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
 from fast_s2s.configuration import check_special_tokens_fit
 from fast_s2s.generation import DecoderState as DecoderState
@@ -95,6 +101,8 @@ class Seq2Seq(nn.Module):
             raise TypeError(f"config: expected no keyword arguments beside it, got {list(fields)}")
         elif not isinstance(config, Seq2SeqConfig):
             raise TypeError(f"config: expected a Seq2SeqConfig, got {type(config).__name__}")
+        check_device("device", device)
+        check_floating_dtype("dtype", dtype)
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.config = config
         self.generation_config = GenerationConfig(
@@ -236,7 +244,8 @@ class Seq2Seq(nn.Module):
         The folder is made if missing. Files take their places only after all are written,
         config.json last.
 
-        Raises OSError; a model that was there is then untouched.
+        Raises TypeError naming the argument that does not fit, or OSError; a model that was there
+        is then untouched.
         """
         tensors = _stored(self.state_dict(), self.config)
         contents = pretrained.Pretrained(self.config, self.generation_config, tensors)
@@ -258,8 +267,8 @@ class Seq2Seq(nn.Module):
         Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
         name the file.
         """
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ValueError(f"dtype: expected a floating-point torch.dtype, got {dtype!r}")
+        check_device("device", device)
+        check_floating_dtype("dtype", dtype)
         config, generation_config, tensors = pretrained.read(directory)
         # on the meta device nothing is allocated and no random number drawn
         model = cls(config, device="meta")

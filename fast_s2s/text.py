@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_bool, check_integer
+from fast_s2s.checks import check_bool, check_integer, check_path
 from fast_s2s.extras import require
 from fast_s2s.serialization import atomic_write_json, atomic_write_text, read_json
 
@@ -45,6 +46,7 @@ _DISTINCT = (
 )
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the rest of the package asks of a tokenizer."""
 
@@ -82,6 +84,12 @@ class Tokenizer(Protocol):
         ...
 
 
+def check_tokenizer(name: str, value: object) -> None:
+    """Raises TypeError unless `value` has all that a `Tokenizer` has."""
+    if not isinstance(value, Tokenizer):
+        raise TypeError(f"{name}: expected a fast_s2s.text.Tokenizer, got {type(value).__name__}")
+
+
 def normalize(text: str) -> str:
     """Unicode NFC form. Raises TypeError if it is not a str."""
     if not isinstance(text, str):
@@ -112,6 +120,7 @@ class Vocabulary:
         if level not in ("char", "word"):
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         check_bool("lowercase", lowercase)
+        _check_iterable("symbols", symbols)
         self.level: Level = level
         self.lowercase = lowercase
         self.symbols = tuple(symbols)
@@ -137,6 +146,7 @@ class Vocabulary:
         """
         if isinstance(texts, str):
             raise TypeError("texts: expected an iterable of str, got one str")
+        _check_iterable("texts", texts)
         check_integer("min_count", min_count, 1)
         if max_size is not None:
             check_integer("max_size", max_size, len(SPECIAL_TOKENS) + 1)
@@ -182,6 +192,7 @@ class Vocabulary:
 
     def save(self, path: PathLike) -> None:
         """Write JSON, atomically."""
+        check_path("path", path)
         content = {
             "format": _VOCABULARY_FORMAT,
             "version": _FORMAT_VERSION,
@@ -195,6 +206,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: PathLike) -> Vocabulary:
         """Read what `save` wrote. Raises FileNotFoundError or ValueError naming the file."""
+        check_path("path", path)
         content = read_json(path)
         with _naming(path):
             return cls._from_json(content)
@@ -292,6 +304,7 @@ class HuggingFaceTokenizer:
         Special ids that its token names do not tell are wrapped around it; only `load_tokenizer`
         reads the file then.
         """
+        check_path("path", path)
         special = {name: getattr(self, name) for name in _USUAL_NAMES}
         if special == {name: self._usual_id(name) for name in _USUAL_NAMES}:
             atomic_write_text(path, self._tokenizer.to_str(pretty=True))
@@ -332,6 +345,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
     Raises FileNotFoundError or ValueError, naming the file.
     """
+    check_path("path", path)
     content = read_json(path)
     kind = content.get("format")
     with _naming(path):
@@ -405,14 +419,22 @@ def _check_format(content: dict[str, Any], expected: str) -> None:
 
 def _id_list(ids: Sequence[int] | Tensor, size: int) -> list[int]:
     if isinstance(ids, Tensor):
-        if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex():
+        if ids.dim() != 1 or ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
             raise ValueError(f"ids: expected a 1-D integer tensor, got {ids.dim()}-D {ids.dtype}")
         ids = ids.tolist()
-    values = [operator.index(i) for i in ids]
+    try:
+        values = [operator.index(i) for i in ids]
+    except TypeError as error:
+        raise TypeError(f"ids: expected a sequence of integers, got {ids!r}") from error
     for i in values:
         if not 0 <= i < size:
             raise ValueError(f"ids: expected ids in 0..{size - 1}, got {i}")
     return values
+
+
+def _check_iterable(name: str, value: object) -> None:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected an iterable of str, got {type(value).__name__}")
 
 
 def _without_surrogates(text: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -208,13 +209,17 @@ def test_bad_lines_are_shown_and_counted(tmp_path, capsys):
         ["train", "--output", "x", "--train", "a", "--resume", "--overwrite"],
         ["train", "--output", "x", "--train", "a", "--max-upd", "3"],
         ["train", "--output", "x", "--train", "a", "--device"],
+        ["train", "--output", "x", "--resume"],
         ["generate", "word"],
         ["generate", "--model", "x", "--input", "y", "word"],
         ["generate", "--model", "x", "--batch-size", "0"],
         ["evaluate", "--model", "x"],
         ["evaluate", "--model", "x", "--source", "a"],
         ["evaluate", "--model", "x", "--data", "a", "--test-words", "b"],
+        ["evaluate", "--model", "x", "--data", "a", "--split"],
+        ["interactive", "--model", "x", "--batch-size", "2"],
         ["demo", "--max-minutes", "0"],
+        ["demo", "--max-minutes", "nan"],
     ],
     ids=" ".join,
 )
@@ -229,6 +234,8 @@ def test_settings_that_do_not_fit_exit_with_2(tmp_path, tsv, capsys):
         ("--learning-rate=-1", "learning_rate: expected above 0"),
         ("--dropout=2", "dropout: expected a number in"),
         ("--device=quantum", "--device quantum"),
+        ("--device=meta", "--device: expected cpu or cuda[:N], got meta"),
+        ("--seed=99999999999999999999", "seed: expected below 2^63"),
     ):
         usage_error(*argv, flag)
         assert message in capsys.readouterr().err
@@ -248,6 +255,7 @@ def test_missing_and_damaged_files_exit_with_1(tmp_path, tsv, model_dir, capsys)
         (["generate", "--model", str(damaged), "1"], "model.safetensors: expected"),
         (["generate", "--model", str(tmp_path), "1"], "config.json"),
         (["generate", "--model", model_dir, "--input", "none.txt"], "none.txt: No such file"),
+        (["generate", "--model", model_dir, "--output", "none/out", "1"], "--output none/out: no"),
         (["evaluate", "--model", model_dir, "--data", "none.tsv"], "none.tsv: No such file"),
     ):
         assert main(argv) == 1
@@ -382,6 +390,19 @@ def test_info(model_dir, capsys):
     out = capsys.readouterr().out
     size = sum(p.numel() for p in Seq2Seq.from_pretrained(model_dir).parameters())
     assert f"parameters: {size:,} of torch.float32" in out and "bidirectional: True" in out
+
+
+def test_info_needs_no_tokenizers(tmp_path, capsys):
+    toy_model().save_pretrained(tmp_path)
+    assert main(["info", "--model", str(tmp_path)]) == 0
+    assert "hidden_size: 12" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out == f"fast-s2s {metadata.version('fast-s2s')}\n"
 
 
 def test_python_dash_m():

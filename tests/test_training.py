@@ -460,7 +460,7 @@ def test_pipeline_refuses():
     for texts in ("abc", [1], [None]):
         with pytest.raises(TypeError, match="texts: expected a sequence of strings"):
             pipeline(texts)
-    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected an integer >= 1, got 0"):
         next(pipeline.stream(["1"], batch_size=0))
 
 

@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="LSTM sequence-to-sequence: train a model, and run it.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"fast-s2s {info.version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in _COMMANDS:
         module.add_parser(commands)

@@ -70,23 +70,31 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    sources.add_dataset_options(parser)
+    sources.add_test_words_option(parser)
     parser.add_argument(
         "--output", metavar="DIR", default="runs/g2p-demo", help="folder (default: %(default)s)"
     )
     parser.add_argument(
         "--max-updates",
         type=positive_int,
+        metavar="N",
         default=_SETTINGS["max_updates"],
         help="length of the training (default: %(default)s)",
     )
     parser.add_argument(
         "--max-minutes",
         type=float,
+        metavar="X",
         default=_SETTINGS["max_minutes"],
         help="end the training after this time on a slow machine (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        default=1,
+        help="of new weights, the order of batches and dropout (default: %(default)s)",
+    )
     add_device_options(parser)
 
 
@@ -99,8 +107,6 @@ def run(args: argparse.Namespace) -> int:
     data = sources.load_training_data(options)
     splits = data.splits
     assert splits is not None
-    print(f"CMUdict, split {splits.name}", end=": ")
-    print(f"{len(splits.train)} words to train on, {len(splits.test)} held out", flush=True)
     result, pipeline = train(options, data, output, overwrite=RunFolder(output).path.exists())
     print(f"scoring {len(splits.test)} held-out words", file=sys.stderr)
     outputs = evaluation.predict_all(pipeline, [entry.source for entry in splits.test])
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     minutes = (time.monotonic() - started) / 60
     report = write_report(result, pipeline, splits, scores, pronounced, output, minutes)
     atomic_write_text(output / "report.md", report)
-    _print_summary(scores, pronounced, len(splits.test), output, minutes)
+    _print_summary(scores, pronounced, splits, output, minutes)
     return 0
 
 
@@ -181,7 +187,7 @@ def _check_output(folder: RunFolder) -> None:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `train` for the demo."""
-    if args.max_minutes <= 0:
+    if not args.max_minutes > 0:
         raise UsageError(f"--max-minutes: expected above 0, got {args.max_minutes}")
     updates = args.max_updates
     test_words = getattr(args, "test_words", None)
@@ -210,11 +216,12 @@ def _held_out(test: Sequence[Entry]) -> list[Entry]:
 def _print_summary(
     scores: dict[str, float],
     pronounced: Sequence[Pronunciation],
-    words: int,
+    splits: DatasetSplits,
     output: Path,
     minutes: float,
 ) -> None:
-    print(f"\nPER {scores['per']:.2f} %, WER {scores['wer']:.2f} % on {words} held-out words\n")
+    print(f"\nPER {scores['per']:.2f} %, WER {scores['wer']:.2f} % on {len(splits.test)} ", end="")
+    print(f"held-out words of CMUdict, split {splits.name}\n")
     width = max(len(p.word) for p in pronounced)
     for p in pronounced:
         print(f"  {p.word:{width}}  {p.phonemes}   ({p.verdict})")

@@ -7,7 +7,12 @@ import json
 from typing import Any
 
 from fast_s2s.cli import sources
-from fast_s2s.cli.options import UsageError, add_model_options, load_pipeline
+from fast_s2s.cli.options import (
+    UsageError,
+    add_batch_size_option,
+    add_model_options,
+    load_pipeline,
+)
 from fast_s2s.data import Entry, group_references
 from fast_s2s.training import evaluation
 
@@ -20,8 +25,8 @@ def add_parser(commands: Any) -> None:
         "evaluate",
         help="score a model on pairs",
         description="Score a model's outputs. An output is right if it equals any target of its "
-        "source (else it counts for WER); PER is the edit distance to the closest target over "
-        "that target's length, summed over all.",
+        "source; WER is the percentage of the others. PER is the edit distance to the closest "
+        "target, summed over all outputs, in percent of these targets' summed lengths.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -31,6 +36,7 @@ def add_parser(commands: Any) -> None:
     sources.add_dataset_options(parser)
     parser.add_argument(
         "--split",
+        metavar="NAME",
         default="test",
         help="of the data set: train, dev, test or an extra one (default: %(default)s)",
     )
@@ -41,6 +47,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--metric", choices=["bleu"], help="also compute this one")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    add_batch_size_option(parser)
     add_model_options(parser)
 
 

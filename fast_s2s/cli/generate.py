@@ -12,7 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from fast_s2s.cli.options import UsageError, add_model_options, load_pipeline
+from fast_s2s.cli.options import (
+    UsageError,
+    add_batch_size_option,
+    add_model_options,
+    load_pipeline,
+)
 from fast_s2s.pipeline import Prediction, TextPipeline
 
 
@@ -34,6 +39,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="after each output, a tab and the natural logarithm of its probability",
     )
+    add_batch_size_option(parser)
     add_model_options(parser)
 
 
@@ -41,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.texts and args.input:
         raise UsageError("expected inputs as arguments or in --input FILE, got both")
+    if args.output and not Path(args.output).parent.is_dir():
+        raise FileNotFoundError(f"--output {args.output}: no such folder")
     pipeline = load_pipeline(args)
+    if not args.texts and args.input is None and sys.stdin.isatty():
+        print("reading standard input, one input a line; Ctrl-D ends it", file=sys.stderr)
     started = time.monotonic()
     lines = tokens = unknown = unknown_lines = 0
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fast_s2s import backends
-from fast_s2s.cli.options import add_device_options, load_pipeline
+from fast_s2s.cli.options import add_device_options, load_model
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is not None:
         _print_model(args)
         return 0
-    print(f"fast_s2s {_version()}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"fast_s2s {version()}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs", end="")
     print(f", torch uses {torch.get_num_threads()} threads")
     for index in range(torch.cuda.device_count()):
@@ -42,15 +42,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_model(args: argparse.Namespace) -> None:
-    pipeline = load_pipeline(args)
-    model = pipeline.model
+    model = load_model(args)
     for name, value in model.config.to_dict().items():
         print(f"{name}: {value}")
     print(f"max_new_tokens: {model.generation_config.max_new_tokens}")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,} of {model.dtype}")
 
 
-def _version() -> str:
+def version() -> str:
+    """The installed version of this package."""
     try:
         return metadata.version("fast-s2s")
     except metadata.PackageNotFoundError:

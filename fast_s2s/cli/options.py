@@ -15,6 +15,7 @@ import torch
 
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.seq2seq import Seq2Seq
 
 Settings = TypeVar("Settings")
 
@@ -42,7 +43,11 @@ def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> 
         "--device", default=default, help="cpu or cuda[:N] (default: cuda where there is one)"
     )
     group.add_argument(
-        "--threads", type=positive_int, default=default, help="CPU threads (default: torch's)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        default=default,
+        help="CPU threads (default: torch's)",
     )
 
 
@@ -50,14 +55,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What every command needs that runs a trained model."""
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a trained model")
     parser.add_argument(
-        "--batch-size", type=positive_int, default=64, help="rows at once (default: %(default)s)"
-    )
-    parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
+        metavar="N",
         help="longest output in tokens (default: the model's own limit)",
     )
     add_device_options(parser)
+
+
+def add_batch_size_option(parser: argparse.ArgumentParser) -> None:
+    """--batch-size."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        default=64,
+        help="rows at once (default: %(default)s)",
+    )
 
 
 def choose_device(device: str | None, threads: int | None) -> torch.device:
@@ -69,6 +83,8 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
         torch.set_num_threads(threads)
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type not in ("cpu", "cuda"):
+            raise UsageError(f"--device: expected cpu or cuda[:N], got {device}")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
@@ -76,11 +92,19 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
 
 
 def load_pipeline(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model, on the device asked for."""
+    """The model of --model with its tokenizers, on the device asked for."""
+    return TextPipeline.from_pretrained(args.model, device=_model_device(args))
+
+
+def load_model(args: argparse.Namespace) -> Seq2Seq:
+    """The model of --model, on the device asked for; the folder need not have tokenizers."""
+    return Seq2Seq.from_pretrained(args.model, device=_model_device(args))
+
+
+def _model_device(args: argparse.Namespace) -> torch.device:
     if not Path(args.model).is_dir():
         raise FileNotFoundError(f"--model {args.model}: no such folder")
-    device = choose_device(args.device, args.threads)
-    return TextPipeline.from_pretrained(args.model, device=device)
+    return choose_device(args.device, args.threads)
 
 
 def add_settings(

@@ -34,6 +34,11 @@ def add_dataset_options(parser: argparse._ActionsContainer) -> None:
         default=argparse.SUPPRESS,
         help="a known data set instead of files: cmudict, English words and their phonemes",
     )
+    add_test_words_option(parser)
+
+
+def add_test_words_option(parser: argparse._ActionsContainer) -> None:
+    """--test-words, absent unless given."""
     parser.add_argument(
         "--test-words",
         metavar="FILE",

@@ -136,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {}
     if resume and folder.manifest_file.exists():
         options |= folder.manifest().get("options", {})
+    elif resume and not _names_data(given):
+        raise UsageError(f"--resume: expected a run in {folder.path}, found none")
     if "config" in given:
         options |= _saved(read_settings_file(given["config"], args.parser))
     options |= _saved(given)
@@ -182,8 +184,9 @@ def train(
     trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
     if not quiet:
         size = sum(parameter.numel() for parameter in model.parameters())
+        held_out = "" if data.splits is None else f", {len(data.splits.test)} held out"
         print(
-            f"{data.label}: {len(data.train)} entries to train on, {len(data.dev)} dev; "
+            f"{data.label}: {len(data.train)} entries to train on, {len(data.dev)} dev{held_out}; "
             f"vocabularies of {len(source_tokenizer)} and {len(target_tokenizer)}; "
             f"{size:,} parameters on {device}",
             file=sys.stderr,
@@ -198,6 +201,11 @@ def train(
     if result.dropped:
         print(f"{result.dropped} pairs longer than max_length left out", file=sys.stderr)
     return result, TextPipeline.from_pretrained(output, device=device)
+
+
+def _names_data(given: Mapping[str, Any]) -> bool:
+    """Whether a run could begin with these flags."""
+    return any(given.get(name) for name in ("config", "dataset", "train", "train_source"))
 
 
 def _saved(options: Mapping[str, Any]) -> dict[str, Any]:

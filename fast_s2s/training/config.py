@@ -89,6 +89,8 @@ class TrainingConfig:
         for names, low, strict in _LOWER_BOUNDS:
             for name in names:
                 _check_bound(name, getattr(self, name), low, strict)
+        if self.seed >= 2**63:
+            raise ValueError(f"seed: expected below 2^63, got {self.seed}")
         for name in ("adam_beta1", "adam_beta2", "plateau_factor"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected between 0 and 1, got {getattr(self, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 import warnings
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fast_s2s.data import Batch, Entry, PairDataset, TokenBatches
+from fast_s2s.checks import check_bool, check_mapping, check_path
+from fast_s2s.data import Batch, Entry, PairDataset, TokenBatches, check_entries
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
@@ -76,13 +78,13 @@ class Trainer:
         *,
         quiet: bool = False,
     ) -> None:
-        if not isinstance(model, Seq2Seq):
-            raise TypeError(f"model: expected a Seq2Seq, got {type(model).__name__}")
         if not isinstance(config, TrainingConfig):
             raise TypeError(f"config: expected a TrainingConfig, got {type(config).__name__}")
         self.pipeline = TextPipeline(model, source_tokenizer, target_tokenizer)
         self.model = model
         self.config = config
+        check_path("output_dir", output_dir)
+        check_bool("quiet", quiet)
         self.folder = RunFolder(output_dir)
         self.state = TrainingState()
         self._quiet = quiet
@@ -104,14 +106,20 @@ class Trainer:
         resume:        go on from the newest checkpoint in the folder, to the same numbers as
                        without the break; with none there, begin
         overwrite:     remove the run in the folder first
-        options:       kept in run.json, for whoever called
+        options:       JSON values kept in run.json, for whoever called
 
         Sets torch's random seed. SIGINT and SIGTERM save a checkpoint.
 
         Raises FileExistsError if the folder holds a run and neither `resume` nor `overwrite` is
-        given, ValueError for data or settings other than the run began with, TrainingInterrupted
-        after a signal, RuntimeError if the loss is not finite.
+        given, ValueError for data or settings other than the run began with, TypeError or
+        ValueError for an argument that does not fit, TrainingInterrupted after a signal,
+        RuntimeError if the loss is not finite.
         """
+        check_entries("train_entries", train_entries)
+        check_entries("dev_entries", dev_entries)
+        check_bool("resume", resume)
+        check_bool("overwrite", overwrite)
+        _check_options(options or {})
         self._prepare(train_entries, dev_entries)
         self._begin(resume=resume, overwrite=overwrite, options=options or {})
         self._progress = Progress(self.config.max_updates, self.state.update, quiet=self._quiet)
@@ -358,6 +366,14 @@ class Trainer:
         self.folder.write_manifest(self._manifest)
         self.model.eval()
         return result
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    check_mapping("options", options)
+    try:
+        json.dumps(dict(options))
+    except TypeError as error:
+        raise TypeError(f"options: expected JSON values: {error}") from error
 
 
 # the name of a dev metric in the log, where it is not its own
