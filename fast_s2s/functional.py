@@ -133,13 +133,20 @@ def _reverse_reset(reset: Tensor | None) -> Tensor | None:
     return torch.cat((reset[1:], torch.zeros_like(reset[:1])))
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The type autocast asks for on this device; None where it is off, or not known at all."""
+    if not torch.amp.is_autocast_available(device_type):
+        return None
+    enabled = torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if enabled else None
+
+
 def _autocast(
     x: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Sequence[Sequence[Tensor]]]:
     """Everything in autocast's type, if it is on for this device."""
-    device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type):
+    dtype = autocast_dtype(x.device.type)
+    if dtype is None:
         return x, hx, weights
-    dtype = torch.get_autocast_dtype(device_type)
     cast = [[w.to(dtype) for w in layer] for layer in weights]
     return x.to(dtype), (hx[0].to(dtype), hx[1].to(dtype)), cast

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fast_s2s.checks import check_tensor, check_token_ids
 from fast_s2s.configuration import GenerationConfig as GenerationConfig
+from fast_s2s.functional import autocast_dtype
 
 
 class DecoderState(NamedTuple):
@@ -41,7 +42,7 @@ def check_state(
     if not isinstance(state, DecoderState):
         raise TypeError(f"state: expected a DecoderState, got {type(state).__name__}")
     # autocast chooses the type of states itself
-    any_dtype = torch.is_autocast_enabled(device.type)
+    any_dtype = autocast_dtype(device.type) is not None
     batch = state.h.size(1) if isinstance(state.h, Tensor) and state.h.dim() == 3 else None
     for name, value in (("state.h", state.h), ("state.c", state.c)):
         sizes = (num_layers, batch, hidden_size)

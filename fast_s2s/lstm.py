@@ -104,7 +104,9 @@ class LSTM(nn.RNNBase):
                 raise ValueError(
                     "lengths, reset: expected None with a PackedSequence, which has its own lengths"
                 )
+            _check_types(input.data, hx)
             return self._forward_packed(input, hx)
+        _check_types(input, hx)
         if input.dim() not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
         batched = input.dim() == 3
@@ -184,6 +186,7 @@ class LSTMCell(nn.LSTMCell):
 
         Raises ValueError or RuntimeError for input that does not fit, with torch's own messages.
         """
+        _check_types(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         for index, value in enumerate(hx or ()):
@@ -225,6 +228,17 @@ class LSTMCell(nn.LSTMCell):
                 )
 
 
+def _check_types(input: object, hx: object) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
+    if hx is None:
+        return
+    pair = isinstance(hx, (tuple, list)) and len(hx) == 2
+    if not pair or not all(isinstance(state, Tensor) for state in hx):  # type: ignore[attr-defined]
+        kind = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else type(hx).__name__
+        raise TypeError(f"hx: expected a pair of tensors, h and c, got {kind}")
+
+
 def _check_reset(reset: Tensor | None, input: Tensor) -> Tensor | None:
     if reset is None:
         return None
@@ -235,6 +249,10 @@ def _check_reset(reset: Tensor | None, input: Tensor) -> Tensor | None:
         raise ValueError(
             f"reset: expected shape {tuple(input.shape[:-1])}, the input's without features, "
             f"got {tuple(reset.shape)}"
+        )
+    if reset.device.type not in ("cpu", input.device.type):
+        raise ValueError(
+            f"reset: expected on the CPU or the input's device {input.device}, got {reset.device}"
         )
     return reset.to(input.device)
 
@@ -251,7 +269,7 @@ def _check_state_dims(hx: State, batched: bool) -> None:
 
 def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
     """Everything on one device and, outside autocast, of one type."""
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = functional.autocast_dtype(input.device.type) is not None
     for name, other in others.items():
         if other.device != input.device:
             raise RuntimeError(

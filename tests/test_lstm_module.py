@@ -380,6 +380,18 @@ def test_constructor_errors_are_torchs(options):
     assert complaints[0] == complaints[1] != []
 
 
+def test_meta_tensors():
+    y, (h_n, _) = fast_s2s.LSTM(4, 5, device="meta")(torch.zeros(6, 3, 4, device="meta"))
+    assert (y.shape, h_n.shape, y.device.type) == ((6, 3, 5), (1, 3, 5), "meta")
+
+
+def test_vmap_runs_row_by_row():
+    ours = fast_s2s.LSTM(4, 5)
+    x = torch.randn(2, 6, 3, 4)
+    stacked = torch.func.vmap(lambda one: ours(one)[0])(x)
+    assert torch.equal(stacked, torch.stack([ours(one)[0] for one in x]))
+
+
 BAD_CALLS = {
     "1-D input": lambda m: m(torch.zeros(4)),
     "4-D input": lambda m: m(torch.zeros(1, 2, 3, 4)),
@@ -428,6 +440,14 @@ X = torch.zeros(6, 3, 4)
             r"reset: expected shape \(6, 3\)",
         ),
         (
+            lambda m: m(X, reset=torch.zeros(6, 3, dtype=torch.bool, device="meta")),
+            "reset: expected on the CPU or the input's device cpu, got meta",
+        ),
+        (lambda m: m([1.0]), "input: expected a tensor, got list"),
+        (lambda m: m(X, X), "hx: expected a pair of tensors, h and c, got Tensor"),
+        (lambda m: m(X, (X,)), "hx: expected a pair of tensors, h and c, got 1 of them"),
+        (lambda m: m(X, (X, X, X)), "hx: expected a pair of tensors, h and c, got 3 of them"),
+        (
             lambda m: m(pack_sequence([X[:, 0]]), lengths=[6]),
             "lengths, reset: expected None with a PackedSequence",
         ),
@@ -446,5 +466,5 @@ X = torch.zeros(6, 3, 4)
     ],
 )
 def test_bad_extras(call, message):
-    with pytest.raises((ValueError, RuntimeError), match=message):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
         call(fast_s2s.LSTM(4, 5))
