@@ -30,7 +30,7 @@ _SETTINGS: dict[str, Any] = {
     "hidden_size": 256,
     "bidirectional": True,
     "max_tokens": 1024,
-    "max_updates": 3000,
+    "max_updates": 3600,
     "max_minutes": 4.5,
     "learning_rate": 2e-3,
     "warmup_updates": 100,

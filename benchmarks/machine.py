@@ -1,0 +1,170 @@
+"""What the figures were measured on, and what that machine can do at best."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fast_s2s
+from fast_s2s import backends
+
+_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+
+
+def describe() -> dict[str, Any]:
+    """The machine, the build and the moment, as JSON."""
+    facts = _cpu_facts()
+    build = backends.extension.build_info() if backends.extension else {}
+    return {
+        "cpu": facts.get("model name", platform.processor() or platform.machine()),
+        "cpu_flags": [flag for flag in _CPU_FLAGS if flag in facts.get("flags", "").split()],
+        "caches": _caches(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": build.get("cpu isa", backends.extension_reason),
+        "build": dict(build),
+        "package": str(Path(fast_s2s.__file__).parent),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "load": load(),
+    }
+
+
+def line(machine: dict[str, Any]) -> str:
+    """The machine in one line."""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['isa']}, torch {machine['torch']}, commit {machine['commit']}, "
+        f"{machine['date']}, load {machine['load'][0]:.2f}"
+    )
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The CPU's name as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-") or "cpu"
+
+
+def load() -> list[float]:
+    """Load average over 1, 5 and 15 minutes; zeros where the system has none."""
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except (AttributeError, OSError):
+        return [0.0, 0.0, 0.0]
+
+
+class OthersMeter:
+    """How much the processors did for others, or were taken away, since the meter was made."""
+
+    def __init__(self) -> None:
+        self._before = self._clocks()
+
+    def cores(self) -> float | None:
+        """Mean number of cores busy with something else than this process and its children; None
+        where the system does not tell.
+        """
+        if self._before is None or (now := self._clocks()) is None:
+            return None
+        wall, busy, own = (b - a for a, b in zip(self._before, now, strict=True))
+        return max(0.0, round((busy - own) / max(wall, 1e-9), 3))
+
+    @staticmethod
+    def _clocks() -> tuple[float, float, float] | None:
+        try:
+            fields = Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()
+            ticks = os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, AttributeError):
+            return None
+        user, nice, system, _, _, irq, soft, steal = (int(value) for value in fields[1:9])
+        busy = (user + nice + system + irq + soft + steal) / ticks
+        own = os.times()
+        return time.perf_counter(), busy, sum(own[:4])
+
+
+def commit() -> str:
+    """Short hash of the checked out commit, `+changes` if files differ, else "unknown"."""
+    root = Path(__file__).parent.parent
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def ceilings(quick: bool = False) -> dict[str, Any]:
+    """Best of repeated runs: GEMM in GFLOP/s, reading in GB/s by the number of megabytes read."""
+    repeat_s, meter = 0.2 if quick else 1.0, OthersMeter()
+    size = 1024
+    a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    with torch.inference_mode():
+        seconds = _best(lambda: torch.mm(a, b, out=out), repeat_s)
+        streams = {}
+        for megabytes in (4, 16, 256):
+            data = torch.randn(megabytes * 2**20 // 4)
+            streams[str(megabytes)] = data.nbytes / _best(data.sum, repeat_s) / 1e9
+    return {
+        "gemm_gflops": 2 * size**3 / seconds / 1e9,
+        "gemm": f"torch.mm float32 {size}x{size}x{size}",
+        "stream_gbs": streams,
+        "stream": "torch.sum float32 over so many MB, again and again",
+        "other_cores": meter.cores(),
+    }
+
+
+def stream_ceiling(ceilings: dict[str, Any], size: float) -> tuple[str, float]:
+    """The smallest streaming size that holds `size` bytes (in megabytes), and its GB/s."""
+    streams = ceilings["stream_gbs"]
+    fitting = [key for key in streams if float(key) * 2**20 >= size]
+    key = min(fitting, key=float) if fitting else max(streams, key=float)
+    return key, streams[key]
+
+
+def _best(call: Callable[[], object], repeat_s: float) -> float:
+    call()
+    best, end = float("inf"), time.perf_counter() + repeat_s
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _cpu_facts() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (row.partition(":") for row in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _caches() -> dict[str, str]:
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = (
+            (folder / name).read_text(encoding="utf-8").strip()
+            for name in ("level", "type", "size")
+        )
+        found[f"L{level} {kind.lower()}"] = size
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,300 @@
+"""The benchmarks: their sides are right, what is not timed, what is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers_benchmarks import CLOSE, PLAN, RAGGED, TINY, TRAINING, value_side
+
+from benchmarks import bench_lstm, machine, memory, onnx_peers, peers, report, suite
+from benchmarks.cases import Case, Versus, lstm_cases, select
+from benchmarks.harness import (
+    Side,
+    Summary,
+    Unavailable,
+    WrongResult,
+    gate,
+)
+from benchmarks.workloads import Problem, Workload
+
+CEILINGS = {
+    "gemm_gflops": 100.0,
+    "stream_gbs": {"4": 50.0, "16": 40.0, "256": 20.0},
+    "other_cores": 0.0,
+}
+SETTINGS = suite.Settings(PLAN, CEILINGS, memory_runs=1)
+
+
+def rows_of(*versus: Versus, workload: Workload = TINY, **kwargs) -> list[dict]:
+    return list(suite.case_rows(Case("tiny", workload, versus, **kwargs), SETTINGS))
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    """Put a peer of this name into the table: peer(name, prepare)."""
+    return lambda name, prepare: monkeypatch.setitem(peers.PEERS, name, prepare)
+
+
+# the gate
+
+
+@pytest.mark.parametrize("workload", [TINY, TRAINING, RAGGED, Workload(1, 1, 7, layers=2)], ids=str)
+@pytest.mark.parametrize("name", [peers.OURS, "nn.LSTM", "nn.LSTM native"])
+def test_right_sides_pass(workload, name):
+    if workload.ragged and name != peers.OURS:
+        name = {"nn.LSTM": "nn.LSTM padded", "nn.LSTM native": "nn.LSTM PackedSequence"}[name]
+    problem = Problem(workload)
+    errors = gate(peers.PEERS[name](problem), problem.expected, CLOSE)
+    assert "y" in errors
+    gradients = {"d_x", "d_weight_ih_l0", "d_weight_hh_l0", "d_bias_ih_l0", "d_bias_hh_l0"}
+    assert (gradients <= errors.keys()) == workload.training
+
+
+def test_the_reference_is_the_formula():
+    problem = Problem(Workload(2, 1, 3))
+    module, x = problem.module(torch.float64), problem.x(torch.float64)
+    h, c = (state[0] for state in problem.hx(torch.float64))
+    for step in range(2):
+        gates = x[step] @ module.weight_ih_l0.T + module.bias_ih_l0
+        gates = gates + h @ module.weight_hh_l0.T + module.bias_hh_l0
+        i, f, g, o = gates.chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+    torch.testing.assert_close(problem.expected["h_n"][0], h.detach())
+    torch.testing.assert_close(problem.expected["c_n"][0], c.detach())
+
+
+@pytest.mark.parametrize("workload", [TINY, TRAINING], ids=str)
+def test_a_wrong_weight_is_refused(workload):
+    problem = Problem(workload)
+    side = peers.PEERS["nn.LSTM"](problem)
+    with torch.no_grad():
+        problem._module.weight_hh_l0[0, 0] += 0.1
+    with pytest.raises(WrongResult, match=r"nn\.LSTM: error over 3e-05: y "):
+        gate(side, problem.expected, CLOSE)
+
+
+def test_wrong_results_are_not_timed(peer, monkeypatch):
+    right = peers.PEERS["nn.LSTM"]
+
+    def wrong(problem: Problem) -> Side:
+        side = right(problem)
+        return Side("wrong", side.call, lambda raw: {**side.results(raw), "y": raw[0] + 1e-3})
+
+    peer("wrong", wrong)
+    monkeypatch.setattr(suite, "compare", lambda *_: pytest.fail("timed"))
+    (row,) = rows_of(Versus("wrong", 2.0))
+    assert (row["status"], row["side"]) == ("refused", "peer")
+    assert "seconds" not in row and row["errors"]["peer"]["y"] > CLOSE > row["errors"]["ours"]["y"]
+    rows = rows_of(Versus("nn.LSTM"), Versus("nn.LSTM native"), ours="wrong")
+    assert [(row["status"], row["side"]) for row in rows] == [("refused", "ours")] * 2
+
+
+# peers that are not there
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_missing_package_is_unavailable(name, monkeypatch):
+    real = onnx_peers.importlib.import_module
+
+    def without(module: str):
+        if module == name:
+            raise ImportError(f"No module named {module!r}")
+        return real(module)
+
+    monkeypatch.setattr(onnx_peers.importlib, "import_module", without)
+    peer_name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[name]
+    (row,) = rows_of(Versus(peer_name, 1.5))
+    assert row["status"] == "unavailable" and name in row["reason"]
+    assert "unavailable: " + name in report.table([row])
+    assert f"not reached: tiny, {TINY}, fast_s2s beside {peer_name}" in report.summary([row])
+
+
+def test_a_failing_peer_is_shown_and_the_others_go_on(peer):
+    def broken(problem: Problem) -> Side:
+        raise RuntimeError("out | of\norder")
+
+    peer("broken", broken)
+    first, second = rows_of(Versus("broken"), Versus("nn.LSTM"))
+    assert (first["status"], first["reason"]) == ("failed", "RuntimeError: out | of")
+    assert second["status"] == "measured"
+    assert "failed: RuntimeError: out / of" in report.table([first])
+
+
+def test_slow_peers_wait_to_be_asked_for():
+    (row,) = rows_of(Versus("LSTMCell loop, torch.compile"))
+    assert row["status"] == "unavailable" and "--compile" in row["reason"]
+
+
+def test_recompute_is_unavailable_without_the_keyword(monkeypatch):
+    monkeypatch.setattr(peers.fast_s2s, "LSTM", torch.nn.LSTM)
+    with pytest.raises(Unavailable, match="memory="):
+        peers.ours_recompute(Problem(TRAINING))
+
+
+@pytest.mark.parametrize("name", ["ONNX Runtime", "OpenVINO"])
+@pytest.mark.parametrize("workload", [TINY, Workload(4, 3, 6, layers=2)], ids=str)
+def test_onnx_engines_agree(name, workload):
+    for package in ("onnx", {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}[name]):
+        pytest.importorskip(package)
+    problem = Problem(workload)
+    errors = gate(peers.PEERS[name](problem), problem.expected, CLOSE)
+    assert errors.keys() == {"y", "h_n", "c_n"}
+    with pytest.raises(Unavailable, match="only inference"):
+        peers.PEERS[name](Problem(TRAINING))
+
+
+# timing
+
+
+def test_training_calls_see_new_weights():
+    problem = Problem(TRAINING)
+    module = problem.module()
+    problem.module = lambda dtype=None: module
+    side = peers.nn_lstm(problem)
+    before = module.weight_hh_l0._version
+    side.call()
+    assert module.weight_hh_l0._version == before + 1
+
+
+# judging and reporting
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio", "expected"),
+    [
+        ("time", Summary(1.2, 1.15, 1.3), (True, True, True)),
+        ("time", Summary(1.2, 1.05, 1.3), (True, False, True)),
+        ("time", Summary(1.0, 0.9, 1.3), (False, False, True)),
+        ("time", Summary(0.9, 0.8, 1.3), (False, False, False)),
+        ("memory", Summary(1.0, 0.9, 1.05), (True, True, True)),
+        ("memory", Summary(1.0, 0.9, 1.15), (True, False, True)),
+        ("memory", Summary(1.2, 1.0, 1.3), (False, False, True)),
+    ],
+)
+def test_targets(kind, ratio, expected):
+    case = Case("group", TINY, (), kind=kind)
+    assert tuple(suite.judge(case, Versus("peer", 1.1, floor=0.95), ratio).values()) == expected
+    assert set(suite.judge(case, Versus("peer"), ratio).values()) == {None}
+
+
+def test_a_row_has_all_fields_and_is_json():
+    measured, unavailable = rows_of(
+        Versus("nn.LSTM", 1.5, 0.9), Versus("LSTMCell loop, torch.compile")
+    )
+    head = {"name", "group", "shape", "workload", "kind", "ours", "peer", "target", "floor"}
+    head |= {"status", "errors", "load"}
+    figures = {"seconds", "ratio", "reached", "reached_by_quartile", "above_floor"}
+    assert measured.keys() == head | figures | {"achieved", "rounds"}
+    assert unavailable.keys() == head | {"side", "reason"}
+    assert json.loads(json.dumps(measured)) == measured
+    assert measured["load"].keys() == {"before", "after", "other_cores"}
+    assert measured["rounds"]["ours_calls"] == 2
+    flops = 2 * 3 * 2 * 4 * 5 * (5 + 5)
+    achieved, seconds = measured["achieved"], measured["seconds"]["ours"]["median"]
+    assert achieved["gflops"] == pytest.approx(flops / seconds / 1e9)
+    assert achieved["of_gemm"] == pytest.approx(achieved["gflops"] / 100)
+    # W_hh of 4 x 5 x 5 floats in each of three steps, W_ih once
+    assert achieved["gbs"] == pytest.approx(4 * 25 * 4 * 4 / seconds / 1e9)
+    assert achieved["of_stream"] == pytest.approx(achieved["gbs"] / 50)
+
+
+def test_figures_of_a_busy_machine_are_marked():
+    (row,) = rows_of(Versus("nn.LSTM", 1.5))
+    for cores, marked in ((0.0, False), (0.5, True), (None, False)):
+        row["load"]["other_cores"] = cores
+        assert (") ! |" in report.table([row])) == marked
+        assert ("no evidence" in report.summary([row])) == marked
+        assert report.ceilings_line({**CEILINGS, "other_cores": cores}).endswith("!") == marked
+
+
+def test_memory_rows(monkeypatch):
+    peaks = {peers.OURS: 60, "nn.LSTM": 120}
+
+    def peak_bytes(name, workload, limit_s):
+        return {"bytes": peaks[name], "errors": {"y": 0.0}}
+
+    monkeypatch.setattr(memory, "peak_bytes", peak_bytes)
+    (row,) = rows_of(Versus("nn.LSTM", 0.7), workload=TRAINING, kind="memory")
+    assert row["ratio"]["median"] == 0.5 and row["reached"]
+    assert row["bytes_per_cell"] == {"ours": 2.0, "peer": 4.0}
+    assert "≤ 0.7" in report.table([row])
+
+
+def test_peak_memory_of_a_process():
+    workload = Workload(100, 16, 64, training=True)
+    found = memory.peak_bytes("nn.LSTM", workload, 120)
+    # at least the gates, the output and its gradient are there at once; no gigabytes
+    cells = 100 * 16 * 64 * 4
+    assert 4 * cells < found["bytes"] < 100 * cells
+    assert max(found["errors"].values()) < CLOSE
+
+
+def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
+    tmp_path, monkeypatch, capsys, peer
+):
+    output = tmp_path / "folder" / "result.json"
+    written = []
+
+    def interrupt(problem: Problem) -> Side:
+        written.append(json.loads(output.read_text()))
+        raise KeyboardInterrupt
+
+    peer("interrupt", interrupt)
+    cases = [Case("tiny", TINY, (Versus("nn.LSTM", 1.5), Versus("interrupt"), Versus("nn.LSTM")))]
+    monkeypatch.setattr(bench_lstm, "lstm_cases", lambda: cases)
+    monkeypatch.setattr(machine, "ceilings", lambda quick: CEILINGS)
+    monkeypatch.setattr(bench_lstm, "QUICK", PLAN)
+    arguments = ["--quick", "--threads", "1", "--output", str(output)]
+    assert bench_lstm.main(arguments) == 130
+    document = json.loads(output.read_text())
+    assert written == [document]
+    assert [row["peer"] for row in document["rows"]] == ["nn.LSTM"] and not document["complete"]
+    assert document.keys() == {"format", "machine", "ceilings", "options", "complete", "rows"}
+    facts = {"cpu", "cores", "threads", "isa", "torch", "commit", "date", "load"}
+    assert facts <= document["machine"].keys()
+    shown = capsys.readouterr()
+    assert "Interrupted" in shown.out and f"| {TINY} | nn.LSTM |" in shown.out
+    assert "[1/3]" in shown.err and "left" in shown.err
+    peer("interrupt", peers.PEERS["nn.LSTM"])
+    assert bench_lstm.main([*arguments, "--filter", "INTERRUPT"]) == 0
+    assert [row["peer"] for row in json.loads(output.read_text())["rows"]] == ["interrupt"]
+
+
+def test_a_wrong_result_fails_the_command(tmp_path, monkeypatch, peer):
+    peer("wrong", lambda problem: value_side(y=torch.zeros(1)))
+    cases = [Case("tiny", TINY, (Versus("wrong"),))]
+    monkeypatch.setattr(bench_lstm, "lstm_cases", lambda: cases)
+    monkeypatch.setattr(machine, "ceilings", lambda quick: CEILINGS)
+    assert bench_lstm.main(["--threads", "1", "--output", str(tmp_path / "result.json")]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--filter", "no such row"], ["--threads", "0"], ["--threads", "many"]]
+)
+def test_bad_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench_lstm.main(arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_cases_name_known_sides():
+    cases = lstm_cases()
+    names = [case.row_name(versus) for case in cases for versus in case.peers]
+    assert len(names) == len(set(names))
+    sides = {versus.peer for case in cases for versus in case.peers} | {c.ours for c in cases}
+    assert sides <= peers.PEERS.keys()
+    chosen = select(cases, lambda name: "ragged" in name and "padded" in name)
+    assert [[v.peer for v in case.peers] for case in chosen] == [["nn.LSTM padded"]]
+
+
+def test_the_machine():
+    facts = machine.describe()
+    assert facts["threads"] == torch.get_num_threads() and facts["cores"] >= 1
+    assert json.loads(json.dumps(facts)) == facts
+    assert machine.slug({"cpu": "AMD EPYC (TM) 9-B"}) == "amd-epyc-tm-9-b"
+    assert machine.stream_ceiling(CEILINGS, 5 * 2**20) == ("16", 40.0)
+    assert machine.stream_ceiling(CEILINGS, 2**40) == ("256", 20.0)
