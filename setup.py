@@ -15,7 +15,15 @@ TORCH_TARGET_VERSION = "0x020a000000000000"
 
 def cpu_extension() -> Extension:
     sources = ["csrc/module.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc").glob("*/*.cpp")))]
-    flags = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-g0",
+        "-fopenmp",
+        "-ffp-contract=fast",
+        "-fvisibility=hidden",
+        "-Wall",
+    ]
     # error messages name the source file: relative, not as laid out where it was built
     flags.append(f"-ffile-prefix-map={Path.cwd()}/=")
     return cpp_extension.CppExtension(
