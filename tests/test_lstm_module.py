@@ -377,7 +377,10 @@ def test_constructor_errors_are_torchs(options):
         complaints.append([(type(c), str(getattr(c, "message", c))) for c in caught])
         if caught and not isinstance(caught[0], Exception):
             complaints[-1] = [(c.category, str(c.message)) for c in caught]
-    assert complaints[0] == complaints[1] != []
+    assert complaints[0] == complaints[1]
+    # what torch 2.10 still took without a word
+    lenient = ("bias", "batch_first", "input_size")
+    assert complaints[0] or next(iter(options)) in lenient
 
 
 def test_meta_tensors():
