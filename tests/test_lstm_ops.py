@@ -320,7 +320,9 @@ def test_every_instruction_set(isa):
     available = backends.extension.build_info()["cpu isas available"].split()
     if isa not in available:
         pytest.skip(f"this machine has no {isa}")
-    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}
+    folders = (Path(fast_s2s.__file__).parent.parent, Path(__file__).parent)
+    path = os.pathsep.join(map(str, folders))
+    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": path}
     code = _RUN_AN_ISA.format(isa=isa)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True

@@ -51,7 +51,7 @@ class Forward {
     const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
     prepare(units, outputs, thread, threads);
     ChunkRows<Io> x(s_.input);
-#pragma omp barrier
+    barrier_.wait(threads);
     Value* h = h_.get();
     Value* h_next = h + s_.batch * s_.output;
     for (int64_t step = 0; step < s_.steps; ++step) {
@@ -60,10 +60,10 @@ class Forward {
       const int64_t in_chunk = chunk_row(step);
       for (int64_t panel = units.begin; panel < units.end; ++panel)
         step_units(t, panel, in_chunk, h, h_next);
-#pragma omp barrier
+      barrier_.wait(threads);
       if (projected_) {
         for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) project(t, panel, h_next);
-#pragma omp barrier
+        barrier_.wait(threads);
       }
       std::swap(h, h_next);
     }
@@ -242,6 +242,7 @@ class Forward {
   const bool projected_, packed_;
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
+  Barrier barrier_;
   GateWeights<Io> w_ih_, w_hh_;
   Scratch<Io> w_hr_;  // packed
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates

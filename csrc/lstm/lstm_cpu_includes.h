@@ -16,5 +16,6 @@
 #include <utility>
 #include <vector>
 
+#include "../cpu/barrier.h"
 #include "lstm.h"
 #include "rows.h"
