@@ -57,8 +57,7 @@ class Backward {
       for (int64_t panel = units.begin; panel < units.end; ++panel)
         step_units(step, t, panel, d_gates);
       barrier_.wait(threads);
-      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
-        to_previous(t, panel, d_gates);
+      for_panels(outputs, step, 1, [&](int64_t panel, int64_t) { to_previous(t, panel, d_gates); });
     }
     barrier_.wait(threads);
     const Share mine(s_.batch, thread, threads);

@@ -35,6 +35,17 @@ inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
       std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
 }
 
+// Calls `panels(first, count)` for a thread's panels, `group` at a time: upwards in one step and
+// downwards in the next, for those used last, which are still near, to be the first used again.
+template <class F>
+FAST_S2S_INLINE void for_panels(const Share& share, int64_t step, int64_t group, const F& panels) {
+  const int64_t groups = ceil_div(share.end - share.begin, group);
+  for (int64_t i = 0; i < groups; ++i) {
+    const int64_t first = share.begin + (step % 2 == 0 ? i : groups - 1 - i) * group;
+    panels(first, std::min(group, share.end - first));
+  }
+}
+
 template <class Io>
 void zero_finished(void* data, const Rows& rows, const LstmShape& shape, int64_t width, int thread,
                    int threads) {
@@ -114,20 +125,19 @@ class GateWeights {
     if (packed_) pack_transposed(w_, columns(panel), k_size_, at(panel));
   }
 
-  template <int Rows>
+  // With `Vectors / 4` neighbouring panels; more than one only if packed.
+  template <int Rows, int Vectors>
   FAST_S2S_INLINE void multiply(const RowTile<Rows, Value>& a, int64_t panel,
-                                V (&sums)[Rows][kPanelVectors]) const {
-    if (packed_) {
-      multiply_rows(a, at(panel), k_size_, sums);
-    } else {
-      multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
+                                V (&sums)[Rows][Vectors]) const {
+    if constexpr (Vectors == kPanelVectors) {
+      if (!packed_) return multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
     }
+    multiply_rows(a, at(panel), k_size_, sums, panel_size());
   }
 
  private:
-  Io* at(int64_t panel) const {
-    return panels_.get() + panel * panel_length<Io>(k_size_) * panel_columns<A>();
-  }
+  int64_t panel_size() const { return panel_length<Io>(k_size_) * panel_columns<A>(); }
+  Io* at(int64_t panel) const { return panels_.get() + panel * panel_size(); }
   PanelColumns columns(int64_t panel) const {
     const int count = lanes(hidden_, panel * kWidth, kWidth);
     return {panel * kWidth, hidden_, {count, count, count, count}};
