@@ -3,19 +3,18 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-// Aligned scratch memory, freed at scope end.
+// Aligned scratch memory, not initialised, given back at scope end.
 template <class A>
 class Scratch {
  public:
-  explicit Scratch(int64_t count)
-      : data_(static_cast<A*>(::operator new(sizeof(A) * (count + 1), std::align_val_t{64}))) {}
-  ~Scratch() { ::operator delete(data_, std::align_val_t{64}); }
+  explicit Scratch(int64_t count) : block_(ScratchPool::mine().take(sizeof(A) * count)) {}
+  ~Scratch() { ScratchPool::mine().give_back(block_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  A* get() const { return data_; }
+  A* get() const { return static_cast<A*>(block_.data); }
 
  private:
-  A* data_;
+  ScratchPool::Block block_;
 };
 
 // The share [begin, end) of `count` items that thread `thread` of `threads` owns.
@@ -26,11 +25,13 @@ struct Share {
 };
 
 // How many threads a sequence is worth: each needs a panel of its own, and work enough in a step
-// to repay a barrier, which costs a third of a microsecond at best and a time slice where cores
+// to repay a barrier, which costs a fifth of a microsecond at best and a time slice where cores
 // are short.
 inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
   constexpr int64_t kWorkPerThread = 1 << 16;  // floating-point operations
-  const int64_t work = 8 * shape.batch * shape.hidden * shape.output;
+  // the gates of a unit take as long as so many operations of a product
+  constexpr int64_t kGateWork = 400;
+  const int64_t work = shape.batch * shape.hidden * (8 * shape.output + kGateWork);
   return static_cast<int>(
       std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
 }

@@ -17,5 +17,6 @@
 #include <vector>
 
 #include "../cpu/barrier.h"
+#include "../cpu/scratch.h"
 #include "lstm.h"
 #include "rows.h"
