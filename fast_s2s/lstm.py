@@ -175,7 +175,8 @@ class LSTM(nn.RNNBase):
         """What torch's `check_forward_args` looks at, as fast as can be."""
         layers = self.num_layers * (2 if self.bidirectional else 1)
         return (
-            input.size(-1) == self.input_size
+            input.dtype == self._weight("weight_ih_l0").dtype
+            and input.size(-1) == self.input_size
             and hx[0].shape == (layers, batch, self.proj_size or self.hidden_size)
             and hx[1].shape == (layers, batch, self.hidden_size)
         )
