@@ -267,7 +267,19 @@ def test_weights_swapped_changed_or_moved_are_honoured():
         ours.weight_ih_l0.mul_(2)
         theirs.weight_ih_l0.mul_(2)
     assert torch.allclose(ours(x)[0], theirs(x)[0])
+    # no version counter sees this one
+    ours.weight_hh_l0.data.mul_(2)
+    theirs.weight_hh_l0.data.mul_(2)
+    assert torch.allclose(ours(x)[0], theirs(x)[0])
     assert torch.allclose(ours.float()(x.float())[0].double(), theirs(x)[0], atol=1e-5)
+
+
+def test_tied_weights(assert_close):
+    theirs, ours = twins(5, 5, num_layers=2)
+    for module in (theirs, ours):
+        module.weight_hh_l1 = module.weight_hh_l0
+        module.weight_ih_l1 = module.weight_hh_l0
+    compare(theirs, ours, [torch.randn(6, 3, 5, dtype=torch.float64)], assert_close)
 
 
 def test_weight_norm_parametrisation(assert_close):
