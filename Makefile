@@ -25,7 +25,7 @@ sanitize: build
 		--build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=4 \
 		LSAN_OPTIONS=suppressions=tests/leaks_of_others.txt UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/pytest -o pythonpath="$(SANITIZED)/lib tests" $(or $(ARGS),$(SANITIZED_TESTS))
+		$(BIN)/pytest -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .
