@@ -8,8 +8,9 @@ namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
 // So few steps read the weights where they lie; more repay packing them. Not a matter of the
-// batch, so that a row's bits do not depend on the rows beside it. Packed anew at each call: a cache
-// would not see every change, as writes through `.data`, or from another process, leave no trace.
+// batch, so that a row's bits do not depend on the rows beside it. Packed anew at each call: a
+// cache would not see every change, as writes through `.data`, or from another process, leave no
+// trace.
 constexpr int64_t kUnpackedSteps = 4;
 
 template <class Io>
