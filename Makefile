@@ -19,13 +19,14 @@ demo: build
 test: build
 	$(BIN)/python -m pytest $(ARGS)
 
-# short stacks in ASAN_OPTIONS: a leak is told by who allocated, and only our own count
+# short stacks: a leak is told by who allocated, and only our own count. Reports go to stderr itself, which
+# pytest must not capture: the process ends with them
 sanitize: build
 	FAST_S2S_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build \
 		--build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=4 \
+	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=2 \
 		LSAN_OPTIONS=suppressions=tests/leaks_of_others.txt UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/pytest -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
+		$(BIN)/pytest --capture=sys -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .
