@@ -85,7 +85,9 @@ class BackwardKernel {
   // f(n, element of the fragment, row, unit), past the tile's rows and the layer's units, too
   template <class F>
   FAST_S2S_DEVICE void for_elements(int row, int strip, const F& f) const {
+#pragma unroll
     for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
       for (int e = 0; e < 4; ++e)
         f(n, e, row + 8 * n + 2 * (lane() % 4) + e % 2,
           strip * kStripUnits + lane() / 4 + 8 * (e / 2));

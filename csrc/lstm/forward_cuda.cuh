@@ -148,7 +148,9 @@ class ForwardKernel {
   template <class F>
   FAST_S2S_DEVICE void for_elements(int row, int strip, const F& f) const {
     const int unit = strip * kStripUnits + lane() / 4;
+#pragma unroll
     for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
       for (int e = 0; e < 2; ++e) f(n, e, row + 8 * n + 2 * (lane() % 4) + e, unit);
   }
   FAST_S2S_DEVICE bool inside(int row, int unit) const {

@@ -173,7 +173,8 @@ class WarpWeights {
   }
 
   const Layout& l_;
-  const WarpShare& share_;
+  // a copy: a reference into the kernel's own state would keep all of it from registers
+  const WarpShare share_;
   const Words* packed_;
   const int first_strip_;
   uint32_t held_[kHeld][kTiles][4];

@@ -87,10 +87,10 @@ class Exchange {
         stepwise_(args.carried != nullptr),
         row_bytes_(static_cast<int64_t>(l_.k_tiles) * 32) {
     if constexpr (kThroughL2) {
-      const int64_t groups = block_count() / l_.ranks;
-      for (int half = 0; half < 2; ++half)
-        buffer_[half] =
-            args.exchange + (half * groups + place.group) * l_.rows * row_bytes_;
+      // no array of two pointers: an index known only at run time would keep all of the kernel's
+      // state from registers
+      buffer_ = args.exchange + place.group * l_.rows * row_bytes_;
+      to_second_ = static_cast<int64_t>(block_count() / l_.ranks) * l_.rows * row_bytes_;
       counter_ = args.counters + place.group;
     }
   }
@@ -115,7 +115,7 @@ class Exchange {
   template <class T>
   FAST_S2S_DEVICE void put(int n, int row, int column, const T& value) {
     if constexpr (kThroughL2) {
-      store(reinterpret_cast<T*>(buffer_[n % 2] + row * row_bytes_ + column), value);
+      store(reinterpret_cast<T*>(global_row(n, row) + column), value);
     } else {
       shared_store(shared_row(n, row) + column, value);
     }
@@ -153,7 +153,7 @@ class Exchange {
   // Publication n from row `row` on, as an operand.
   FAST_S2S_DEVICE auto state(int n, int row) const {
     if constexpr (kVariant == Variant::kStream) {
-      return GlobalState<kRowTiles>{buffer_[n % 2] + row * row_bytes_, row_bytes_};
+      return GlobalState<kRowTiles>{global_row(n, row), row_bytes_};
     } else {
       return SharedState<kRowTiles>{shared_row(n, row), l_.operand_stride};
     }
@@ -164,11 +164,14 @@ class Exchange {
     const int buffer = kVariant == Variant::kGrid ? 0 : n % 2;
     return l_.operand + (buffer * l_.rows + row) * l_.operand_stride;
   }
+  FAST_S2S_DEVICE unsigned char* global_row(int n, int row) const {
+    return buffer_ + n % 2 * to_second_ + row * row_bytes_;
+  }
   FAST_S2S_DEVICE void fetch(int n) {
     const int words = l_.k_tiles * 2;
     for (int i = thread_rank(); i < l_.rows * words; i += block_threads()) {
       const int row = i / words, column = (i % words) * 16;
-      copy_async(shared_row(n, row) + column, buffer_[n % 2] + row * row_bytes_ + column);
+      copy_async(shared_row(n, row) + column, global_row(n, row) + column);
     }
     copy_async_commit();
     copy_async_wait<0>();
@@ -179,7 +182,8 @@ class Exchange {
   const int rank_;
   const bool stepwise_;
   const int64_t row_bytes_;
-  unsigned char* buffer_[2];
+  unsigned char* buffer_;
+  int64_t to_second_;
   uint32_t* counter_;
 };
 
@@ -217,7 +221,7 @@ class DepthSum {
   }
 
   const Layout& l_;
-  const WarpShare& share_;
+  const WarpShare share_;
   int turn_ = 0;
 };
 
