@@ -16,7 +16,8 @@ SANITIZERS = os.environ.get("FAST_S2S_SANITIZE", "")
 
 
 def cpu_extension() -> Extension:
-    sources = ["csrc/module.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc").glob("*/*.cpp")))]
+    kernels = [str(p) for p in sorted(Path("csrc").glob("*/*.cpp")) if "_cuda" not in p.name]
+    sources = ["csrc/module.cpp", "csrc/ops.cpp", *kernels]
     flags = [
         "-std=c++17",
         "-O3",

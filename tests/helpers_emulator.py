@@ -17,6 +17,8 @@ from torch.utils.cpp_extension import include_paths
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "emulator"
 EMULATOR = ROOT / "tests" / "emulator"
+# as in csrc/lstm/plan.h
+VARIANTS = ("block", "cluster", "grid", "stream")
 NAMESPACE, MUTANT_NAMESPACE = "fast_s2s_emulator", "fast_s2s_mutant"
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
 _FLAGS = (
@@ -121,6 +123,7 @@ class Emulator:
         "max_cluster": 8,
         "cooperative": 1,
         "weight_registers": 128,
+        "only": -1,
     }
 
     def __init__(self, library: Path, namespace: str = NAMESPACE) -> None:

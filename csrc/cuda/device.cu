@@ -9,7 +9,9 @@ namespace fast_s2s {
 
 Device device_properties() {
   const emulator::Properties& p = emulator::properties();
-  return {p.sms, p.shared_bytes, p.max_cluster, p.cooperative, p.weight_registers};
+  Device device{p.sms, p.shared_bytes, p.max_cluster, p.cooperative, p.weight_registers};
+  if (p.only >= 0) device.only = static_cast<Variant>(p.only);
+  return device;
 }
 
 #else

@@ -36,11 +36,12 @@ class ForwardKernel {
     if (begins) {
       for_each([&](int row, int unit) { begin(row, unit); });
       zero_past_the_tile();
-      publish_initial();
     } else {
       carry(false);
     }
+    // without a step nobody would wait for what peers are given, and they may have ended
     if (begins && rows_.steps() > 0) {
+      publish_initial();
       prefetch(0);
       exchange_.deliver(0);
     } else if (!begins && args_.first_phase <= rows_.steps()) {
@@ -168,7 +169,7 @@ class ForwardKernel {
     for_strips([&](int s, int row) {
       if (share_.k_group > 0 || !weights_.exists(s)) return;
       for_elements(row, weights_.strip(s), [&](int, int, int r, int unit) {
-        const bool there = inside(r, unit) && !(rows_.steps() > 0 && forgets(0, r));
+        const bool there = inside(r, unit) && !forgets(0, r);
         put(0, r, unit, there ? load_constant(io(d_.h0) + state_at(r, unit)) : Io{});
       });
       exchange_.strip_done(0, row, weights_.strip(s));

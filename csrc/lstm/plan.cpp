@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <optional>
 #include <sstream>
 #include <stdexcept>
 
@@ -53,7 +52,9 @@ class Planner {
         if (ranks == strips()) break;
       }
     }
-    if (!best_) throw std::invalid_argument("plan: the device has too little shared memory");
+    if (!best_)
+      throw std::invalid_argument(d_.only ? "plan: the variant asked for does not fit the device"
+                                          : "plan: the device has too little shared memory");
     return *best_;
   }
 
@@ -68,6 +69,7 @@ class Planner {
   }
 
   void offer(Variant variant, int64_t ranks, int64_t row_tiles, bool stepwise) {
+    if (d_.only.has_value() && *d_.only != variant) return;
     const int64_t spb = ceil_div(strips(), ranks);
     ranks = ceil_div(strips(), spb);
     if (variant == Variant::kCluster) {

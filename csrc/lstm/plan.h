@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace fast_s2s {
@@ -28,6 +29,7 @@ struct Device {
   int64_t max_cluster;   // 1: no clusters
   bool cooperative;      // can launch only if all blocks are resident at once
   int64_t weight_registers = 128;  // of a thread, at most so many for W
+  std::optional<Variant> only = std::nullopt;  // to measure or test one variant
 };
 
 struct Problem {

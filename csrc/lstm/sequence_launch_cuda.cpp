@@ -73,11 +73,19 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   return "";
 }
 
+Plan checked_plan(const Problem& problem) {
+  try {
+    return plan_lstm(device_properties(), problem);
+  } catch (const std::exception& error) {
+    STD_TORCH_CHECK(false, error.what());
+  }
+}
+
 template <class Direction>
 void run(const Sequence& sequence, std::vector<Direction> directions) {
   const Problem problem{sequence.precision, sequence.hidden, sequence.batch,
                         static_cast<int64_t>(directions.size()), kIsBackward<Direction>};
-  const Plan plan = plan_lstm(device_properties(), problem);
+  const Plan plan = checked_plan(problem);
   const std::vector<Tensor> packed = pack(sequence, plan, directions);
   check_launch(launch_all(sequence, plan, directions));
 }

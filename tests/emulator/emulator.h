@@ -20,8 +20,9 @@ struct Properties {
   int shared_bytes = 227 * 1024;  // the most one block may have
   int max_cluster = 8;            // 1: no clusters
   bool cooperative = true;
-  // plans: registers of a thread that may hold weights
+  // for plans: registers of a thread that may hold weights, the one variant to use (-1: any)
   int weight_registers = 128;
+  int only = -1;
 };
 Properties& properties();
 
