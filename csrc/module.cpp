@@ -31,7 +31,7 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
                                             int64_t batch, int64_t directions, bool backward,
                                             int64_t sms, int64_t shared_bytes, int64_t max_cluster,
                                             bool cooperative, int64_t weight_registers,
-                                            const std::string& only) {
+                                            const std::string& only, int64_t row_tiles) {
   using fast_s2s::Precision;
   using fast_s2s::Variant;
   static const std::map<std::string, Precision> precisions = {{"bf16", Precision::kBf16},
@@ -46,7 +46,8 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
   if (variants.count(only) == 0)
     throw std::invalid_argument("only: expected block, cluster, grid or stream, got " + only);
   const fast_s2s::Plan plan = fast_s2s::plan_lstm(
-      {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only)},
+      {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only),
+       row_tiles},
       {precisions.at(precision), hidden, batch, directions, backward});
   const fast_s2s::Layout& l = plan.layout;
   return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
@@ -81,5 +82,6 @@ PYBIND11_MODULE(_C, m) {
         py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
         py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
-        py::arg("weight_registers") = 128, py::arg("only") = "");
+        py::arg("weight_registers") = 128, py::arg("only") = "",
+        py::arg("row_tiles") = 0);
 }

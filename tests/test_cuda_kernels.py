@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_emulator import VARIANTS
+from helpers_emulator import VARIANTS, Emulator
 from helpers_lstm import NAMES, Case, make_inputs, reference_results
 
-from fast_s2s import reference
+from fast_s2s import backends, reference
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SAVES = (reference.SAVE_GATES, reference.SAVE_CELLS)
@@ -25,19 +25,41 @@ CASES = [
     Case(5, 11, 40, inputs=1, bias=False, reverse=True),
     Case(3, 9, 150, lengths=True, reset=True, reverse=True),
 ]
-# what each variant is to meet: everything in registers, some in shared memory, some in L2; ranks
-# without units; tiles of rows without rows
+# what each variant is to meet: few rows at once and many; W in registers alone, also in shared
+# memory, also in L2; ranks without units; tiles of rows without rows; several launches
+LITTLE = {"weight_registers": 8, "shared_bytes": 60_000}
 DEVICES = {
-    "block": [{}, {"weight_registers": 8}, {"weight_registers": 8, "shared_bytes": 60_000}],
-    "cluster": [{}, {"max_cluster": 4, "weight_registers": 8, "shared_bytes": 60_000}],
-    "grid": [{}, {"sms": 3, "weight_registers": 8, "shared_bytes": 60_000}],
-    "stream": [{}, {"cooperative": 0}, {"sms": 3, "weight_registers": 8, "shared_bytes": 45_000}],
+    "block": [{}, {"row_tiles": 4}, {**LITTLE, "shared_bytes": 90_000}],
+    "cluster": [{}, {"sms": 2, "max_cluster": 2}, {**LITTLE, "max_cluster": 4}],
+    "grid": [{}, {"row_tiles": 4}, {**LITTLE, "sms": 3}],
+    "stream": [
+        {},
+        {"cooperative": 0},
+        {"cooperative": 0, "sms": 1},
+        {**LITTLE, "shared_bytes": 45_000, "sms": 3},
+    ],
 }
 LAYOUTS = [
     pytest.param(VARIANTS.index(variant), device, id=f"{variant}-{index}")
     for variant, devices in DEVICES.items()
     for index, device in enumerate(devices)
 ]
+
+
+VARIANT_CASES = [
+    Case(5, 11, 150, lengths=True, reset=True),
+    Case(5, 11, 150, lengths=True, reset=True, reverse=True),
+    Case(3, 40, 70, lengths=True),
+    Case(3, 1, 9),
+]
+
+
+def plan(case, precision, backward, variant, device):
+    values = {**Emulator.DEFAULTS, **device}
+    del values["seed"]
+    values["only"] = VARIANTS[variant]
+    sizes = {"precision": precision, "hidden": case.hidden, "batch": case.batch}
+    return backends.extension.plan_lstm(**sizes, backward=backward, **values)
 
 
 def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES):
@@ -56,21 +78,35 @@ def test_values_and_gradients(emulator, case, dtype, assert_close):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("variant", "device"), LAYOUTS)
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case(5, 11, 150, lengths=True, reset=True),
-        Case(5, 11, 150, lengths=True, reset=True, reverse=True),
-        Case(3, 40, 70, lengths=True),
-        Case(3, 1, 9),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("case", VARIANT_CASES, ids=str)
 def test_every_variant(emulator, case, variant, device, dtype, assert_close):
     if variant == VARIANTS.index("cluster") and case.hidden < 16:
         pytest.skip("one strip of units has nothing to share")
     emulator.configure(only=variant, **device)
     compare(emulator, make_inputs(case, dtype), assert_close)
+
+
+@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_runs_of_a_variant_meet_all_it_has(name, precision, backward):
+    layouts = [
+        plan(case, precision, backward, VARIANTS.index(name), device)
+        for device in DEVICES[name]
+        for case in VARIANT_CASES
+        if case.hidden >= 16
+    ]
+    assert {p["variant"] for p in layouts} == {name}
+    assert {p["row_tiles"] for p in layouts} == {1, 4}
+    assert {p["k_groups"] > 1 for p in layouts} >= {True}
+    for part in ("register_bytes", "resident_bytes", "streamed_bytes"):
+        assert any(p[part] > 0 for p in layouts), part
+    assert any(p["tiles"] > 1 or p["launches"] > 1 for p in layouts)
+    if name == "cluster":
+        assert any(p["ranks"] * p["strips_per_block"] > p["strips"] for p in layouts)
+    if name == "stream":
+        assert {p["stepwise"] for p in layouts} == {False, True}
 
 
 @pytest.mark.parametrize("variant", VARIANTS[1:])

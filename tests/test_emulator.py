@@ -116,6 +116,7 @@ WRONG = [
     ("copy not waited for", 1, 1, "unwritten"),
     ("copy left behind", 1, 1, "copies that nobody waited for|race"),
     ("cluster without barrier", 2, 2, "race|unwritten"),
+    ("cluster without barrier before", 2, 2, "the peer may not have begun"),
     ("cluster barrier never waited for", 2, 2, "arrived twice"),
     ("peer that has ended", 2, 2, "the peer has ended"),
     ("grid without waiting", 8, 1, "race|unwritten"),

@@ -11,6 +11,7 @@ Device device_properties() {
   const emulator::Properties& p = emulator::properties();
   Device device{p.sms, p.shared_bytes, p.max_cluster, p.cooperative, p.weight_registers};
   if (p.only >= 0) device.only = static_cast<Variant>(p.only);
+  device.row_tiles = p.row_tiles;
   return device;
 }
 

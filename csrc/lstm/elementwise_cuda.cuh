@@ -88,10 +88,8 @@ previous_hidden_kernel(const FAST_S2S_GRID_CONSTANT PreviousHidden args) {
 template <class Io>
 FAST_S2S_KERNEL(kElementwiseThreads)
 activate_kernel(const FAST_S2S_GRID_CONSTANT Activate args) {
-  const SequenceShape& s = args.shape;
-  for_each_of(s.steps * s.batch * args.hidden, [&](int64_t i) {
+  for_each_of(args.rows * args.hidden, [&](int64_t i) {
     const int64_t at = i / args.hidden, unit = i % args.hidden;
-    const bool runs = at / s.batch < length_of(s, at % s.batch);
     const auto pre = [&](int gate) {
       const int64_t column = gate * args.hidden + unit, from = at * 4 * args.hidden + column;
       float sum = to_float(load_constant(static_cast<const Io*>(args.gates_x) + from)) +
@@ -105,7 +103,7 @@ activate_kernel(const FAST_S2S_GRID_CONSTANT Activate args) {
     const float parts[4] = {gates.i, gates.f, gates.g, gates.o};
     for (int gate = 0; gate < 4; ++gate)
       store(static_cast<Io*>(args.out) + at * 4 * args.hidden + gate * args.hidden + unit,
-            from_float<Io>(runs ? parts[gate] : 0.0f));
+            from_float<Io>(parts[gate]));
   });
 }
 

@@ -88,13 +88,12 @@ struct PreviousHidden {
 std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args, Stream stream);
 
 struct Activate {
-  SequenceShape shape;
-  int64_t hidden;
-  const void* gates_x;  // Io [T, B, 4H]
-  const void* gates_h;  // Io [T, B, 4H]
-  const void* b_ih;     // Io [4H] or null for zero
-  const void* b_hh;     // Io [4H] or null for zero
-  void* out;            // Io [T, B, 4H] activated gates; zero past a row's length
+  int64_t rows, hidden;  // rows of all steps
+  const void* gates_x;   // Io [rows, 4H]
+  const void* gates_h;   // Io [rows, 4H]
+  const void* b_ih;      // Io [4H] or null for zero
+  const void* b_hh;      // Io [4H] or null for zero
+  void* out;             // Io [rows, 4H] activated gates
 };
 std::string activate_cuda(Precision precision, const Activate& args, Stream stream);
 

@@ -83,7 +83,7 @@ std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args
 std::string activate_cuda(Precision precision, const Activate& args, Stream stream) {
   return by_precision(precision, [&](auto operand) {
     return launch_elementwise(&activate_kernel<typename decltype(operand)::Io>,
-                              elements(args.shape, args.hidden), args, stream);
+                              args.rows * args.hidden, args, stream);
   });
 }
 

@@ -173,8 +173,8 @@ Tensor recompute_gates(const Layer& layer, const Tensor& h_prev) {
   const Tensor gates_h =
       torch::stable::matmul(layer.rows(h_prev, layer.hidden), transposed(layer.w_hh));
   Tensor out = empty(layer.x, {layer.steps, layer.batch, 4 * layer.hidden});
-  const Activate args{layer.shape(),      layer.hidden,       input(gates_x), input(gates_h),
-                      input(layer.b_ih), input(layer.b_hh), output(out)};
+  const Activate args{layer.steps * layer.batch, layer.hidden,       input(gates_x), input(gates_h),
+                      input(layer.b_ih),         input(layer.b_hh), output(out)};
   check_launch(activate_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
   return out;
 }

@@ -35,7 +35,7 @@ class Planner {
 
   Plan best() {
     for (int64_t row_tiles : {1, 4}) {
-      if (row_tiles > 1 && p_.batch <= 8) continue;
+      if (d_.row_tiles == 0 ? row_tiles > 1 && p_.batch <= 8 : row_tiles != d_.row_tiles) continue;
       offer(Variant::kBlock, 1, row_tiles, false);
       for (int64_t ranks = 2; ranks <= std::min(d_.max_cluster, strips()); ranks *= 2)
         if (ranks <= d_.sms) offer(Variant::kCluster, ranks, row_tiles, false);
@@ -53,7 +53,8 @@ class Planner {
       }
     }
     if (!best_)
-      throw std::invalid_argument(d_.only ? "plan: the variant asked for does not fit the device"
+      throw std::invalid_argument(d_.only || d_.row_tiles > 0
+                                          ? "plan: the variant asked for does not fit the device"
                                           : "plan: the device has too little shared memory");
     return *best_;
   }

@@ -29,7 +29,9 @@ struct Device {
   int64_t max_cluster;   // 1: no clusters
   bool cooperative;      // can launch only if all blocks are resident at once
   int64_t weight_registers = 128;  // of a thread, at most so many for W
-  std::optional<Variant> only = std::nullopt;  // to measure or test one variant
+  // to measure or test one variant, one number of tiles of rows (0: any)
+  std::optional<Variant> only = std::nullopt;
+  int64_t row_tiles = 0;
 };
 
 struct Problem {
@@ -52,7 +54,7 @@ struct Layout {
 struct Plan {
   Variant variant;
   Layout layout;
-  int64_t row_tiles;        // of 8 rows, multiplied at once
+  int64_t row_tiles;        // of 8 rows, multiplied at once: 1 or 4
   int64_t tiles;            // of rows, in one launch
   int64_t launches;         // one after another, for the rows beyond those
   bool stepwise;            // one launch a step: blocks need not be resident

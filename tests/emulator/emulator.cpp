@@ -421,6 +421,10 @@ unsigned char* peer_shared(int rank, uint32_t offset, size_t bytes) {
   auto& blocks = current->block->cluster->blocks;
   if (rank < 0 || rank >= static_cast<int>(blocks.size())) fail("shared memory: no such peer");
   if (blocks[rank]->running == 0) fail("shared memory: the peer has ended");
+  // a block begins when it likes; that it has begun is known only from a barrier with it
+  const int peer_warp = blocks[rank]->rank * machine->grid.threads / 32;
+  if (blocks[rank] != current->block && warp_of(*current).clock[peer_warp] == 0)
+    fail("shared memory: the peer may not have begun");
   return shared_of(*blocks[rank], offset, bytes);
 }
 

@@ -20,9 +20,11 @@ struct Properties {
   int shared_bytes = 227 * 1024;  // the most one block may have
   int max_cluster = 8;            // 1: no clusters
   bool cooperative = true;
-  // for plans: registers of a thread that may hold weights, the one variant to use (-1: any)
+  // for plans: registers of a thread that may hold weights; the variant (-1: any) and tiles of rows
+  // (0: any) to use
   int weight_registers = 128;
   int only = -1;
+  int row_tiles = 0;
 };
 Properties& properties();
 

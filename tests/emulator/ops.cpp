@@ -35,9 +35,9 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT void emulator_set(uint64_t seed, int sms, int shared_bytes, int max_cluster,
-                         int cooperative, int weight_registers, int only) {
+                         int cooperative, int weight_registers, int only, int row_tiles) {
   fast_s2s::emulator::properties() = {
-      seed, sms, shared_bytes, max_cluster, cooperative != 0, weight_registers, only};
+      seed, sms, shared_bytes, max_cluster, cooperative != 0, weight_registers, only, row_tiles};
 }
 
 // launches, threads, products, barriers

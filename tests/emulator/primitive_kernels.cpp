@@ -173,6 +173,8 @@ const std::map<std::string, Scenario> scenarios = {
      [](const ScenarioArgs args) { copy_async(16 * me(), args.input); }},
     {"cluster", [](const ScenarioArgs) { across_cluster(true, true); }},
     {"cluster without barrier", [](const ScenarioArgs) { across_cluster(true, false); }},
+    {"cluster without barrier before",
+     [](const ScenarioArgs) { across_cluster(false, true); }},
     {"cluster barrier never waited for",
      [](const ScenarioArgs) {
        cluster_arrive();
@@ -180,6 +182,8 @@ const std::map<std::string, Scenario> scenarios = {
      }},
     {"peer that has ended",
      [](const ScenarioArgs args) {
+       cluster_arrive();
+       cluster_wait();
        if (cluster_block_rank() == 1) return;
        // until the other block is gone
        for (int i = 0; i < 5000; ++i) load_acquire(args.state);
