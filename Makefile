@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py $(shell find csrc -type f)
 BUILT := $(VENV)/.built
+CPP := $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # the compiled code under AddressSanitizer and UBSan, in a folder of its own
 SANITIZED := build/sanitize
@@ -11,7 +12,7 @@ SANITIZED := build/sanitize
 SANITIZER_LIBRARIES = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 SANITIZED_TESTS := tests/test_lstm_ops.py tests/test_lstm_stress.py tests/test_lstm_threads.py
 
-.PHONY: demo test sanitize lint format bench build clean
+.PHONY: demo test sanitize lint format bench cuda-table build clean
 
 demo: build
 	$(BIN)/fast-s2s demo $(ARGS)
@@ -31,16 +32,20 @@ sanitize: build
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format -i $(CPP)
 
 bench: build
 	$(BIN)/python -m benchmarks.bench_lstm $(ARGS)
+
+# what each CUDA kernel takes, by nvcc and cuobjdump: a quarter of an hour
+cuda-table: build
+	$(BIN)/python csrc/cuda_resources.py
 
 build: $(BUILT)
 

@@ -39,15 +39,17 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
                                                               {"tf32", Precision::kTf32},
                                                               {"fp32", Precision::kFp32}};
   static const std::map<std::string, std::optional<Variant>> variants = {
-      {"", std::nullopt},           {"block", Variant::kBlock},   {"cluster", Variant::kCluster},
-      {"grid", Variant::kGrid},     {"stream", Variant::kStream}};
+      {"", std::nullopt},
+      {"block", Variant::kBlock},
+      {"cluster", Variant::kCluster},
+      {"grid", Variant::kGrid},
+      {"stream", Variant::kStream}};
   if (precisions.count(precision) == 0)
     throw std::invalid_argument("precision: expected bf16, fp16, tf32 or fp32, got " + precision);
   if (variants.count(only) == 0)
     throw std::invalid_argument("only: expected block, cluster, grid or stream, got " + only);
   const fast_s2s::Plan plan = fast_s2s::plan_lstm(
-      {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only),
-       row_tiles},
+      {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only), row_tiles},
       {precisions.at(precision), hidden, batch, directions, backward});
   const fast_s2s::Layout& l = plan.layout;
   return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
@@ -82,6 +84,5 @@ PYBIND11_MODULE(_C, m) {
         py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
         py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
-        py::arg("weight_registers") = 128, py::arg("only") = "",
-        py::arg("row_tiles") = 0);
+        py::arg("weight_registers") = 128, py::arg("only") = "", py::arg("row_tiles") = 0);
 }

@@ -1,5 +1,5 @@
-// CUDA registration of every op, by torch's stable ABI, in a library of its own: it loads only where
-// torch has CUDA. Schemas: fast_s2s/ops.py. No logic here.
+// CUDA registration of every op, by torch's stable ABI, in a library of its own: it loads only
+// where torch has CUDA. Schemas: fast_s2s/ops.py. No logic here.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -19,8 +19,34 @@ void* current_stream() {
 
 namespace {
 
-typedef torch::stable::accelerator::DeviceGuard Guard;
+using torch::stable::accelerator::DeviceGuard;
+
+auto lstm_forward_on_device(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih,
+                            const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+                            const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+                            const std::optional<Tensor>& lengths,
+                            const std::optional<Tensor>& reset, bool reverse, int64_t save) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save);
+}
+
+auto lstm_backward_on_device(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+    const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
+    const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_backward(grad_y, grad_h_n, grad_c_n, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths,
+                       reset, reverse, y, gates, cells, needs_x, needs_weights);
+}
 
 }  // namespace
 }  // namespace cuda
 }  // namespace fast_s2s
+
+STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
+  m.impl("lstm_forward", TORCH_BOX(&fast_s2s::cuda::lstm_forward_on_device));
+  m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward_on_device));
+}

@@ -21,10 +21,11 @@ EMULATOR = ROOT / "tests" / "emulator"
 VARIANTS = ("block", "cluster", "grid", "stream")
 NAMESPACE, MUTANT_NAMESPACE = "fast_s2s_emulator", "fast_s2s_mutant"
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
-_FLAGS = (
-    "-std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas "
-    "-Wno-unused-parameter -DFAST_S2S_EMULATE -DTORCH_TARGET_VERSION=0x020a000000000000"
-).split()
+_FLAGS = [
+    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
+    *("-DFAST_S2S_EMULATE", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+]
 KERNELS = [
     "csrc/lstm/lstm_cuda.cu",
     "csrc/cuda/device.cu",

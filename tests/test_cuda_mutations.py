@@ -28,8 +28,8 @@ class Mutation(NamedTuple):
     old: str
     new: str
     variant: str = "block"
-    device: dict = {}  # noqa: RUF012
-    recompiled: list = [FORWARD]  # noqa: RUF012
+    device: dict = {}
+    recompiled: list = [FORWARD]
     dtype: torch.dtype = torch.bfloat16
     case: Case = Case(5, 11, 150, lengths=True, reset=True)
 
@@ -93,9 +93,19 @@ MUTATIONS = [
         "      if (++polls == kSpinLimit) trap();\n  }",
         "stream",
     ),
-    Mutation("waits for the step before", SEQUENCE, "l_.ranks) * (n + 1));", "l_.ranks) * n);", "grid"),
-    Mutation("waits for a rank too many", SEQUENCE, "l_.ranks) * (n + 1)", "l_.ranks) * (n + 1) + 1", "grid"),
-    Mutation("copies not waited for", SEQUENCE, "copy_async_wait<0>();", "copy_async_wait<1>();", "grid"),
+    Mutation(
+        "waits for the step before", SEQUENCE, "l_.ranks) * (n + 1));", "l_.ranks) * n);", "grid"
+    ),
+    Mutation(
+        "waits for a rank too many",
+        SEQUENCE,
+        "l_.ranks) * (n + 1)",
+        "l_.ranks) * (n + 1) + 1",
+        "grid",
+    ),
+    Mutation(
+        "copies not waited for", SEQUENCE, "copy_async_wait<0>();", "copy_async_wait<1>();", "grid"
+    ),
     Mutation(
         "copies seen by their own thread alone",
         SEQUENCE,
@@ -111,14 +121,39 @@ MUTATIONS = [
     ),
     # buffers
     Mutation("one buffer in shared memory", SEQUENCE, "kGrid ? 0 : n % 2;", "kGrid ? 0 : 0 * n;"),
-    Mutation("one buffer in peers", SEQUENCE, "kGrid ? 0 : n % 2;", "kGrid ? 0 : 0 * n;", "cluster"),
-    Mutation("one buffer in L2", SEQUENCE, "buffer_ + n % 2 * to_second_", "buffer_ + 0 * n * to_second_", "grid"),
+    Mutation(
+        "one buffer in peers", SEQUENCE, "kGrid ? 0 : n % 2;", "kGrid ? 0 : 0 * n;", "cluster"
+    ),
+    Mutation(
+        "one buffer in L2",
+        SEQUENCE,
+        "buffer_ + n % 2 * to_second_",
+        "buffer_ + 0 * n * to_second_",
+        "grid",
+    ),
     Mutation("one buffer of partial sums", SEQUENCE, "    turn_ ^= 1;\n", ""),
-    Mutation("padding left unwritten", SEQUENCE, "i < 2 * l_.rows * words;", "i < l_.rows * words;"),
+    Mutation(
+        "padding left unwritten", SEQUENCE, "i < 2 * l_.rows * words;", "i < l_.rows * words;"
+    ),
     # fragments
-    Mutation("halves of a k-tile swapped", OPERAND, "(lane() / 8 % 2) * 16", "(1 - lane() / 8 % 2) * 16"),
-    Mutation("tiles of rows swapped", OPERAND, "b[n + i / 2][i % 2] = both[i];", "b[n + i % 2][i / 2] = both[i];", device={"row_tiles": 4}, case=Case(3, 40, 40)),
-    Mutation("fragments from L2 swapped", OPERAND, "half * 16 + (lane() % 4)", "(1 - half) * 16 + (lane() % 4)", "stream"),
+    Mutation(
+        "halves of a k-tile swapped", OPERAND, "(lane() / 8 % 2) * 16", "(1 - lane() / 8 % 2) * 16"
+    ),
+    Mutation(
+        "tiles of rows swapped",
+        OPERAND,
+        "b[n + i / 2][i % 2] = both[i];",
+        "b[n + i % 2][i / 2] = both[i];",
+        device={"row_tiles": 4},
+        case=Case(3, 40, 40),
+    ),
+    Mutation(
+        "fragments from L2 swapped",
+        OPERAND,
+        "half * 16 + (lane() % 4)",
+        "(1 - half) * 16 + (lane() % 4)",
+        "stream",
+    ),
     Mutation(
         "registers of A swapped",
         ELEMENTWISE,
@@ -126,10 +161,32 @@ MUTATIONS = [
         "row = lane / 4 + 8 * (r / 2), byte = 4 * (lane % 4) + 16 * (r % 2);",
         recompiled=SMALL,
     ),
-    Mutation("gates g and o swapped", FORWARD_FILE, "sums[1][n][e], sums[1][n][2 + e]}", "sums[1][n][2 + e], sums[1][n][e]}"),
-    Mutation("a share of the depth left out", SEQUENCE, "for (int k = 1; k < l_.k_groups", "for (int k = 2; k < l_.k_groups"),
-    Mutation("tiles in shared memory off", OPERAND, "s * share_.k_count - held();", "s * share_.k_count;", device=MIXED),
-    Mutation("tiles in L2 off by one", OPERAND, "      fetch(a, s, j);\n      add(a, state, j, sums);", "      fetch(a, s, j - 1);\n      add(a, state, j, sums);", device=MIXED),
+    Mutation(
+        "gates g and o swapped",
+        FORWARD_FILE,
+        "sums[1][n][e], sums[1][n][2 + e]}",
+        "sums[1][n][2 + e], sums[1][n][e]}",
+    ),
+    Mutation(
+        "a share of the depth left out",
+        SEQUENCE,
+        "for (int k = 1; k < l_.k_groups",
+        "for (int k = 2; k < l_.k_groups",
+    ),
+    Mutation(
+        "tiles in shared memory off",
+        OPERAND,
+        "s * share_.k_count - held();",
+        "s * share_.k_count;",
+        device=MIXED,
+    ),
+    Mutation(
+        "tiles in L2 off by one",
+        OPERAND,
+        "      fetch(a, s, j);\n      add(a, state, j, sums);",
+        "      fetch(a, s, j - 1);\n      add(a, state, j, sums);",
+        device=MIXED,
+    ),
     Mutation(
         "no low parts of float32",
         OPERAND,
@@ -139,8 +196,15 @@ MUTATIONS = [
         dtype=torch.float32,
     ),
     # rows and steps
-    Mutation("a length off by one", SEQUENCE, "return t < length(row);", "return t <= length(row);"),
-    Mutation("a last step off by one", SEQUENCE, "shape_.reverse ? 0 : length(row) - 1;", "shape_.reverse ? 0 : length(row) - 2;"),
+    Mutation(
+        "a length off by one", SEQUENCE, "return t < length(row);", "return t <= length(row);"
+    ),
+    Mutation(
+        "a last step off by one",
+        SEQUENCE,
+        "shape_.reverse ? 0 : length(row) - 1;",
+        "shape_.reverse ? 0 : length(row) - 2;",
+    ),
     Mutation(
         "a first step off by one",
         SEQUENCE,
@@ -149,11 +213,38 @@ MUTATIONS = [
         recompiled=[BACKWARD],
         case=REVERSE,
     ),
-    Mutation("resets a step late", FORWARD_FILE, "const int t = rows_.time(s);\n    return rows_.runs(t, row) &&", "const int t = rows_.time(s ? s - 1 : 0);\n    return rows_.runs(t, row) &&"),
-    Mutation("a reset keeps the cell", FORWARD_FILE, "rows_.resets(t, row) ? 0.0f : shared_load", "false ? 0.0f : shared_load"),
-    Mutation("input of the step before", FORWARD_FILE, "        prefetch(s + 1);", "        prefetch(s);", case=Case(4, 3, 40)),
-    Mutation("nothing past the longest row", FORWARD_FILE, "      zero_past_the_tile();\n", "", case=Case(5, 9, 20, lengths=True)),
-    Mutation("no b_hh", FORWARD_FILE, "        if (d_.b_hh != nullptr) sum += read(io(d_.b_hh), at);\n", ""),
+    Mutation(
+        "resets a step late",
+        FORWARD_FILE,
+        "const int t = rows_.time(s);\n    return rows_.runs(t, row) &&",
+        "const int t = rows_.time(s ? s - 1 : 0);\n    return rows_.runs(t, row) &&",
+    ),
+    Mutation(
+        "a reset keeps the cell",
+        FORWARD_FILE,
+        "rows_.resets(t, row) ? 0.0f : shared_load",
+        "false ? 0.0f : shared_load",
+    ),
+    Mutation(
+        "input of the step before",
+        FORWARD_FILE,
+        "        prefetch(s + 1);",
+        "        prefetch(s);",
+        case=Case(4, 3, 40),
+    ),
+    Mutation(
+        "nothing past the longest row",
+        FORWARD_FILE,
+        "      zero_past_the_tile();\n",
+        "",
+        case=Case(5, 9, 20, lengths=True),
+    ),
+    Mutation(
+        "no b_hh",
+        FORWARD_FILE,
+        "        if (d_.b_hh != nullptr) sum += read(io(d_.b_hh), at);\n",
+        "",
+    ),
     Mutation(
         "rows of later launches",
         SEQUENCE,
@@ -163,7 +254,14 @@ MUTATIONS = [
         device={"shared_bytes": 30_000},
         case=Case(2, 70, 130),
     ),
-    Mutation("cells lost between launches", FORWARD_FILE, "if (args_.carried != nullptr) carry(true);", "if (false) carry(true);", "stream", STEPWISE),
+    Mutation(
+        "cells lost between launches",
+        FORWARD_FILE,
+        "if (args_.carried != nullptr) carry(true);",
+        "if (false) carry(true);",
+        "stream",
+        STEPWISE,
+    ),
     # backward
     Mutation(
         "a reset lets gradients through",
@@ -196,8 +294,21 @@ MUTATIONS = [
         recompiled=[BACKWARD],
     ),
     # small kernels
-    Mutation("sum over half of the lanes", "cell_cuda.cuh", "int mask = 16;", "int mask = 8;", recompiled=SMALL, case=CELL),
-    Mutation("the state of the step after", ELEMENTWISE, "s.reverse ? s.batch : -s.batch", "s.reverse ? -s.batch : s.batch", recompiled=SMALL),
+    Mutation(
+        "sum over half of the lanes",
+        "cell_cuda.cuh",
+        "int mask = 16;",
+        "int mask = 8;",
+        recompiled=SMALL,
+        case=CELL,
+    ),
+    Mutation(
+        "the state of the step after",
+        ELEMENTWISE,
+        "s.reverse ? s.batch : -s.batch",
+        "s.reverse ? -s.batch : s.batch",
+        recompiled=SMALL,
+    ),
 ]
 
 

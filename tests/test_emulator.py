@@ -59,7 +59,8 @@ def test_matrix_product_fragments(emulator, kind):
         a, b = a.float(), b.float()
     sums = scatter(d, d_element, 4).contiguous()
     number = ["bf16", "fp16", "tf32"].index(kind)
-    assert call(emulator.library.emulator_mma, number, *map(pointer, fragments), pointer(sums)) == ""
+    operands = [pointer(t) for t in (*fragments, sums)]
+    assert call(emulator.library.emulator_mma, number, *operands) == ""
     torch.testing.assert_close(sums, scatter(d + a @ b, d_element, 4))
 
 

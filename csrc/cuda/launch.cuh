@@ -34,8 +34,8 @@ std::string launch(void (*kernel)(Args), const LaunchShape& shape, Stream stream
   const auto failure = [](const char* what, cudaError_t error) {
     return std::string(what) + ": " + cudaGetErrorString(error);
   };
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           shape.shared_bytes);
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   if (error != cudaSuccess) return failure("cudaFuncSetAttribute(shared memory)", error);
   if (shape.cluster > 8) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

@@ -16,7 +16,8 @@
 //   add_release, load_acquire                counters in global memory, device scope
 //   copy_async, copy_async_commit, _wait<N>  16 bytes from global to shared memory; there once all
 //                                            but the last N groups are waited for
-//   load_matrices<N>(r, offset)              ldmatrix .x1, .x2, .x4: thread i of the first 8·N gives
+//   load_matrices<N>(r, offset)              ldmatrix .x1, .x2, .x4: thread i of the first 8·N
+//   gives
 //                                            the address of a row of 16 bytes
 //   load_matrices_transposed<N>(r, offset)   the same with .trans
 //   mma_bf16, mma_fp16                       d += a·b, m16n8k16; fragments as PTX lays them out

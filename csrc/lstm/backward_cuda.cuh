@@ -93,9 +93,7 @@ class BackwardKernel {
           strip * kStripUnits + lane() / 4 + 8 * (e / 2));
   }
 
-  FAST_S2S_DEVICE int first_unit() const {
-    return place_.rank * l_.strips_per_block * kStripUnits;
-  }
+  FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
   FAST_S2S_DEVICE bool inside(int row, int unit) const {
     return row < place_.rows && unit < l_.hidden;
   }
@@ -192,7 +190,8 @@ class BackwardKernel {
     const int64_t at = rows_.at(t, row);
     if (d_.grad_y != nullptr) dh += to_float(load_constant(io(d_.grad_y) + at * l_.hidden + unit));
     const Io* from = io(d_.gates) + at * 4 * l_.hidden + unit;
-    const Gates<float> gates{to_float(load_constant(from)), to_float(load_constant(from + l_.hidden)),
+    const Gates<float> gates{to_float(load_constant(from)),
+                             to_float(load_constant(from + l_.hidden)),
                              to_float(load_constant(from + 2 * l_.hidden)),
                              to_float(load_constant(from + 3 * l_.hidden))};
     const bool resets = rows_.resets(t, row);

@@ -26,10 +26,12 @@ class CellKernel {
     float sums[4][kRows] = {};
     add(args_.w_ih, args_.x, args_.input, unit, row, sums);
     add(args_.w_hh, args_.h, args_.hidden, unit, row, sums);
+#pragma unroll
     for (int gate = 0; gate < 4; ++gate)
+#pragma unroll
       for (int r = 0; r < kRows; ++r)
-        for (int mask = 16; mask > 0; mask /= 2)
-          sums[gate][r] += shuffle_xor(sums[gate][r], mask);
+        for (int mask = 16; mask > 0; mask /= 2) sums[gate][r] += shuffle_xor(sums[gate][r], mask);
+#pragma unroll
     for (int r = 0; r < kRows; ++r)
       if (lane() == r && row + r < args_.batch)
         finish(unit, row + r, {sums[0][r], sums[1][r], sums[2][r], sums[3][r]});
@@ -60,8 +62,7 @@ class CellKernel {
     const int64_t at = row * args_.hidden + unit;
     const Gates<float> gates = activate<DeviceMath>(pre);
     const float c = next_cell(gates, read(args_.c, at));
-    store(static_cast<Io*>(args_.h_next) + at,
-          from_float<Io>(next_hidden<DeviceMath>(gates, c)));
+    store(static_cast<Io*>(args_.h_next) + at, from_float<Io>(next_hidden<DeviceMath>(gates, c)));
     store(static_cast<Io*>(args_.c_next) + at, from_float<Io>(c));
     if (args_.cells != nullptr) store(args_.cells + at, c);
     if (args_.gates == nullptr) return;

@@ -78,9 +78,8 @@ previous_hidden_kernel(const FAST_S2S_GRID_CONSTANT PreviousHidden args) {
     const int64_t before = at + (s.reverse ? s.batch : -s.batch);
     Io h = Io{};
     if (t < length && !(s.reset != nullptr && load_constant(s.reset + at)))
-      h = t == first
-              ? load_constant(static_cast<const Io*>(args.h0) + row * args.hidden + unit)
-              : load_constant(static_cast<const Io*>(args.y) + before * args.hidden + unit);
+      h = t == first ? load_constant(static_cast<const Io*>(args.h0) + row * args.hidden + unit)
+                     : load_constant(static_cast<const Io*>(args.y) + before * args.hidden + unit);
     store(static_cast<Io*>(args.out) + i, h);
   });
 }
@@ -95,8 +94,7 @@ activate_kernel(const FAST_S2S_GRID_CONSTANT Activate args) {
       float sum = to_float(load_constant(static_cast<const Io*>(args.gates_x) + from)) +
                   to_float(load_constant(static_cast<const Io*>(args.gates_h) + from));
       for (const void* bias : {args.b_ih, args.b_hh})
-        if (bias != nullptr)
-          sum += to_float(load_constant(static_cast<const Io*>(bias) + column));
+        if (bias != nullptr) sum += to_float(load_constant(static_cast<const Io*>(bias) + column));
       return sum;
     };
     const Gates<float> gates = activate<DeviceMath>(Gates<float>{pre(0), pre(1), pre(2), pre(3)});

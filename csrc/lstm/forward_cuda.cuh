@@ -70,9 +70,7 @@ class ForwardKernel {
     }
   }
 
-  FAST_S2S_DEVICE int first_unit() const {
-    return place_.rank * l_.strips_per_block * kStripUnits;
-  }
+  FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
   FAST_S2S_DEVICE uint32_t cell_at(int row, int unit) const {
     return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
   }

@@ -99,14 +99,14 @@ std::string activate_cuda(Precision precision, const Activate& args, Stream stre
 
 struct CellArgs {
   int64_t batch, input, hidden;
-  const void* x;                    // Io [B, I]
-  const void* h;                    // Io [B, H]
-  const void* c;                    // Io [B, H]
-  const void *w_ih, *w_hh;          // Io [4H, I], [4H, H]
-  const void *b_ih, *b_hh;          // Io [4H] or null for zero
-  void *h_next, *c_next;            // Io [B, H]
-  void* gates;                      // Io [B, 4H] activated gates, or null
-  float* cells;                     // [B, H], or null
+  const void* x;            // Io [B, I]
+  const void* h;            // Io [B, H]
+  const void* c;            // Io [B, H]
+  const void *w_ih, *w_hh;  // Io [4H, I], [4H, H]
+  const void *b_ih, *b_hh;  // Io [4H] or null for zero
+  void *h_next, *c_next;    // Io [B, H]
+  void* gates;              // Io [B, 4H] activated gates, or null
+  float* cells;             // [B, H], or null
 };
 // One step, input product and all.
 std::string lstm_cell_cuda(Precision precision, const CellArgs& args, Stream stream);

@@ -162,8 +162,7 @@ void run_sequence(const Layer& layer, Outputs& out) {
 Tensor previous_hidden(const Layer& layer, const Tensor& y) {
   Tensor out = empty(layer.x, {layer.steps, layer.batch, layer.hidden});
   const PreviousHidden args{layer.shape(), layer.hidden, input(y), input(layer.h0), output(out)};
-  check_launch(
-      previous_hidden_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
+  check_launch(previous_hidden_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
   return out;
 }
 
@@ -173,7 +172,7 @@ Tensor recompute_gates(const Layer& layer, const Tensor& h_prev) {
   const Tensor gates_h =
       torch::stable::matmul(layer.rows(h_prev, layer.hidden), transposed(layer.w_hh));
   Tensor out = empty(layer.x, {layer.steps, layer.batch, 4 * layer.hidden});
-  const Activate args{layer.steps * layer.batch, layer.hidden,       input(gates_x), input(gates_h),
+  const Activate args{layer.steps * layer.batch, layer.hidden,      input(gates_x), input(gates_h),
                       input(layer.b_ih),         input(layer.b_hh), output(out)};
   check_launch(activate_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
   return out;
@@ -236,8 +235,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
   Tensor d_h0 = empty(layer.x, {b, h}), d_c0 = empty(layer.x, {b, h});
   Tensor h_prev = empty(layer.x, {0});
   if (recomputes || needs_weights) h_prev = previous_hidden(layer, out);
-  const Tensor saved_gates =
-      recomputes ? recompute_gates(layer, h_prev) : dense(gates, "gates", layer.type, {t, b, 4 * h});
+  const Tensor saved_gates = recomputes ? recompute_gates(layer, h_prev)
+                                        : dense(gates, "gates", layer.type, {t, b, 4 * h});
   if (b > 0) {
     const BackwardDirection direction{layer.shape(),
                                       nullptr,

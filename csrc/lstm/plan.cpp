@@ -54,8 +54,8 @@ class Planner {
     }
     if (!best_)
       throw std::invalid_argument(d_.only || d_.row_tiles > 0
-                                          ? "plan: the variant asked for does not fit the device"
-                                          : "plan: the device has too little shared memory");
+                                      ? "plan: the variant asked for does not fit the device"
+                                      : "plan: the device has too little shared memory");
     return *best_;
   }
 
@@ -81,8 +81,8 @@ class Planner {
     }
     const bool resident = !stepwise && (variant == Variant::kGrid || variant == Variant::kStream);
     const int64_t all_tiles = ceil_div(p_.batch, 8 * row_tiles);
-    const int64_t room = resident ? std::max<int64_t>(1, d_.sms / (ranks * p_.directions))
-                                  : all_tiles;
+    const int64_t room =
+        resident ? std::max<int64_t>(1, d_.sms / (ranks * p_.directions)) : all_tiles;
     if (resident && ranks * p_.directions > d_.sms) return;
     const int64_t at_once = std::min(all_tiles, room);
     // several groups of rows in one tile, where blocks are few
@@ -138,10 +138,10 @@ class Planner {
     const int64_t held = std::min(d_.weight_registers, row_tiles == 1 ? int64_t{128} : int64_t{96});
     // one launch a step reads W once in any case
     const int64_t in_registers = stepwise ? 0 : std::min(chunk, held / (4 * m_tiles()));
-    const int64_t in_shared =
-        stepwise ? 0
-                 : std::min(warp_tiles - in_registers,
-                            (d_.shared_bytes - offset) / (kWarps * tile_bytes));
+    const int64_t in_shared = stepwise
+                                  ? 0
+                                  : std::min(warp_tiles - in_registers,
+                                             (d_.shared_bytes - offset) / (kWarps * tile_bytes));
     l.register_tiles = static_cast<int>(in_registers);
     l.shared_tiles = static_cast<int>(in_shared);
     plan.row_tiles = row_tiles;
@@ -150,12 +150,10 @@ class Planner {
     plan.shared_bytes = offset + kWarps * in_shared * tile_bytes;
     plan.register_bytes = kWarps * in_registers * tile_bytes;
     plan.resident_bytes = kWarps * in_shared * tile_bytes;
-    plan.streamed_bytes =
-        kWarps * (warp_tiles - in_registers - in_shared) * tile_bytes * per_tile;
+    plan.streamed_bytes = kWarps * (warp_tiles - in_registers - in_shared) * tile_bytes * per_tile;
     const int64_t readers = variant == Variant::kStream ? spb : 1;
     plan.exchanged_bytes = ranks == 1 && !stepwise ? 0 : rows * row_bytes() * readers;
-    if (buffers < 2)
-      plan.workspace_bytes = 2 * tiles * p_.directions * rows * row_bytes();
+    if (buffers < 2) plan.workspace_bytes = 2 * tiles * p_.directions * rows * row_bytes();
     return plan;
   }
 
@@ -170,8 +168,7 @@ class Planner {
                           static_cast<double>(l.strips_per_block) * l.rows * row_bytes();
     double ns = std::max(products * kProductNs, chain * kProductLatencyNs);
     ns += shared / kSharedBytesPerNs;
-    ns += (plan.streamed_bytes +
-           (plan.variant == Variant::kCluster ? 0 : plan.exchanged_bytes)) /
+    ns += (plan.streamed_bytes + (plan.variant == Variant::kCluster ? 0 : plan.exchanged_bytes)) /
           kL2BytesPerNs;
     switch (plan.variant) {
       case Variant::kBlock:

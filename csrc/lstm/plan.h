@@ -25,9 +25,9 @@ enum class Variant {
 
 struct Device {
   int64_t sms;
-  int64_t shared_bytes;  // the most a block may have
-  int64_t max_cluster;   // 1: no clusters
-  bool cooperative;      // can launch only if all blocks are resident at once
+  int64_t shared_bytes;            // the most a block may have
+  int64_t max_cluster;             // 1: no clusters
+  bool cooperative;                // can launch only if all blocks are resident at once
   int64_t weight_registers = 128;  // of a thread, at most so many for W
   // to measure or test one variant, one number of tiles of rows (0: any)
   std::optional<Variant> only = std::nullopt;
@@ -44,10 +44,10 @@ struct Problem {
 // What the kernels need to know.
 struct Layout {
   int hidden, directions, ranks, strips, strips_per_block;
-  int rows;                            // of a block's tile
-  int k_tiles, k_groups;               // along the depth; warps that share it
-  int register_tiles, shared_tiles;    // of each warp
-  int operand_stride;                  // bytes of a row of the state in shared memory
+  int rows;                          // of a block's tile
+  int k_tiles, k_groups;             // along the depth; warps that share it
+  int register_tiles, shared_tiles;  // of each warp
+  int operand_stride;                // bytes of a row of the state in shared memory
   int operand, state, bias, lengths, partial, weights;  // offsets in shared memory
 };
 

@@ -30,12 +30,10 @@ std::vector<Tensor> pack(const Sequence& sequence, const Plan& plan,
   std::vector<Tensor> packed;
   for (size_t i = 0; i < directions.size(); ++i) {
     const Tensor& w_hh = sequence.w_hh[i];
-    Tensor& words =
-        packed.emplace_back(bytes(w_hh, packed_bytes(plan.layout, kBackward), false));
+    Tensor& words = packed.emplace_back(bytes(w_hh, packed_bytes(plan.layout, kBackward), false));
     directions[i].w_hh = static_cast<Words*>(output(words));
     check_launch(pack_weights_cuda(sequence.precision, plan.layout, kBackward, input(w_hh),
-                                   static_cast<Words*>(words.mutable_data_ptr()),
-                                   sequence.stream));
+                                   static_cast<Words*>(words.mutable_data_ptr()), sequence.stream));
   }
   return packed;
 }

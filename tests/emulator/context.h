@@ -46,9 +46,7 @@ struct Context {
   ucontext_t context;
 };
 
-inline void switch_context(Context& from, Context& to) {
-  swapcontext(&from.context, &to.context);
-}
+inline void switch_context(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 
 inline void make_context(Context& context, unsigned char* stack, size_t bytes, void (*entry)()) {
   getcontext(&context.context);

@@ -150,9 +150,7 @@ Warp& warp_of(const Fiber& fiber) { return machine->warps[fiber.warp]; }
 
 void next_stamp(uint32_t warp) { ++machine->warps[warp].clock[warp]; }
 
-Accessor accessor() {
-  return {current->thread, current->warp, &warp_of(*current).clock};
-}
+Accessor accessor() { return {current->thread, current->warp, &warp_of(*current).clock}; }
 
 // Called once per thread; whole warps take part.
 void arrive(Barrier& barrier) {
@@ -428,9 +426,7 @@ unsigned char* peer_shared(int rank, uint32_t offset, size_t bytes) {
   return shared_of(*blocks[rank], offset, bytes);
 }
 
-void sync_threads() {
-  rendezvous(current->block->barrier, current->here.threads, "sync_threads");
-}
+void sync_threads() { rendezvous(current->block->barrier, current->here.threads, "sync_threads"); }
 
 void sync_warp() { rendezvous(warp_of(*current).sync, 32, "sync_warp"); }
 

@@ -17,7 +17,7 @@ void* current_stream() { return nullptr; }
 #endif
 
 STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
-#define LAYER                                                                                     \
+#define LAYER                                                                                      \
   "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? " \
   "w_hr, Tensor? lengths, Tensor? reset, bool reverse"
   m.def("lstm_forward(" LAYER ", int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -34,8 +34,8 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT void emulator_set(uint64_t seed, int sms, int shared_bytes, int max_cluster,
-                         int cooperative, int weight_registers, int only, int row_tiles) {
+EXPORT void emulator_set(uint64_t seed, int sms, int shared_bytes, int max_cluster, int cooperative,
+                         int weight_registers, int only, int row_tiles) {
   fast_s2s::emulator::properties() = {
       seed, sms, shared_bytes, max_cluster, cooperative != 0, weight_registers, only, row_tiles};
 }

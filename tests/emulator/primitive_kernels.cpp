@@ -122,7 +122,8 @@ const std::map<std::string, Scenario> scenarios = {
     {"no block barrier", [](const ScenarioArgs) { neighbour([] {}); }},
     {"warp barrier between warps", [](const ScenarioArgs) { neighbour([] { sync_warp(); }); }},
     {"named barrier", [](const ScenarioArgs) { neighbour([] { sync_named(1, 64); }); }},
-    {"named barrier for too many", [](const ScenarioArgs) { neighbour([] { sync_named(1, 96); }); }},
+    {"named barrier for too many",
+     [](const ScenarioArgs) { neighbour([] { sync_named(1, 96); }); }},
     {"warp barrier", [](const ScenarioArgs) { from_lane_beside(true); }},
     {"no warp barrier", [](const ScenarioArgs) { from_lane_beside(false); }},
     {"overwritten while read",
@@ -169,12 +170,10 @@ const std::map<std::string, Scenario> scenarios = {
      [](const ScenarioArgs args) {
        if (me() < 8) copied<0>(args, false);
      }},
-    {"copy left behind",
-     [](const ScenarioArgs args) { copy_async(16 * me(), args.input); }},
+    {"copy left behind", [](const ScenarioArgs args) { copy_async(16 * me(), args.input); }},
     {"cluster", [](const ScenarioArgs) { across_cluster(true, true); }},
     {"cluster without barrier", [](const ScenarioArgs) { across_cluster(true, false); }},
-    {"cluster without barrier before",
-     [](const ScenarioArgs) { across_cluster(false, true); }},
+    {"cluster without barrier before", [](const ScenarioArgs) { across_cluster(false, true); }},
     {"cluster barrier never waited for",
      [](const ScenarioArgs) {
        cluster_arrive();

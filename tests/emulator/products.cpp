@@ -7,8 +7,8 @@ namespace fast_s2s {
 
 namespace {
 
-// d (16 x 8) += a (16 x K) · b (K x 8). A lane holds, with g = lane / 4 and t = lane % 4, rows g and
-// g + 8 of d at columns 2t and 2t + 1.
+// d (16 x 8) += a (16 x K) · b (K x 8). A lane holds, with g = lane / 4 and t = lane % 4, rows g
+// and g + 8 of d at columns 2t and 2t + 1.
 template <int kDepth>
 void multiply(void* const (&lanes)[32], const float (&a)[16][kDepth], const float (&b)[kDepth][8]) {
   for (int row = 0; row < 16; ++row) {
