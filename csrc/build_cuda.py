@@ -30,7 +30,7 @@ class CannotBuild(Exception):
 
 
 def find_nvcc() -> Path | None:
-    """nvcc of CUDA_HOME, of /usr/local/cuda or on the PATH, with its toolkit's headers beside it."""
+    """nvcc of CUDA_HOME, of /usr/local/cuda or on the PATH, with its headers beside it."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
     candidates = [Path(home) / "bin" / "nvcc"] if home else []

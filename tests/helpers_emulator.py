@@ -36,7 +36,11 @@ SOURCES = [
     "csrc/lstm/plan.cpp",
     "csrc/lstm/lstm_ops_cuda.cpp",
     "csrc/lstm/sequence_launch_cuda.cpp",
-    *(f"tests/emulator/{name}.cpp" for name in ("context", "emulator", "memory", "products")),
+    *(
+        f"tests/emulator/{name}.cpp"
+        for name in ("access", "context", "machine", "memory", "products")
+    ),
+    "tests/emulator/both_directions.cpp",
     "tests/emulator/ops.cpp",
     "tests/emulator/primitive_kernels.cpp",
 ]
@@ -104,12 +108,11 @@ def build_mutant(name: str, path: str, old: str, new: str, recompiled: list[str]
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(source.read_bytes())
     (out / path).write_text(text.replace(old, new))
-    renamed = "tests/emulator/ops.cpp"
     # run for a moment only: what compiles fastest
     mutated = {s: _compile(out / s, out, out, "-O0") for s in recompiled}
-    mutated[renamed] = _compile(
-        ROOT / renamed, ROOT, original, f"-DEMULATOR_NAMESPACE={MUTANT_NAMESPACE}"
-    )
+    rename = f"-DEMULATOR_NAMESPACE={MUTANT_NAMESPACE}"
+    for renamed in ("tests/emulator/ops.cpp", "tests/emulator/both_directions.cpp"):
+        mutated[renamed] = _compile(ROOT / renamed, ROOT, original, rename)
     # of an inline function that several have, the linker takes the first
     rest = [_compile(ROOT / s, ROOT, original) for s in SOURCES if s not in mutated]
     return _link([*mutated.values(), *rest], out / "mutant.so")
@@ -136,6 +139,8 @@ class Emulator:
         ops = getattr(torch.ops, namespace)
         self.lstm_forward = ops.lstm_forward
         self.lstm_backward = ops.lstm_backward
+        self.both_forward = ops.both_forward
+        self.both_backward = ops.both_backward
         self.configure()
 
     def configure(self, **properties: int) -> None:

@@ -270,3 +270,39 @@ def test_what_a_kernel_finds_wrong_becomes_an_error(emulator):
     inputs = make_inputs(Case(2, 2, 40))
     with pytest.raises(RuntimeError, match="plan: the variant asked for does not fit the device"):
         emulator.run(inputs, reference.SAVE_GATES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_directions_in_one_launch(emulator, variant, dtype, assert_close):
+    emulator.configure(only=VARIANTS.index(variant))
+    t, b, h = 5, 11, 70
+    gates_x, bias = torch.randn(2, t, b, 4 * h).to(dtype), torch.randn(2, 4 * h).to(dtype)
+    h0, c0 = torch.randn(2, b, h).to(dtype), torch.randn(2, b, h).to(dtype)
+    w_hh = (torch.randn(2, 4 * h, h) / h**0.5).to(dtype)
+    lengths = torch.randint(0, t + 1, (b,))
+    cotangents = [torch.randn(2, *s).to(dtype) for s in ((t, b, h), (b, h), (b, h))]
+    before = emulator.counts()["launches"]
+    *outputs, gates, cells = emulator.both_forward(gates_x, bias, h0, c0, w_hh, lengths)
+    gradients = emulator.both_backward(*cotangents, gates, cells, c0, w_hh, lengths)
+    # two to pack the weights of each pass, one for the pass
+    assert emulator.counts()["launches"] - before == 6
+    for i in range(2):
+        # the input's product comes ready made: its gradient is that of the gates
+        double = [x[i].double().requires_grad_() for x in (gates_x, h0, c0)]
+        expected = reference.lstm_forward(
+            *double,
+            torch.eye(4 * h, dtype=torch.float64),
+            w_hh[i].double(),
+            bias[i].double(),
+            *[None] * 2,
+            lengths,
+            None,
+            i == 1,
+            reference.SAVE_NONE,
+        )[:3]
+        for name, ours, theirs in zip(NAMES, outputs, expected, strict=True):
+            assert_close(ours[i], theirs, name)
+        wanted = torch.autograd.grad(expected, double, [c[i].double() for c in cotangents])
+        for name, ours, theirs in zip(("gates", "h0", "c0"), gradients, wanted, strict=True):
+            assert_close(ours[i], theirs, f"d {name}")

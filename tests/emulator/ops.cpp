@@ -4,17 +4,13 @@
 #include "lstm/lstm_ops_cuda.h"
 
 #include "emulator.h"
+#include "emulator_ops.h"
 
 namespace fast_s2s::cuda {
 
 void* current_stream() { return nullptr; }
 
 }  // namespace fast_s2s::cuda
-
-// a mutant of the library must register under another name
-#if !defined(EMULATOR_NAMESPACE)
-#define EMULATOR_NAMESPACE fast_s2s_emulator
-#endif
 
 STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
 #define LAYER                                                                                      \

@@ -1,107 +1,16 @@
-#include "emulator.h"
+// Launches, scheduling and barriers.
+#include "machine.h"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
-#include <map>
-#include <memory>
-#include <set>
 #include <sstream>
-#include <vector>
-
-#include "context.h"
-#include "memory.h"
 
 namespace fast_s2s::emulator {
 
-namespace {
-
-constexpr size_t kStackBytes = 64 * 1024;
-// shared memory is given back empty; what lies behind it is nobody's
-constexpr int kNobody = -1;
-
-struct Fiber;
-struct Block;
-
-struct Copy {
-  unsigned char* to;
-  const void* from;
-  bool read_early;
-  unsigned char bytes[16];
-};
-
-struct Fiber {
-  Context context;
-  unsigned char* stack = nullptr;
-  Here here;
-  uint32_t thread, warp;  // in the grid
-  Block* block;
-  const char* waits_for = nullptr;
-  bool done = false;
-  uint64_t cluster_ticket = 0;
-  std::vector<std::vector<Copy>> copies;  // by group; the last one is open
-};
-
-struct Barrier {
-  int arrived = 0;
-  uint64_t generation = 0;
-  Clock clock;
-  std::vector<Fiber*> waiters;
-  std::map<uint32_t, int> arrived_of_warp;
-};
-
-struct Warp {
-  Clock clock;
-  int arrived = 0;
-  const char* operation = nullptr;
-  void* lanes[32];
-  Fiber* fibers[32];
-  Barrier sync;
-};
-
-struct Cluster {
-  Barrier barrier;
-  std::vector<Block*> blocks;
-};
-
-struct Block {
-  int rank, running;
-  Cluster* cluster;
-  std::vector<unsigned char> memory;
-  std::unique_ptr<Shadow> shadow;
-  Barrier barrier;
-  std::map<int, Barrier> named;
-};
-
-struct Region {
-  const unsigned char* at;
-  size_t bytes;
-  Access access;
-  std::unique_ptr<Shadow> shadow;
-};
-
-struct Machine {
-  Grid grid;
-  const std::function<void()>* kernel;
-  Context scheduler;
-  std::vector<Warp> warps;
-  std::deque<Block> blocks;
-  std::deque<Cluster> clusters;
-  std::deque<Fiber> fibers;
-  std::vector<Fiber*> runnable;
-  std::map<const void*, Clock> variables;
-  std::string error;
-  size_t next_cluster = 0;
-  int resident = 0, running = 0;
-  uint64_t random;
-};
-
 Machine* machine = nullptr;
 Fiber* current = nullptr;
-std::vector<unsigned char*> free_stacks;
-std::map<const unsigned char*, Region> regions;
 Counts totals;
 
 uint64_t draw() {
@@ -110,13 +19,6 @@ uint64_t draw() {
   x ^= x >> 7;
   x ^= x << 17;
   return x;
-}
-
-std::string name_of(const Fiber& fiber) {
-  std::ostringstream out;
-  out << "block " << fiber.block->rank << " warp " << fiber.here.thread / 32 << " lane "
-      << fiber.here.thread % 32;
-  return out.str();
 }
 
 void resume_another() {
@@ -135,7 +37,6 @@ void resume_another() {
   switch_context(mine, next->context);
 }
 
-// Until somebody puts this fiber back among the runnable ones.
 void sleep(const char* what) {
   current->waits_for = what;
   resume_another();
@@ -148,9 +49,22 @@ void wake(Fiber* fiber) {
 
 Warp& warp_of(const Fiber& fiber) { return machine->warps[fiber.warp]; }
 
-void next_stamp(uint32_t warp) { ++machine->warps[warp].clock[warp]; }
-
 Accessor accessor() { return {current->thread, current->warp, &warp_of(*current).clock}; }
+
+namespace {
+
+constexpr size_t kStackBytes = 64 * 1024;
+
+std::vector<unsigned char*> free_stacks;
+
+std::string name_of(const Fiber& fiber) {
+  std::ostringstream out;
+  out << "block " << fiber.block->rank << " warp " << fiber.here.thread / 32 << " lane "
+      << fiber.here.thread % 32;
+  return out.str();
+}
+
+void next_stamp(uint32_t warp) { ++machine->warps[warp].clock[warp]; }
 
 // Called once per thread; whole warps take part.
 void arrive(Barrier& barrier) {
@@ -289,42 +203,6 @@ void run_all() {
   }
 }
 
-Region* region_of(const void* at, size_t bytes) {
-  const auto* first = static_cast<const unsigned char*>(at);
-  auto next = regions.upper_bound(first);
-  if (next == regions.begin()) return nullptr;
-  Region& region = std::prev(next)->second;
-  return first + bytes <= region.at + region.bytes ? &region : nullptr;
-}
-
-Block& owner(const void* at) {
-  const auto* byte = static_cast<const unsigned char*>(at);
-  for (Block* block : current->block->cluster->blocks)
-    if (byte >= block->memory.data() && byte < block->memory.data() + block->memory.size())
-      return *block;
-  fail("shared memory: no such block");
-}
-
-void check_result(const char* space, const std::string& wrong, size_t offset) {
-  if (!wrong.empty())
-    fail(std::string(space) + " memory, offset " + std::to_string(offset) + ": " + wrong);
-}
-
-unsigned char* shared_of(Block& block, uint32_t offset, size_t bytes) {
-  if (offset + bytes > block.memory.size())
-    fail("shared memory: offset " + std::to_string(offset) + " + " + std::to_string(bytes) +
-         " is beyond " + std::to_string(block.memory.size()) + " bytes");
-  if (offset % bytes != 0) fail("shared memory: misaligned offset " + std::to_string(offset));
-  return block.memory.data() + offset;
-}
-
-void land(const Copy& copy) {
-  Block& block = owner(copy.to);
-  const size_t offset = copy.to - block.memory.data();
-  check_result("shared", block.shadow->write(offset, 16, accessor()), offset);
-  std::memcpy(copy.to, copy.read_early ? copy.bytes : copy.from, 16);
-}
-
 }  // namespace
 
 Properties& properties() {
@@ -354,26 +232,9 @@ std::string run(const Grid& grid, const std::function<void()>& kernel) {
   for (Fiber& fiber : here.fibers) free_stacks.push_back(fiber.stack);
   machine = nullptr;
   current = nullptr;
-  for (auto& [at, region] : regions)
-    if (region.shadow != nullptr) region.shadow->settle();
+  settle_memory();
   return here.error;
 }
-
-void register_memory(const void* at, size_t bytes, Access access) {
-  if (bytes == 0) return;
-  const auto* first = static_cast<const unsigned char*>(at);
-  // what was there before has been freed
-  auto old = regions.lower_bound(first);
-  if (old != regions.begin() && std::prev(old)->second.at + std::prev(old)->second.bytes > first)
-    --old;
-  while (old != regions.end() && old->second.at < first + bytes) old = regions.erase(old);
-  Region region{first, bytes, access, nullptr};
-  if (access != Access::kInput)
-    region.shadow = std::make_unique<Shadow>(bytes, access == Access::kState);
-  regions[first] = std::move(region);
-}
-
-void forget_memory() { regions.clear(); }
 
 const Here& here() { return current->here; }
 
@@ -381,49 +242,6 @@ void fail(const std::string& what) {
   machine->error = name_of(*current) + ": " + what;
   switch_context(current->context, machine->scheduler);
   __builtin_unreachable();
-}
-
-void read(Space space, const void* at, size_t bytes) {
-  if (space == Space::kShared) {
-    Block& block = owner(at);
-    const size_t offset = static_cast<const unsigned char*>(at) - block.memory.data();
-    return check_result("shared", block.shadow->read(offset, bytes, accessor()), offset);
-  }
-  Region* region = region_of(at, bytes);
-  if (region == nullptr) fail("global memory: read out of bounds");
-  if (reinterpret_cast<uintptr_t>(at) % bytes != 0) fail("global memory: misaligned read");
-  if (region->shadow == nullptr) return;
-  const size_t offset = static_cast<const unsigned char*>(at) - region->at;
-  check_result("global", region->shadow->read(offset, bytes, accessor()), offset);
-}
-
-void write(Space space, void* at, size_t bytes) {
-  if (space == Space::kShared) {
-    Block& block = owner(at);
-    const size_t offset = static_cast<unsigned char*>(at) - block.memory.data();
-    return check_result("shared", block.shadow->write(offset, bytes, accessor()), offset);
-  }
-  Region* region = region_of(at, bytes);
-  if (region == nullptr) fail("global memory: write out of bounds");
-  if (reinterpret_cast<uintptr_t>(at) % bytes != 0) fail("global memory: misaligned write");
-  if (region->shadow == nullptr) fail("global memory: write to an input");
-  const size_t offset = static_cast<unsigned char*>(at) - region->at;
-  check_result("global", region->shadow->write(offset, bytes, accessor()), offset);
-}
-
-unsigned char* shared(uint32_t offset, size_t bytes) {
-  return shared_of(*current->block, offset, bytes);
-}
-
-unsigned char* peer_shared(int rank, uint32_t offset, size_t bytes) {
-  auto& blocks = current->block->cluster->blocks;
-  if (rank < 0 || rank >= static_cast<int>(blocks.size())) fail("shared memory: no such peer");
-  if (blocks[rank]->running == 0) fail("shared memory: the peer has ended");
-  // a block begins when it likes; that it has begun is known only from a barrier with it
-  const int peer_warp = blocks[rank]->rank * machine->grid.threads / 32;
-  if (blocks[rank] != current->block && warp_of(*current).clock[peer_warp] == 0)
-    fail("shared memory: the peer may not have begun");
-  return shared_of(*blocks[rank], offset, bytes);
 }
 
 void sync_threads() { rendezvous(current->block->barrier, current->here.threads, "sync_threads"); }
@@ -455,48 +273,9 @@ void cluster_wait() {
   sleep("cluster_wait");
 }
 
-void release(const void* variable) {
-  if (region_of(variable, 4) == nullptr) fail("global memory: counter out of bounds");
-  Clock& clock = machine->variables[variable];
-  if (clock.empty()) clock.assign(machine->warps.size(), 0);
-  join(clock, warp_of(*current).clock);
-  next_stamp(current->warp);
-}
-
-void acquire(const void* variable) {
-  if (region_of(variable, 4) == nullptr) fail("global memory: counter out of bounds");
-  const auto found = machine->variables.find(variable);
-  if (found != machine->variables.end()) join(warp_of(*current).clock, found->second);
-}
-
 void polled() {
   machine->runnable.push_back(current);
   resume_another();
-}
-
-void copy_async(unsigned char* to, const void* from) {
-  read(Space::kGlobal, from, 16);
-  Block& block = owner(to);
-  const size_t offset = to - block.memory.data();
-  check_result("shared", block.shadow->invalidate(offset, 16, accessor()), offset);
-  if (current->copies.empty()) current->copies.emplace_back();
-  // the hardware may read the source at any time until the wait
-  Copy copy{to, from, draw() % 2 == 0, {}};
-  std::memcpy(copy.bytes, from, 16);
-  current->copies.back().push_back(copy);
-}
-
-void copy_async_commit() {
-  if (current->copies.empty()) current->copies.emplace_back();
-  current->copies.emplace_back();
-}
-
-void copy_async_wait(int pending) {
-  auto& copies = current->copies;
-  while (static_cast<int>(copies.size()) > pending + 1) {
-    for (const Copy& copy : copies.front()) land(copy);
-    copies.erase(copies.begin());
-  }
 }
 
 void meet(const char* name, void* mine, void (*operation)(void* const (&lanes)[32])) {
