@@ -108,13 +108,16 @@ def main() -> None:
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
         sys.exit("cuobjdump: found neither in the CUDA toolkit nor in triton (pip install triton)")
+    sources = digest()
     jobs = [(source, arch) for arch in ARCHITECTURES for source in build_cuda.KERNELS]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: measure(*job, cuobjdump), jobs))
     kernels: dict[str, dict[str, Any]] = {arch: {} for arch in ARCHITECTURES}
     for (_, arch), found in zip(jobs, results, strict=True):
         kernels[arch].update(found)
-    table = {"sources": digest(), "nvcc": toolkit(), "kernels": kernels}
+    if sources != digest():
+        sys.exit("the sources changed meanwhile: once more, please")
+    table = {"sources": sources, "nvcc": toolkit(), "kernels": kernels}
     TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 

@@ -5,6 +5,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
+#include <cstdlib>
+#include <string>
+
 #include "lstm/lstm_ops_cuda.h"
 
 namespace fast_s2s {
@@ -15,6 +18,14 @@ void* current_stream() {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
       torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   return stream;
+}
+
+bool allows_tf32() {
+  static const bool allowed = [] {
+    const char* value = std::getenv("FAST_S2S_TF32");
+    return value != nullptr && std::string(value) == "1";
+  }();
+  return allowed;
 }
 
 namespace {

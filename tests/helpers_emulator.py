@@ -131,6 +131,7 @@ class Emulator:
         "weight_registers": 128,
         "only": -1,
         "row_tiles": 0,
+        "tf32": 0,
     }
 
     def __init__(self, library: Path, namespace: str = NAMESPACE) -> None:

@@ -56,16 +56,16 @@ VARIANT_CASES = [
 
 def plan(case, precision, backward, variant, device):
     values = {**Emulator.DEFAULTS, **device}
-    del values["seed"]
+    del values["seed"], values["tf32"]
     values["only"] = VARIANTS[variant]
     sizes = {"precision": precision, "hidden": case.hidden, "batch": case.batch}
     return backends.extension.plan_lstm(**sizes, backward=backward, **values)
 
 
-def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES):
+def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES, dtype=None):
     actual, expected = emulator.run(inputs, save), reference_results(inputs)
     for name, ours, theirs in zip((*NAMES, *inputs.names), actual, expected, strict=True):
-        assert_close(ours, theirs, name)
+        assert_close(ours, theirs, name, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -118,6 +118,18 @@ def test_500_units(emulator, variant, assert_close):
 
 def test_500_units_in_float32(emulator, assert_close):
     compare(emulator, make_inputs(Case(2, 3, 500, reverse=True)), assert_close)
+
+
+@pytest.mark.parametrize("row_tiles", [1, 4])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tf32(emulator, variant, row_tiles, assert_close):
+    emulator.configure(only=VARIANTS.index(variant), row_tiles=row_tiles, tf32=1)
+    inputs = make_inputs(Case(3, 11, 70, lengths=True, reset=True))
+    # tf32 has float16's ten bits
+    compare(emulator, inputs, assert_close, dtype=torch.float16)
+    rough = emulator.run(inputs, reference.SAVE_GATES)[0]
+    emulator.configure(only=VARIANTS.index(variant), row_tiles=row_tiles)
+    assert not torch.equal(rough, emulator.run(inputs, reference.SAVE_GATES)[0])
 
 
 @pytest.mark.parametrize("seed", range(2, 8))

@@ -32,6 +32,8 @@ template <class Args>
 std::string launch(void (*kernel)(Args), const LaunchShape& shape, Stream stream,
                    const Args& args) {
   const auto failure = [](const char* what, cudaError_t error) {
+    // reported here, and so not once more by the next call that asks for errors
+    cudaGetLastError();
     return std::string(what) + ": " + cudaGetErrorString(error);
   };
   cudaError_t error =

@@ -23,8 +23,9 @@
 //   mma_bf16, mma_fp16                       d += a·b, m16n8k16; fragments as PTX lays them out
 //   mma_tf32                                 d += a·b, m16n8k8; operands already rounded by to_tf32
 //   shuffle_xor(value, mask)                 of all 32 lanes
-//   trap()                                   ends the launch with an error
-//   kSpinLimit                               polls of a counter after which a wait is an error
+//   opaque(word)                             the word, but what is made of it is made where it is
+//   used trap()                                   ends the launch with an error kSpinLimit polls of
+//   a counter after which a wait is an error
 #pragma once
 
 #include "types.cuh"

@@ -69,6 +69,11 @@ FAST_S2S_DEVICE uint32_t peer_address(int, uint32_t) {
 FAST_S2S_DEVICE void peer_store_at(uint32_t, const Words&) { trap(); }
 #endif
 
+FAST_S2S_DEVICE uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 extern __shared__ __align__(16) unsigned char dynamic_shared[];
 
 FAST_S2S_DEVICE uint32_t shared_address(uint32_t offset) {

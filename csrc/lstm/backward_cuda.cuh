@@ -16,7 +16,7 @@ template <class Operand, Variant kVariant, int kRowTiles>
 class BackwardKernel {
   typedef typename Operand::Io Io;
   static constexpr int kStripUnits = 16;
-  static constexpr int kHeld = kRowTiles == 1 ? 32 : 24;
+  static constexpr int kHeld = weight_registers(kVariant, kRowTiles) / 4;
 
  public:
   FAST_S2S_DEVICE explicit BackwardKernel(const BackwardArgs& args)

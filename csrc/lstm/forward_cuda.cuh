@@ -10,7 +10,7 @@ template <class Operand, Variant kVariant, int kRowTiles>
 class ForwardKernel {
   typedef typename Operand::Io Io;
   static constexpr int kStripUnits = 8;
-  static constexpr int kHeld = kRowTiles == 1 ? 16 : 12;
+  static constexpr int kHeld = weight_registers(kVariant, kRowTiles) / 8;
   typedef float Sums[2][kRowTiles][4];
 
  public:

@@ -2,8 +2,6 @@
 
 #include "lstm_ops_cuda.h"
 
-#include <cstdlib>
-
 #include "sequence_launch.h"
 
 namespace fast_s2s {
@@ -13,15 +11,6 @@ namespace {
 
 // a call of so few rows and one step reads each weight once by itself
 constexpr int64_t kCellRows = 32;
-
-// FAST_S2S_TF32=1 lets float32 use single tf32 products.
-bool allows_tf32() {
-  static const bool allowed = [] {
-    const char* value = std::getenv("FAST_S2S_TF32");
-    return value != nullptr && std::string(value) == "1";
-  }();
-  return allowed;
-}
 
 Precision precision_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {

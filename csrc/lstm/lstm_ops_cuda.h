@@ -21,8 +21,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
     const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights);
 
-// The stream of the current device that torch works on. Defined beside the registration.
+// Defined beside the registration: the stream of the current device that torch works on, and
+// whether float32 may be multiplied as tf32.
 void* current_stream();
+bool allows_tf32();
 
 }  // namespace cuda
 }  // namespace fast_s2s

@@ -34,7 +34,7 @@ struct OperandTf32 {
   FAST_S2S_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4],
                                        const uint32_t (&b)[2]) {
     uint32_t high_a[4], high_b[2];
-    for (int i = 0; i < 4; ++i) high_a[i] = to_tf32(bit_copy<float>(a[i]));
+    for (int i = 0; i < 4; ++i) high_a[i] = to_tf32(bit_copy<float>(opaque(a[i])));
     for (int i = 0; i < 2; ++i) high_b[i] = to_tf32(bit_copy<float>(b[i]));
     mma_tf32(d, high_a, high_b);
   }
@@ -48,7 +48,8 @@ struct OperandFp32 {
   FAST_S2S_DEVICE static void split(const uint32_t (&value)[kCount], uint32_t (&high)[kCount],
                                     uint32_t (&low)[kCount]) {
     for (int i = 0; i < kCount; ++i) {
-      const float whole = bit_copy<float>(value[i]);
+      // else the compiler would split weights in registers once, and keep twice as many
+      const float whole = bit_copy<float>(opaque(value[i]));
       high[i] = to_tf32(whole);
       low[i] = to_tf32(whole - bit_copy<float>(high[i]));
     }

@@ -135,7 +135,8 @@ class Planner {
     if (offset > d_.shared_bytes) return std::nullopt;
     const int64_t chunk = ceil_div(k_tiles, k_groups);
     const int64_t warp_tiles = ceil_div(spb, m_groups) * chunk;
-    const int64_t held = std::min(d_.weight_registers, row_tiles == 1 ? int64_t{128} : int64_t{96});
+    const int64_t held = std::min<int64_t>(d_.weight_registers,
+                                           weight_registers(variant, static_cast<int>(row_tiles)));
     // one launch a step reads W once in any case
     const int64_t in_registers = stepwise ? 0 : std::min(chunk, held / (4 * m_tiles()));
     const int64_t in_shared = stepwise

@@ -66,6 +66,10 @@ struct Plan {
 };
 
 constexpr int64_t kWarps = 8;
+// of a thread, for W; more rows at once leave fewer, and so does a state on its way from L2
+constexpr int weight_registers(Variant variant, int row_tiles) {
+  return row_tiles == 1 ? 128 : variant == Variant::kStream ? 48 : 80;
+}
 constexpr int64_t kStepwiseState = 2;  // floats kept between launches, per row and unit
 
 // Raises std::invalid_argument for sizes below 1 or a device that cannot run anything.

@@ -25,6 +25,8 @@ struct Properties {
   int weight_registers = 128;
   int only = -1;
   int row_tiles = 0;
+  // whether float32 is multiplied as tf32
+  bool tf32 = false;
 };
 Properties& properties();
 

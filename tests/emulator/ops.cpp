@@ -9,6 +9,7 @@
 namespace fast_s2s::cuda {
 
 void* current_stream() { return nullptr; }
+bool allows_tf32() { return emulator::properties().tf32; }
 
 }  // namespace fast_s2s::cuda
 
@@ -31,9 +32,10 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT void emulator_set(uint64_t seed, int sms, int shared_bytes, int max_cluster, int cooperative,
-                         int weight_registers, int only, int row_tiles) {
+                         int weight_registers, int only, int row_tiles, int tf32) {
   fast_s2s::emulator::properties() = {
-      seed, sms, shared_bytes, max_cluster, cooperative != 0, weight_registers, only, row_tiles};
+      seed, sms,       shared_bytes, max_cluster, cooperative != 0, weight_registers,
+      only, row_tiles, tf32 != 0};
 }
 
 // launches, threads, products, barriers

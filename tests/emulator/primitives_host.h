@@ -24,6 +24,7 @@ inline int block_rank() { return emulator::here().block; }
 inline int block_count() { return emulator::here().blocks; }
 inline int cluster_block_rank() { return emulator::here().cluster_rank; }
 
+inline uint32_t opaque(uint32_t word) { return word; }
 inline void trap() { emulator::fail("trap"); }
 inline void sync_threads() { emulator::sync_threads(); }
 inline void sync_warp() { emulator::sync_warp(); }
