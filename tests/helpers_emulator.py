@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 import sysconfig
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +62,7 @@ def _compile(source: Path, root: Path, out: Path, *defines: str) -> Path:
     if target.exists():
         return target
     out.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_suffix(f".{os.getpid()}.o")
+    scratch = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.o")
     folders = [root / "tests/emulator", root / "csrc", root / "csrc/cuda", *include_paths()]
     command = ["g++", "-x", "c++", *_FLAGS, *defines, *(f"-I{folder}" for folder in folders)]
     # torch's headers are not ours to warn about
@@ -89,6 +91,8 @@ def build() -> Path:
     target = out / "emulator.so"
     if target.exists():
         return target
+    # those of sources that are no more
+    shutil.rmtree(BUILD, ignore_errors=True)
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda s: _compile(ROOT / s, ROOT, out), SOURCES))
     return _link(objects, target)
