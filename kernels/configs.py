@@ -103,7 +103,8 @@ def why_not(config: Config, sizes: Sizes) -> str | None:
     if config.variant == "grid":
         tiles, parts = programs(config, sizes.batch, sizes.hidden)
         room = sizes.multiprocessors * config.per_sm
-        if tiles * parts > room:
+        # alone in its tile a program waits for nobody
+        if parts > 1 and tiles * parts > room:
             return f"{tiles * parts} programs are not resident at once, {room} are"
         if parts * sizes.steps > _MAX_COUNT:
             return f"{sizes.steps} steps of {parts} programs overflow the counters"

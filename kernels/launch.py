@@ -6,10 +6,11 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from fast_s2s.kernels import cell, configs, sequence, step
 from fast_s2s.kernels.configs import Config, cdiv, power_of_2, programs
 from fast_s2s.kernels.layer import Layer, previous, product
-from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # looks at a counter before a program gives its neighbours up: half a minute or so on a GPU
@@ -25,6 +26,7 @@ def options(config: Config) -> dict[str, Any]:
         "enable_fp_fusion": True,
     }
     if config.variant == "grid" and not INTERPRETED:
+        # fails at once, instead of waiting for ever, where not all programs are resident
         found["launch_cooperative_grid"] = True
     return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from fast_s2s.kernels import configs
 from torch import Tensor
 
+from fast_s2s.kernels import configs
 from fast_s2s.reference import accumulate_dtype
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 
 import torch
-from fast_s2s.kernels import launch
-from fast_s2s.kernels.layer import Layer, check, dense, previous, product, row_of, running
 from torch import Tensor
 
+from fast_s2s.kernels import launch
+from fast_s2s.kernels.layer import Layer, check, dense, previous, product, row_of, running
 from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 
 

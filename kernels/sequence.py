@@ -8,6 +8,7 @@ every step (exchange.py). A batch tile stops at its longest row. T and B are run
 
 import triton
 import triton.language as tl
+
 from fast_s2s.kernels.cell import (
     add_bias,
     cell,

@@ -6,6 +6,7 @@ Only for R = H, that is without a projection.
 
 import triton
 import triton.language as tl
+
 from fast_s2s.kernels.cell import (
     add_bias,
     cell,
