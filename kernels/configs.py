@@ -67,12 +67,14 @@ class Row(NamedTuple):
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether it is meant for these sizes and can run."""
-        c = self.config
         if sizes.type not in self.types or sizes.hidden > self.max_hidden:
+            return False
+        # one step has nothing to exchange
+        if self.config.variant == "grid" and sizes.steps == 1:
             return False
         if not self.min_batch <= sizes.batch <= self.max_batch:
             return False
-        return why_not(c, sizes) is None
+        return why_not(self.config, sizes) is None
 
 
 def cdiv(a: int, b: int) -> int:

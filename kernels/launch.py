@@ -49,6 +49,11 @@ def constants(config: Config, direction: str, hidden: int, type_name: str) -> di
     return found
 
 
+def counters(tiles: int, device: torch.device) -> Tensor:
+    """One counter for each batch tile of a grid kernel, made for each launch."""
+    return torch.zeros(tiles, dtype=torch.int32, device=device)
+
+
 def forward(
     layer: Layer,
     gates_x: Tensor,
@@ -87,8 +92,9 @@ def forward(
     if config.variant == "single":
         sequence.single_forward[grid[:1]](*given, steps, batch, hidden, **constant)
     elif config.variant == "grid":
-        counters = torch.zeros(grid[0], dtype=torch.int32, device=y.device)
-        sequence.grid_forward[grid](*given, counters, steps, batch, hidden, **constant)
+        sequence.grid_forward[grid](
+            *given, counters(grid[0], y.device), steps, batch, hidden, **constant
+        )
     else:
         for t in _order(layer):
             step.step_forward[grid](*given, t, steps, batch, hidden, **constant)
@@ -134,8 +140,9 @@ def backward(
     if config.variant == "single":
         sequence.single_backward[grid[:1]](*given, steps, batch, hidden, **constant)
     elif config.variant == "grid":
-        counters = torch.zeros(grid[0], dtype=torch.int32, device=dc.device)
-        sequence.grid_backward[grid](*given, counters, steps, batch, hidden, **constant)
+        sequence.grid_backward[grid](
+            *given, counters(grid[0], dc.device), steps, batch, hidden, **constant
+        )
     else:
         for t in reversed(_order(layer)):
             step.step_backward[grid](*given, t, steps, batch, hidden, **constant)
