@@ -55,7 +55,7 @@ class Job(NamedTuple):
         """Its key in the file."""
         c = self.config
         tile = "x".join(str(n) for n in (c.block_b, c.block_u, c.block_k) if n)
-        flags = "".join(f" {f}" for f in ("resident", "ahead") if getattr(c, f))
+        flags = " resident" * c.resident + " ahead" * (c.ahead and c.variant == "single")
         launch = f"{tile}{flags} warps={c.warps} stages={c.stages}"
         return f"{c.variant}_{self.direction} {launch} H={self.hidden} {self.type} sm_{self.target}"
 

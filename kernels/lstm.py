@@ -93,8 +93,8 @@ def lstm_backward(
                 layer, grad_y, grad_h_n, gates.contiguous(), cells, dc, d_gates, d_h, unprojected
             )
     rows = d_gates.reshape(-1, 4 * hidden)
-    empty = x.new_empty(0)
-    d_x, d_w_ih, d_w_hh, d_w_hr = empty, empty, empty, empty
+    # outputs of an op may not be one tensor
+    d_x, d_w_ih, d_w_hh, d_w_hr = (x.new_empty(0) for _ in range(4))
     if needs_x:
         d_x = (rows @ layer.w_ih).reshape(x.shape)
     if needs_weights:

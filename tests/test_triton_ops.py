@@ -18,17 +18,16 @@ pytestmark = pytest.mark.skipif(
 
 configs = pytest.importorskip("fast_s2s.kernels.configs")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+EVERYTHING = Case(5, 17, 17, lengths=True, reset=True, reverse=True)
 CASES = [
     Case(1, 1, 1),
-    Case(1, 3, 17),
-    Case(5, 18, 20, inputs=1, bias=False),
-    Case(4, 3, 17, reset=True),
-    Case(4, 3, 17, reverse=True),
-    Case(7, 5, 17, lengths=True),
-    Case(7, 5, 17, lengths=True, reset=True),
-    Case(7, 5, 17, lengths=True, reset=True, reverse=True),
+    Case(3, 3, 20, inputs=1, bias=False),
+    Case(3, 3, 17, reset=True),
+    Case(3, 3, 17, reverse=True),
+    Case(6, 5, 17, lengths=True),
+    Case(6, 5, 17, lengths=True, reset=True),
+    EVERYTHING,
 ]
-EVERYTHING = Case(6, 19, 17, lengths=True, reset=True, reverse=True)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +44,17 @@ def variant(request):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_values_and_gradients(case, dtype, variant, assert_close):
+def test_values_and_gradients(case, variant, assert_close):
+    compare(make_inputs(case), assert_close)
+
+
+@pytest.mark.parametrize("case", [Case(3, 3, 17), EVERYTHING], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_values_and_gradients_of_half_types(case, dtype, variant, assert_close):
     compare(make_inputs(case, dtype), assert_close)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 def test_gradients_with_the_gates_computed_again(dtype, variant, assert_close):
     compare(make_inputs(EVERYTHING, dtype), assert_close, save=reference.SAVE_CELLS)
 
@@ -86,9 +90,9 @@ def test_many_units(case, dtype, kernel, assert_close):
 
 @pytest.mark.parametrize("case", [Case(63, 1, 33), Case(63, 3, 5, lengths=True)], ids=str)
 def test_long_sequences(case, assert_close):
-    for forward, backward in ((v, w) for name, (v, w) in VARIANTS.items() if name != "cell"):
-        wide = forward._replace(block_u=64), backward._replace(block_u=64)
-        with configs.forced(*wide):
+    for kernel in ("step", "single", "grid") if case.lengths else ("single",):
+        config = VARIANTS[kernel][0]._replace(block_u=64)
+        with configs.forced(config, config):
             compare(make_inputs(case), assert_close)
 
 
@@ -97,9 +101,9 @@ def test_the_table_chooses_by_itself(case, assert_close):
     compare(make_inputs(case), assert_close)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 def test_saved_tensors(dtype, variant, assert_close):
-    inputs = make_inputs(Case(5, 3, 17, lengths=True, reset=True), dtype)
+    inputs = make_inputs(Case(4, 3, 17, lengths=True, reset=True), dtype)
     double = inputs.to(torch.float64)
     moved = on_device(inputs).arguments()
     for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
@@ -164,7 +168,7 @@ def test_what_lies_past_a_rows_length_does_not_matter(variant, assert_close):
 
 
 def test_runs_repeat_to_the_bit_and_rows_do_not_meet(variant):
-    case = Case(5, 7, 17, lengths=True, reset=True)
+    case = Case(3, 7, 17, lengths=True, reset=True)
     inputs = on_device(make_inputs(case))
     everything, again = inputs.run(), inputs.run()
     assert all(torch.equal(a, b) for a, b in zip(everything, again, strict=True))
@@ -179,7 +183,6 @@ def test_runs_repeat_to_the_bit_and_rows_do_not_meet(variant):
 
 def test_strided_inputs(variant, assert_close):
     inputs = make_inputs(Case(5, 4, 17))
-    expected = None
     inputs.tensors = [
         t.detach().unsqueeze(-1).repeat_interleave(2, -1)[..., 0].requires_grad_()
         for t in inputs.tensors
