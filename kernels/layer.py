@@ -140,7 +140,7 @@ def previous(layer: Layer, states: Tensor, initial: Tensor) -> Tensor:
         before[:1] = initial
     if layer.lengths is not None:
         if layer.reverse:
-            before = torch.where(_at_length(layer), initial, before)
+            before = torch.where(_begins(layer, layer.lengths), initial, before)
         before = running(layer, before)
     if layer.reset is not None:
         before = before.masked_fill(layer.reset.unsqueeze(-1), 0)
@@ -155,9 +155,10 @@ def running(layer: Layer, padded: Tensor) -> Tensor:
     return padded.masked_fill((steps >= layer.lengths).unsqueeze(-1), 0)
 
 
-def _at_length(layer: Layer) -> Tensor:
+def _begins(layer: Layer, lengths: Tensor) -> Tensor:
+    """Where rows begin that run from their end."""
     steps = torch.arange(layer.x.size(0), device=layer.x.device).unsqueeze(1)
-    return (steps == layer.lengths - 1).unsqueeze(-1)
+    return (steps == lengths - 1).unsqueeze(-1)
 
 
 def row_of(layer: Layer, padded: Tensor, *, first: bool) -> Tensor | None:
