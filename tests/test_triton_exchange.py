@@ -121,7 +121,7 @@ def test_programs_that_run_at_once(config, case, monkeypatch, assert_close):
     with monkeypatch.context() as patch, configs.forced(config, config):
         patch.setattr(layer, "multiprocessors", lambda device: 8)
         # a failure ends in seconds
-        patch.setattr(launch, "SPINS", 100_000)
+        patch.setattr(launch, "SPINS", 20_000)
         # each process launches its own part only
         patch.setattr(launch, "programs", lambda config, batch, _: (-(-batch // 16), 1))
         patch.setattr(launch, "counters", lambda tiles, device: counts[0])
