@@ -65,6 +65,8 @@ def _find_triton() -> tuple[bool, str]:
 
 
 triton_found, triton_reason = _find_triton()
+# torch calls AMD's GPUs "cuda" too
+_ROCM = torch.version.hip is not None
 # triton reads it when it is imported; there it runs the kernels on the CPU, slowly
 triton_interprets = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -96,7 +98,7 @@ def _triton_unsupported(device_type: str, dtype: torch.dtype) -> str | None:
         return triton_reason
     if device_type == "cpu" and not triton_interprets:
         return "triton kernels run on a GPU; on the CPU by TRITON_INTERPRET=1 alone, for tests"
-    if device_type not in ("cpu", "cuda") or torch.version.hip is not None:
+    if device_type not in ("cpu", "cuda") or _ROCM:
         return f"no triton kernel for device {device_type!r} in this build"
     if dtype not in _TRITON_DTYPES:
         return f"no triton kernel for {dtype}"
