@@ -236,8 +236,9 @@ def _cell_backward(
         whole = back if grad_y is None else back + grad_y[t]
         dh = whole
         if d_h is not None and layer.w_hr is not None:
-            live = True if layer.lengths is None else (layer.lengths > t).unsqueeze(1)
-            d_h[t] = whole * live
+            d_h[t] = whole
+            if layer.lengths is not None:
+                d_h[t].masked_fill_((layer.lengths <= t).unsqueeze(1), 0)
             dh = product(d_h[t], layer.w_hr.t())
         cell.cell_backward[grid](
             gates,

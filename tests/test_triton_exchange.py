@@ -78,6 +78,16 @@ def _be(part: int) -> None:
     own = interpreter_builder.create_get_program_id
     interpreter_builder.create_get_program_id = lambda axis: own(0) if axis == 0 else scalar(part)
     interpreter_builder.create_get_num_programs = lambda axis: scalar(PARTS)
+    add = interpreter_builder.create_atomic_rmw
+
+    def add_and_sleep(operation, counter, value, *rest):
+        before = add(operation, counter, value, *rest)
+        # what the first program has not stored by the time it counts, the other one misses
+        if part == 0 and value.data.any():
+            time.sleep(0.02)
+        return before
+
+    interpreter_builder.create_atomic_rmw = add_and_sleep
 
 
 def _together(call) -> None:

@@ -157,13 +157,23 @@ def test_nan_and_infinite_inputs_stay_in_their_row(variant):
 
 
 def test_what_lies_past_a_rows_length_does_not_matter(variant, assert_close):
-    inputs = make_inputs(Case(6, 4, 17, lengths=True))
+    past_the_end_is_nan(Case(5, 4, 17, lengths=True), assert_close)
+
+
+def test_what_lies_past_a_rows_length_does_not_matter_to_a_projection(assert_close):
+    past_the_end_is_nan(Case(5, 4, 17, projection=3, lengths=True), assert_close)
+
+
+def past_the_end_is_nan(case, assert_close):
+    inputs = make_inputs(case)
     expected = reference_results(inputs)
     inputs = on_device(inputs)
     with torch.no_grad():
         for row, length in enumerate(inputs.lengths.tolist()):
             inputs.tensors[0][length:, row] = float("nan")
-    for name, ours, theirs in zip((*NAMES, *inputs.names), inputs.run(), expected, strict=True):
+            inputs.cotangents[0][length:, row] = float("nan")
+    names = (*NAMES, *inputs.names)
+    for name, ours, theirs in zip(names, inputs.run(), expected, strict=True):
         assert_close(ours.cpu(), theirs, name)
 
 
