@@ -21,6 +21,7 @@ from fast_s2s.kernels.cell import (
 )
 from fast_s2s.kernels.exchange import publish, wait
 from fast_s2s.kernels.products import (
+    INTERPRETED,
     d_gates_times_weights,
     dot,
     hidden_times_weights,
@@ -39,7 +40,12 @@ def longest(rows, T, B, lengths):
     steps = tl.zeros_like(rows) + T
     if lengths is not None:
         steps = tl.minimum(tl.load(lengths + rows, rows < B, 0), steps)
-    return tl.max(steps).to(tl.int32)
+    count = tl.max(steps).to(tl.int32)
+    if INTERPRETED:
+        # the interpreter of triton 3.6 has it in an array of one element, by which numpy does not
+        # count loops since 2.4
+        count.handle.data = count.handle.data.reshape(())
+    return count
 
 
 @triton.jit

@@ -165,7 +165,7 @@ def test_bad_arguments(changes, message):
 
 def test_override_reaches_the_op():
     model, x = fast_s2s.LSTM(2, 3).to(DEVICE), torch.zeros(2, 2, 2, device=DEVICE)
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         model(x)
     names = {event.name for event in profile.events()}
     assert "fast_s2s::lstm_forward_triton" in names and "fast_s2s::lstm_forward" not in names
