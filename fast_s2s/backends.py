@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-NAMES = ("native", "reference")
+# the fastest first
+NAMES = ("native", "triton", "reference")
 
 # a plain global: torch.compile guards on it, which it can on neither a ContextVar nor a thread's
 # own value
@@ -37,13 +40,36 @@ extension, extension_reason = _load_extension()
 
 if extension is None and os.environ.get("FAST_S2S_NATIVE", "1") != "0":
     warnings.warn(
-        f"fast_s2s runs on its slow reference backend: {extension_reason}. "
+        f"On the CPU fast_s2s runs on its slow reference backend: {extension_reason}. "
         "Build it with `pip install --no-build-isolation -e .` in the source folder.",
         RuntimeWarning,
         stacklevel=2,
     )
 
 _NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_TRITON_DTYPES = (*_NATIVE_DTYPES, torch.float16)
+# those of pyproject.toml
+_TRITON_VERSIONS = ((3, 6), (3, 10))
+
+
+def _find_triton() -> tuple[bool, str]:
+    """Whether there is a triton to use, without importing it, and which."""
+    if importlib.util.find_spec("triton") is None:
+        return False, "triton is not installed (pip install 'fast-s2s[triton]')"
+    version = importlib.metadata.version("triton")
+    found = tuple(int(part) for part in version.split(".")[:2])
+    least, below = _TRITON_VERSIONS
+    if not least <= found < below:
+        wanted = ">={}.{},<{}.{}".format(*least, *below)
+        return False, f"triton{wanted} is needed, {version} is installed"
+    return True, f"triton {version}"
+
+
+triton_found, triton_reason = _find_triton()
+# torch calls AMD's GPUs "cuda" too
+_ROCM = torch.version.hip is not None
+# triton reads it when it is imported; there it runs the kernels on the CPU, slowly
+triton_interprets = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _load_cuda_library() -> tuple[bool, str]:
@@ -80,6 +106,8 @@ def unsupported(
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
     if name == "reference":
         return None
+    if name == "triton":
+        return _triton_unsupported(device_type, dtype)
     if device_type == "cuda":
         return _cuda_unsupported(dtype, projection)
     if extension is None:
@@ -97,6 +125,18 @@ def _cuda_unsupported(dtype: torch.dtype, projection: bool) -> str | None:
     if dtype not in _CUDA_PRECISIONS:
         return f"no native cuda kernel for {dtype}"
     return "no native cuda kernel with projections" if projection else None
+
+
+def _triton_unsupported(device_type: str, dtype: torch.dtype) -> str | None:
+    if not triton_found:
+        return triton_reason
+    if device_type == "cpu" and not triton_interprets:
+        return "triton kernels run on a GPU; on the CPU by TRITON_INTERPRET=1 alone, for tests"
+    if device_type not in ("cpu", "cuda") or _ROCM:
+        return f"no triton kernel for device {device_type!r} in this build"
+    if dtype not in _TRITON_DTYPES:
+        return f"no triton kernel for {dtype}"
+    return None
 
 
 def select(
@@ -118,11 +158,18 @@ def select(
     refusals: list[str] = []
     for name in NAMES:
         why_not = unsupported(name, device_type, dtype, projection)
+        if name == "triton" and device_type == "cpu" and why_not is None:
+            why_not = "its interpreter is for tests, and runs where it is asked for"
         if why_not is None:
-            serves = cuda_reason if device_type == "cuda" else extension_reason
-            return Choice(name, "; ".join(refusals) or serves)
+            return Choice(name, "; ".join(refusals) or _serves(name, device_type))
         refusals.append(f"{name}: {why_not}")
     raise AssertionError("the reference backend serves everything")
+
+
+def _serves(name: str, device_type: str) -> str:
+    if name == "triton":
+        return triton_reason
+    return cuda_reason if device_type == "cuda" else extension_reason
 
 
 def current(device_type: str, dtype: torch.dtype, projection: bool = False) -> Choice:
@@ -132,8 +179,8 @@ def current(device_type: str, dtype: torch.dtype, projection: bool = False) -> C
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run everything inside the block on one backend, "native" or "reference"; for the whole
-    process, not one thread.
+    """Run everything inside the block on one backend, "native", "triton" or "reference"; for
+    the whole process, not one thread.
 
     Raises ValueError for an unknown name; a call inside raises RuntimeError if the backend cannot
     serve its tensors.
@@ -174,10 +221,10 @@ def explain_cuda(
 
 def describe() -> str:
     """A few lines on what was built and which backend serves which tensors."""
-    lines = [f"extension: {extension_reason}"]
+    lines = [f"extension: {extension_reason}", f"triton: {triton_reason}"]
     if extension is not None:
         facts = extension.build_info()
-        lines += [f"  {key}: {value}" for key, value in facts.items()]
+        lines[1:1] = [f"  {key}: {value}" for key, value in facts.items()]
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     for device_type in devices:
         for dtype in (*_NATIVE_DTYPES, torch.float16):

@@ -1,11 +1,14 @@
 """The ops: schema, fake kernels, autograd.
 
 The schemas are here rather than in C++ so that a backend without the extension has them too;
-csrc/ops.cpp registers the CPU kernels under these names.
+csrc/ops.cpp registers the CPU kernels under these names. The Triton kernels are ops of their own,
+`lstm_forward_triton` and `lstm_backward_triton`, with the same schema, fake and autograd: so both
+backends can serve one device in one process.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -20,12 +23,17 @@ _LAYER = (
 )
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
-_library.define(f"lstm_forward({_LAYER}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
-_library.define(
-    f"lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_LAYER}, "
-    "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
+# of the names of the ops of each backend
+_SUFFIXES = {"native": "", "triton": "_triton"}
+for _suffix in _SUFFIXES.values():
+    _library.define(
+        f"lstm_forward{_suffix}({_LAYER}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    )
+    _library.define(
+        f"lstm_backward{_suffix}(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_LAYER}, "
+        "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    )
 
 
 def lstm_forward(
@@ -43,15 +51,18 @@ def lstm_forward(
     save: int = SAVE_NONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
-    if backends.current(x.device.type, x.dtype, w_hr is not None).backend == "reference":
-        op = reference.lstm_forward
-    else:
-        op = torch.ops.fast_s2s.lstm_forward.default
+    op = _FORWARD[backends.current(x.device.type, x.dtype, w_hr is not None).backend]
     return op(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
 
 
-@torch.library.register_fake("fast_s2s::lstm_forward")  # type: ignore[untyped-decorator]
-def _(
+_FORWARD: dict[str, Any] = {
+    "native": torch.ops.fast_s2s.lstm_forward.default,
+    "triton": torch.ops.fast_s2s.lstm_forward_triton.default,
+    "reference": reference.lstm_forward,
+}
+
+
+def _fake_forward(
     x: Tensor,
     h0: Tensor,
     c0: Tensor,
@@ -77,8 +88,7 @@ def _(
     )
 
 
-@torch.library.register_fake("fast_s2s::lstm_backward")  # type: ignore[untyped-decorator]
-def _(
+def _fake_backward(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
     grad_c_n: Tensor | None,
@@ -124,7 +134,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 _NUM_INPUTS, _NO_GRADIENT = 12, (None,) * 4
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
+def _backward(op: Any, ctx: Any, *grads: Tensor | None) -> tuple:
     if ctx.save == SAVE_NONE:
         raise RuntimeError("lstm_forward: gradients need save=SAVE_GATES or SAVE_CELLS")
     *inputs, y, gates, cells = ctx.saved_tensors
@@ -137,7 +147,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
         return _differentiable_backward(inputs, ctx.reverse, grads)
     needs = ctx.needs_input_grad
     needs_weights = any(needs[3:5]) or needs[7]
-    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_w_hr = torch.ops.fast_s2s.lstm_backward.default(
+    d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_w_hr = op(
         *grads, *inputs, ctx.reverse, y, gates, cells, needs[0], needs_weights
     )
     found = (d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_bias, d_w_hr)
@@ -169,9 +179,6 @@ def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple
     return (*found, *_NO_GRADIENT)
 
 
-torch.library.register_autograd("fast_s2s::lstm_forward", _backward, setup_context=_setup_context)
-
-
 def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
     raise RuntimeError(
         "fast_s2s::lstm_backward has no derivative of its own; differentiate "
@@ -180,4 +187,30 @@ def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
     )
 
 
-torch.library.register_autograd("fast_s2s::lstm_backward", _no_second_derivative)
+def _attach(suffix: str) -> None:
+    """Fakes and autograd of one backend's pair of ops."""
+    forward, backward = f"fast_s2s::lstm_forward{suffix}", f"fast_s2s::lstm_backward{suffix}"
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    backward_op = getattr(torch.ops.fast_s2s, f"lstm_backward{suffix}").default
+    torch.library.register_autograd(
+        forward, functools.partial(_backward, backward_op), setup_context=_setup_context
+    )
+    torch.library.register_autograd(backward, _no_second_derivative)
+
+
+def _on_triton(name: str) -> Any:
+    def run(*args: Any) -> Any:
+        # triton is imported by the first call that needs it
+        from fast_s2s.kernels import lstm as kernels
+
+        return getattr(kernels, name)(*args)
+
+    return run
+
+
+for _suffix in _SUFFIXES.values():
+    _attach(_suffix)
+for _name in ("lstm_forward", "lstm_backward"):
+    for _key in ("CPU", "CUDA"):
+        _library.impl(f"{_name}_triton", _on_triton(_name), _key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,7 +19,48 @@ def test_select_gives_a_reason_and_falls_back():
     choice = backends.select("cpu", torch.float16)
     assert choice.backend == "reference"
     assert "no native cpu kernel for torch.float16" in choice.reason or "extension" in choice.reason
-    assert backends.select("cuda", torch.float32).backend == "reference"
+    assert backends.select("xpu", torch.float32).backend == "reference"
+
+
+def test_triton_is_the_default_on_a_gpu_and_never_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(backends, "triton_found", True)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        choice = backends.select("cuda", dtype)
+        assert choice.backend == "triton" and "native: " in choice.reason
+        assert backends.select("cpu", dtype).backend != "triton"
+    assert backends.select("cuda", torch.complex64).backend == "reference"
+    monkeypatch.setattr(backends, "triton_interprets", False)
+    with pytest.raises(RuntimeError, match="on the CPU by TRITON_INTERPRET=1 alone"):
+        backends.select("cpu", torch.float32, "triton")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (None, "triton is not installed"),
+        ("3.5.1", "triton>=3.6,<3.10 is needed, 3.5.1 is installed"),
+        ("3.10.0", "triton>=3.6,<3.10 is needed, 3.10.0 is installed"),
+        ("3.6.0", None),
+    ],
+)
+def test_triton_that_cannot_be_used_gives_its_reason(version, reason, monkeypatch):
+    spec = None if version is None else object()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    found, why = backends._find_triton()
+    assert found == (reason is None) and (reason or "triton 3.6.0") in why
+    monkeypatch.setattr(backends, "triton_found", found)
+    monkeypatch.setattr(backends, "triton_reason", why)
+    choice = backends.select("cuda", torch.float32)
+    assert choice.backend == ("triton" if found else "reference")
+    assert found or reason in choice.reason
+    assert f"triton: {why}" in backends.describe()
+
+
+def test_triton_is_imported_by_the_first_call_only():
+    code = "import sys, fast_s2s; fast_s2s.LSTM(2, 3); print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 @pytest.mark.skipif(
@@ -50,7 +93,9 @@ def test_override_that_cannot_serve_is_an_error():
 
 
 def test_unknown_name_is_an_error():
-    with pytest.raises(ValueError, match="name: expected one of native, reference, got 'cudnn'"):
+    with pytest.raises(
+        ValueError, match="name: expected one of native, triton, reference, got 'cudnn'"
+    ):
         fast_s2s.backend("cudnn").__enter__()
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fast_s2s"
 # know each other, but for the parts of one package
 ROWS = [
     {"_C", "reference", "extras", "checks", "serialization"},
-    {"backends", "configuration", "text", "metrics"},
+    {"backends", "kernels", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
     {"functional", "cmudict"},
     {"lstm", "generation"},

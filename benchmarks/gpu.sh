@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds, tests and times on the GPU of this machine, without a network; results lie under $OUT.
+#
+#   OUT=results benchmarks/gpu.sh [seconds]      (default: 540)
+#
+# Needs python with torch for CUDA, triton, numpy, safetensors, setuptools, pybind11, ninja and
+# pytest; what a machine lacks may lie in build/packages, put there elsewhere by
+# `pip install --no-deps --target build/packages safetensors`. Without a GPU a few tests and tiny
+# cases run in Triton's interpreter, to see that this file works.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-540}
+python=${PYTHON:-python3}
+out=${OUT:-build/gpu-results}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+end=$((SECONDS + seconds))
+left() { echo $((end - SECONDS > 5 ? end - SECONDS : 5)); }
+[ -d build/packages ] && export PYTHONPATH="$PWD/build/packages${PYTHONPATH:+:$PYTHONPATH}"
+
+gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))') || exit 1
+if [ "$gpu" = 1 ]; then
+  nvidia-smi > "$out/machine.txt" 2>&1
+  # an environment of its own over the installed torch: the system's stays as it is
+  "$python" -m venv --system-site-packages build/gpu-venv || exit 1
+  python=$PWD/build/gpu-venv/bin/python
+  timeout "$(left)" "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation \
+    -e . > "$out/build.txt" 2>&1 || { tail -20 "$out/build.txt"; exit 1; }
+  tests=(tests/test_triton_ops.py tests/test_triton_torch.py tests/test_triton_gpu.py
+         tests/test_triton_configs.py)
+  selected=()
+else
+  echo "no GPU: a short run in Triton's interpreter, whose times mean nothing"
+  tests=(tests/test_triton_ops.py)
+  selected=(-k "saved_tensors and single")
+fi
+
+"$python" -c 'import fast_s2s; print(fast_s2s.backends.describe())' | tee "$out/backends.txt"
+# two thirds of the time at most, so that some is left to measure
+timeout $((seconds * 2 / 3)) "$python" -m pytest -q -p no:cacheprovider \
+  ${selected[@]+"${selected[@]}"} "${tests[@]}" > "$out/tests.txt" 2>&1
+tested=$?
+tail -15 "$out/tests.txt"
+timeout "$(left)" "$python" -m benchmarks.gpu_lstm --output "$out/lstm.json" \
+  --budget-s "$(($(left) * 3 / 4))" > "$out/lstm.txt" 2>&1
+timed=$?
+tail -3 "$out/lstm.txt"
+echo "tests: exit $tested, timing: exit $timed, results: $out"
+[ "$tested" = 0 ] && [ "$timed" = 0 ]
