@@ -24,10 +24,15 @@ if [ "$gpu" = 1 ]; then
   # an environment of its own over the installed torch: the system's stays as it is
   "$python" -m venv --system-site-packages build/gpu-venv || exit 1
   python=$PWD/build/gpu-venv/bin/python
+  # CUDA kernels for this GPU alone; a build of all takes minutes
+  export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c '
+import torch
+major, minor = torch.cuda.get_device_capability()
+print(f"{major}.{minor}" + "a" * (major == 9))')}
   timeout "$(left)" "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation \
     -e . > "$out/build.txt" 2>&1 || { tail -20 "$out/build.txt"; exit 1; }
-  tests=(tests/test_triton_ops.py tests/test_triton_torch.py tests/test_triton_gpu.py
-         tests/test_triton_configs.py)
+  tests=(tests/test_cuda_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py
+         tests/test_triton_gpu.py tests/test_triton_configs.py)
   selected=()
 else
   echo "no GPU: a short run in Triton's interpreter, whose times mean nothing"
@@ -41,6 +46,15 @@ timeout $((seconds * 2 / 3)) "$python" -m pytest -q -p no:cacheprovider \
   ${selected[@]+"${selected[@]}"} "${tests[@]}" > "$out/tests.txt" 2>&1
 tested=$?
 tail -15 "$out/tests.txt"
+if [ "$gpu" = 1 ] && command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck synccheck; do
+    # without torch's cache every tensor is an allocation of its own, whose ends are watched
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_gpu.py \
+      -k "values_and_gradients and (T1B3 or T63B3)" > "$out/sanitizer-$tool.txt" 2>&1
+    echo "compute-sanitizer $tool: exit $?"
+  done
+fi
 timeout "$(left)" "$python" -m benchmarks.gpu_lstm --output "$out/lstm.json" \
   --budget-s "$(($(left) * 3 / 4))" > "$out/lstm.txt" 2>&1
 timed=$?

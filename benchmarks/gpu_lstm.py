@@ -1,5 +1,5 @@
-"""Times the Triton kernels on the GPU here: the cell against the memory's bandwidth, step and
-sequence kernels against nn.LSTM (cuDNN).
+"""Times the LSTM on the GPU here: Triton's cell against the memory's bandwidth, Triton's step and
+sequence kernels and the CUDA kernels against nn.LSTM (cuDNN).
 
     python -m benchmarks.gpu_lstm --output results.json --budget-s 600
 
@@ -70,8 +70,8 @@ def cases() -> Iterator[Case]:
 
 
 def measure(case: Case, seconds: float) -> dict[str, Any]:
-    """Microseconds per step of nn.LSTM and of ours, by the table's choice and by each kernel that
-    can run the case; instead of a time what went wrong."""
+    """Microseconds per step of nn.LSTM, of the CUDA kernels, and of Triton's by its table's choice
+    and by each kernel that can run the case; instead of a time what went wrong."""
     torch.manual_seed(0)
     theirs = nn.LSTM(case.hidden, case.hidden, device=DEVICE, dtype=case.dtype)
     ours = fast_s2s.from_torch(theirs)
@@ -87,19 +87,23 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     kernels: dict[str, Config | None] = {"table": None}
     kernels |= {name: make(case.hidden) for name, make in _FORCED.items()}
 
-    def side(module: nn.Module, config: Config | None) -> Callable[[], list[Tensor]]:
+    def side(
+        module: nn.Module, config: Config | None, backend: str = "triton"
+    ) -> Callable[[], list[Tensor]]:
         def run() -> list[Tensor]:
-            with configs.forced(config, config) if config else nullcontext():
+            forced = configs.forced(config, config) if config else nullcontext()
+            with fast_s2s.backend(backend), forced:
                 return _run(module, x, cotangent)
 
         return run
 
     wanted = {"nn.LSTM": side(theirs, None)}
+    if DEVICE.type == "cuda":
+        wanted["cuda"] = side(ours, None, "native")
     wanted |= {name: side(ours, config) for name, config in kernels.items()}
     for name, run in wanted.items():
         try:
-            with fast_s2s.backend("triton"):
-                found = run()
+            found = run()
             off = max(map(relative_error, found, expected))
             accuracy[name] = off
             if not off <= _TOLERANCE[case.dtype]:
@@ -108,8 +112,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
         # a kernel that cannot run a case is a result too
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    with fast_s2s.backend("triton"):
-        times = _in_turns(sides, seconds)
+    times = _in_turns(sides, seconds)
     return {
         "case": {**case._asdict(), "dtype": str(case.dtype).removeprefix("torch.")},
         "us_per_step": {k: statistics.median(v) * 1e6 / case.steps for k, v in times.items()},
@@ -196,6 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if gpu else None,
         "triton": backends.triton_reason,
+        "cuda kernels": backends.cuda_reason,
         "cell": [],
         "lstm": [],
         "not_reached": [],

@@ -1,0 +1,90 @@
+"""The CUDA kernels on a GPU: everything the emulator cannot show. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers_lstm import Case, make_inputs
+from helpers_triton import compare, on_device
+
+import fast_s2s
+from fast_s2s import backends, ops, reference
+
+if not torch.cuda.is_available() or not backends.cuda_loaded:
+    pytest.skip(f"no GPU with the CUDA library: {backends.cuda_reason}", allow_module_level=True)
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CASES = [
+    Case(1, 1, 1),
+    Case(1, 3, 17),
+    Case(63, 3, 17, lengths=True, reset=True, reverse=True),
+    Case(5, 1, 500),
+    Case(7, 33, 128, lengths=True),
+    Case(9, 16, 512, reset=True),
+    Case(6, 8, 1024),
+    Case(4, 130, 300, lengths=True, reverse=True),
+    Case(3, 4, 2500, bias=False),
+]
+
+
+@pytest.fixture(autouse=True)
+def _native():
+    with fast_s2s.backend("native"):
+        yield
+
+
+@pytest.mark.parametrize("save", [reference.SAVE_GATES, reference.SAVE_CELLS])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(case, dtype, save, assert_close):
+    compare(make_inputs(case, dtype), assert_close, save=save)
+
+
+@pytest.mark.parametrize("hidden", [64, 256, 768, 1536])
+def test_a_thousand_runs_give_the_same_bits(hidden):
+    inputs = on_device(make_inputs(Case(20, 12, hidden, lengths=True), torch.bfloat16))
+    first = inputs.run()
+    for _ in range(1000):
+        assert all(torch.equal(a, b) for a, b in zip(first, inputs.run(), strict=True))
+
+
+@pytest.mark.parametrize("hidden", [64, 512, 1024])
+def test_cuda_graph(hidden):
+    inputs = on_device(make_inputs(Case(6, 3, hidden, lengths=True)))
+    arguments = (*inputs.arguments([t.detach() for t in inputs.tensors]), reference.SAVE_NONE)
+    with torch.no_grad():
+        expected = ops.lstm_forward(*arguments)[0]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = ops.lstm_forward(*arguments)[0]
+    y.zero_()
+    graph.replay()
+    assert torch.equal(y, expected)
+
+
+def test_two_streams_at_once():
+    inputs = [on_device(make_inputs(Case(50, 4, 512))) for _ in range(2)]
+    expected = [i.run()[0] for i in inputs]
+    streams = [torch.cuda.Stream() for _ in inputs]
+    for _ in range(20):
+        found = []
+        for stream, i in zip(streams, inputs, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(i.run()[0])
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_no_memory_is_lost():
+    inputs = on_device(make_inputs(Case(3, 2, 200)))
+    inputs.run()
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    for _ in range(10_000):
+        inputs.run()
+    torch.cuda.synchronize()
+    assert torch.cuda.mem_get_info()[0] >= before - (64 << 20)
+
+
+def test_projections_run_on_another_backend():
+    assert backends.select("cuda", torch.float32, projection=True).backend != "native"
