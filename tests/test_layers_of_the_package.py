@@ -15,7 +15,7 @@ ROWS = [
     {"_C", "reference", "extras", "checks", "serialization"},
     {"backends", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
-    {"functional", "cmudict"},
+    {"functional", "cmudict", "decoding"},
     {"lstm", "generation"},
     {"convert", "seq2seq"},
     {"pipeline"},
