@@ -16,11 +16,13 @@ enum class Strategy : int64_t { kGreedy, kSample, kBeam };
 enum class EarlyStopping : int64_t { kHeuristic, kFirst, kNever };
 
 // Head of the packed weights. Weights follow in the order in which a step reads them, each thread's
-// share in one piece: packed.h. The layout is for one instruction set and is not a file format.
+// share in one piece: layout.h. The layout is for one instruction set and is not a file format.
+constexpr char kPackedMagic[8] = {'f', 's', '2', 's', 'd', 'e', 'c', '1'};
+
 struct PackedHeader {
-  char magic[8];       // "fs2sdec" and the version of the layout
-  int64_t layout;      // of the instruction set: packed_layout()
-  WeightType weights;  // of matrices; everything else is Acc
+  char magic[8];                                  // kPackedMagic; its last is the version
+  int64_t layout;                                 // of the instruction set
+  WeightType weights;                             // of matrices; everything else is Acc
   int64_t layers, hidden, output, vocab, inputs;  // inputs: E, or 4H with the table
   bool projected;
   bool table;  // the first layer looks up embedding·W_ihᵀ + bias instead of multiplying
@@ -87,7 +89,7 @@ struct DecodeArgs {
 void decode_cpu(const DecodeArgs& args, int threads);
 
 struct PackArgs {
-  PackedHeader header;  // `layout` and `bytes` are filled in
+  PackedHeader header;  // as decode_describe_cpu left it
   // per layer w_ih (not the first with a table), w_hh, w_hr if projected; then the output's
   const void* const* matrices;
   const void* const* scales;  // float [rows] of each, or null unless int8
@@ -95,7 +97,8 @@ struct PackArgs {
   const void* inputs;         // Acc [V, inputs]
 };
 
-int64_t packed_bytes_cpu(PackedHeader& header);
+// Fills in `magic`, `layout` and `bytes`.
+void decode_describe_cpu(PackedHeader& header);
 void decode_pack_cpu(const PackArgs& args, void* packed);
 
 }  // namespace fast_s2s

@@ -151,7 +151,7 @@ class _Search:
         scores = choice.finite(logits)
         beam = self.options.strategy == Strategy.BEAM
         if beam:
-            scores = scores.double().log_softmax(1)
+            scores = choice.log_softmax(scores)
         scores = choice.process(scores, candidates, self.rules, self.options, self.parameters)
         if self.beams is not None:
             if self.options.renormalize:

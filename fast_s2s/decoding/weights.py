@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast_s2s import backends
 from fast_s2s.checks import check_tensor
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.reference import DenseDecoder, DenseLayer
@@ -96,8 +97,7 @@ class PackedDecoder:
     @property
     def backend(self) -> str:
         """What serves this decoder's tensors: see `fast_s2s.backends`."""
-        # the native kernel is not there yet
-        return "reference"
+        return backends.current(self.device.type, self.acc).backend
 
     @property
     def vocab_size(self) -> int:
