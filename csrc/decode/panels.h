@@ -130,7 +130,8 @@ struct Bfloat16Panel {
 class DigitRows {
  public:
   static constexpr int kDigits = 3;
-  static constexpr float kLargest = 8388607.f;
+  // a little under 2^23: rounding must not reach it
+  static constexpr float kLargest = 8388600.f;
 
   DigitRows(int64_t rows, int64_t k_size)
       : stride_((k_size + 63) / 64 * 64), bytes_(kDigits * rows * stride_), scales_(rows) {}
@@ -161,8 +162,8 @@ class DigitRows {
     uint8_t* out = const_cast<uint8_t*>(digit(r, 0));
     for (int64_t k = 0; k < k_size; k += kWidth) {
       const VecF v = load<VecF>(x + k, lanes(k_size, k, kWidth)) * factor;
-      const __m512i q =
-          _mm512_add_epi32(_mm512_cvtps_epi32(bit_cast<__m512>(v)), _mm512_set1_epi32(1 << 23));
+      const __m512i q = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(0xffff, bit_cast<__m512>(v)),
+                                         _mm512_set1_epi32(1 << 23));
       for (int i = 0; i < kDigits; ++i) {
         const VecU digit = bit_cast<VecU>(q) >> (8 * i);
         const __m128i narrow = _mm512_maskz_cvtepi32_epi8(0xffff, bit_cast<__m512i>(digit));

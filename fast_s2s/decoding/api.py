@@ -275,10 +275,7 @@ def decode(
         tensors = reference.decode(decoder.dense, *arguments)
     else:
         tensors = torch.ops.fast_s2s.decode.default(decoder.packed, *arguments)
-    slots, ended = split_state(tensors[:-1])
-    after = DecodeState(
-        slots._replace(**_trimmed(slots)), ended and ended._replace(**_trimmed(ended))
-    )
+    after = DecodeState(*_trimmed(*split_state(tensors[:-1])))
     done = not _running(after.slots, rules, options.width).any()
     steps, slot_steps = tensors[-1].tolist()
     return DecodeResult(*_returned(after, options), after, done, steps, slot_steps)
@@ -409,19 +406,34 @@ def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _trimmed(part: State | Hypotheses) -> dict[str, Tensor]:
+def _trimmed(slots: State, hypotheses: Hypotheses | None) -> tuple[State, Hypotheses | None]:
     """Without columns that no sequence reaches."""
-    longest = int(part.position.max()) if part.position.numel() else 0
+    if hypotheses is None:
+        return slots._replace(**_columns(slots, _longest(slots.position))), None
+    longest = max(_longest(slots.position), _longest(hypotheses.position))
+    return (
+        slots._replace(**_columns(slots, longest)),
+        hypotheses._replace(**_columns(hypotheses, longest)),
+    )
+
+
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
+
+
+def _columns(part: State | Hypotheses, count: int) -> dict[str, Tensor]:
     return {
-        "tokens": part.tokens[:, : 1 + longest],
-        "token_scores": part.token_scores[:, :longest],
+        "tokens": part.tokens[:, : 1 + count],
+        "token_scores": part.token_scores[:, :count],
     }
 
 
 def _returned(state: DecodeState, options: DecodeOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     part: State | Hypotheses = state.slots if state.hypotheses is None else state.hypotheses
     count, width = options.num_return_sequences, options.width
-    fields = (part.tokens, part.position, part.token_scores, part.score)
-    return tuple(  # type: ignore[return-value]
-        values.unflatten(0, (-1, width))[:, :count].flatten(0, 1) for values in fields
+    tokens, lengths, token_scores, scores = (
+        values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
+        for values in (part.tokens, part.position, part.token_scores, part.score)
     )
+    longest = _longest(lengths)
+    return tokens[:, : 1 + longest], lengths, token_scores[:, :longest], scores

@@ -162,7 +162,7 @@ def _force_prefix(scores: Tensor, at: Candidates) -> Tensor:
 def _history(at: Candidates, vocab_size: int) -> Tensor:
     """Tokens with V, which is none, past each slot's last."""
     columns = torch.arange(at.tokens.size(1), device=at.tokens.device)
-    return at.tokens.where(columns <= at.position.unsqueeze(1), vocab_size)
+    return at.tokens.where(columns <= at.position.unsqueeze(1), vocab_size).clamp(max=vocab_size)
 
 
 def _penalize_repetition(scores: Tensor, at: Candidates, penalty: float) -> Tensor:
