@@ -4,6 +4,10 @@
 // A panel is K values of four vectors of W columns, as in cpu/gemm.h: the four gates of W units, or
 // 4W outputs. Sums run over K in one order, whatever the number of rows and panels taken at once,
 // so a row's result does not depend on the rows beside it.
+//
+// Each format has `multiply`: sums[p][r] += values k0.. of row `rows[r]` of `a` · panel p, over
+// k_size values, panels being `stride` bytes apart. With kPairs two panels
+// may be taken at once, with kBlocks K may be cut at any even value.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -47,7 +51,8 @@ template <class A>
 struct FloatPanel {
   typedef A Acc;
   typedef PlainRows<A> Operand;
-  static constexpr int kMaxRows = kTileRows, kMaxPanels = 2;
+  static constexpr int kMaxRows = kTileRows;
+  static constexpr bool kPairs = true, kBlocks = true;
   static int64_t bytes(int64_t k_size) { return k_size * panel_columns<A>() * sizeof(A); }
 
   static void pack(const PanelSource& source, void* out) {
@@ -58,14 +63,14 @@ struct FloatPanel {
   }
 
   template <int Panels, int Rows>
-  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, const char* panel,
-                                       int64_t stride, int64_t k_size,
+  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, int64_t k0,
+                                       const char* panel, int64_t stride, int64_t k_size,
                                        PanelSums<Panels, Rows, A>& sums) {
     typedef typename Simd<A>::Vec V;
     V s[Panels][Rows][kPanelVectors];
     __builtin_memcpy(s, sums, sizeof(s));
     const A* row[Rows];
-    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]);
+    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]) + k0;
     const A* w = reinterpret_cast<const A*>(panel);
     const int64_t step = stride / static_cast<int64_t>(sizeof(A));
     for (int64_t k = 0; k < k_size; ++k, w += panel_columns<A>())
@@ -82,7 +87,8 @@ struct FloatPanel {
 struct Bfloat16Panel {
   typedef float Acc;
   typedef PlainRows<float> Operand;
-  static constexpr int kMaxRows = kTileRows, kMaxPanels = 2;
+  static constexpr int kMaxRows = kTileRows;
+  static constexpr bool kPairs = true, kBlocks = true;
   static constexpr int kWidth = Simd<float>::kWidth;
   static constexpr int64_t kPairBytes = kPanelVectors * kWidth * 4;
   static int64_t bytes(int64_t k_size) { return (k_size + 1) / 2 * kPairBytes; }
@@ -96,13 +102,13 @@ struct Bfloat16Panel {
   }
 
   template <int Panels, int Rows>
-  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, const char* panel,
-                                       int64_t stride, int64_t k_size,
+  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, int64_t k0,
+                                       const char* panel, int64_t stride, int64_t k_size,
                                        PanelSums<Panels, Rows, float>& sums) {
     VecF s[Panels][Rows][kPanelVectors];
     __builtin_memcpy(s, sums, sizeof(s));
     const float* row[Rows];
-    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]);
+    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]) + k0;
     const auto add = [&](int64_t k, bool whole) __attribute__((always_inline)) {
       for (int p = 0; p < Panels; ++p)
         for (int v = 0; v < kPanelVectors; ++v) {
@@ -182,7 +188,8 @@ struct Int8Panel {
   typedef float Acc;
   typedef DigitRows Operand;
   // three sums for each
-  static constexpr int kMaxRows = 2, kMaxPanels = 1;
+  static constexpr int kMaxRows = 2;
+  static constexpr bool kPairs = false, kBlocks = false;
   static constexpr int kWidth = Simd<float>::kWidth, kColumns = kPanelVectors * kWidth;
   static int64_t bytes(int64_t k_size) { return ((k_size + 3) / 4 + 2) * 4 * kColumns; }
 
@@ -204,8 +211,8 @@ struct Int8Panel {
   }
 
   template <int Panels, int Rows>
-  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, const char* panel,
-                                       int64_t, int64_t k_size,
+  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, int64_t k0,
+                                       const char* panel, int64_t, int64_t k_size,
                                        PanelSums<Panels, Rows, float>& sums) {
     static_assert(Panels == 1);
     constexpr int kDigits = DigitRows::kDigits;
@@ -213,7 +220,7 @@ struct Int8Panel {
     const uint8_t* digit[Rows][kDigits];
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < kDigits; ++i) {
-        digit[r][i] = a.digit(rows[r], i);
+        digit[r][i] = a.digit(rows[r], i) + k0;
         for (int v = 0; v < kPanelVectors; ++v) s[r][i][v] = _mm512_setzero_si512();
       }
     for (int64_t k = 0; k < k_size; k += 4, panel += 4 * kColumns) {
@@ -251,7 +258,8 @@ struct Int8Panel {
 struct Int8Panel {
   typedef float Acc;
   typedef PlainRows<float> Operand;
-  static constexpr int kMaxRows = kTileRows, kMaxPanels = 1;
+  static constexpr int kMaxRows = kTileRows;
+  static constexpr bool kPairs = false, kBlocks = false;
   static constexpr int kWidth = Simd<float>::kWidth, kColumns = kPanelVectors * kWidth;
   typedef int8_t VecByte __attribute__((vector_size(kWidth)));
   static int64_t bytes(int64_t k_size) { return (k_size + 4) * kColumns; }
@@ -268,13 +276,13 @@ struct Int8Panel {
   }
 
   template <int Panels, int Rows>
-  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, const char* panel,
-                                       int64_t, int64_t k_size,
+  static FAST_S2S_INLINE void multiply(const Operand& a, const int64_t* rows, int64_t k0,
+                                       const char* panel, int64_t, int64_t k_size,
                                        PanelSums<Panels, Rows, float>& sums) {
     static_assert(Panels == 1);
     VecF s[Rows][kPanelVectors] = {};
     const float* row[Rows];
-    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]);
+    for (int r = 0; r < Rows; ++r) row[r] = a.row(rows[r]) + k0;
     for (int64_t k = 0; k < k_size; ++k, panel += kColumns)
       for (int v = 0; v < kPanelVectors; ++v) {
         const VecF w = widen_bytes(panel + v * kWidth);
