@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Side, Unavailable
-from fast_s2s import Seq2Seq
+from fast_s2s import LSTM, Seq2Seq
 from fast_s2s.decoding import (
     DecodeOptions,
     DecoderWeights,
@@ -25,6 +25,8 @@ from fast_s2s.decoding import (
     decode,
     initial_state,
     pack_decoder,
+    pack_encoder,
+    read,
 )
 
 _TEXT = """
@@ -96,7 +98,11 @@ def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
         net = Seq2Seq(src_vocab_size=31, tgt_vocab_size=76, embedding_size=256, hidden_size=336)
     assert 1.6e6 < sum(parameter.numel() for parameter in net.parameters()) < 1.8e6
     net.eval()
-    decoder = pack_decoder(_weights(net))
+    encoder = pack_encoder(net.src_embedding.weight, (_layer(net.encoder),))
+    output = net.output_projection
+    decoder = pack_decoder(
+        DecoderWeights(net.tgt_embedding.weight, (_layer(net.decoder),), output.weight, output.bias)
+    )
     # shortest first, as a server would sort them
     order = sorted(range(len(WORDS)), key=lambda index: len(WORDS[index]))
     batches = [order[i : i + words.batch] for i in range(0, len(order), words.batch)]
@@ -107,9 +113,10 @@ def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
         for batch in batches:
             lengths = [len(letters[index]) for index in batch]
             rows = [letters[index] + [0] * (max(lengths) - len(letters[index])) for index in batch]
-            context = net.encode(torch.tensor(rows), lengths)
+            zeros = torch.zeros(1, len(batch), net.config.hidden_size)
+            h, c = read(encoder, zeros, zeros, torch.tensor(rows), torch.tensor(lengths))
             options = DecodeOptions(max_new_tokens=torch.tensor([limits[i] for i in batch]))
-            state = initial_state(decoder, context.h, context.c, 1, options)
+            state = initial_state(decoder, h, c, 1, options)
             results.append(decode(decoder, state, options).lengths)
         return results
 
@@ -118,11 +125,8 @@ def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
     return side, {"lengths": expected}
 
 
-def _weights(net: Seq2Seq) -> DecoderWeights:
-    lstm = net.decoder
-    layer = LayerWeights(lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
-    output = net.output_projection
-    return DecoderWeights(net.tgt_embedding.weight, (layer,), output.weight, output.bias)
+def _layer(lstm: LSTM) -> LayerWeights:
+    return LayerWeights(lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
 
 
 SIDES = {"fast_s2s": ours, "g2p-en 2.1.0": g2p_en}

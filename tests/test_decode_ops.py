@@ -22,6 +22,8 @@ from fast_s2s.decoding import (
     decode,
     initial_state,
     pack_decoder,
+    pack_encoder,
+    read,
 )
 from fast_s2s.decoding.api import _numbers, _rules
 from fast_s2s.decoding.contract import join_state
@@ -121,6 +123,27 @@ def test_a_prefix_needs_no_logits_but_is_read(backend):
     torch.testing.assert_close(forced.token_scores[:, 3:], free.token_scores[:, 3:])
 
 
+@pytest.mark.parametrize("projection", [0, 3])
+def test_reading_is_what_an_lstm_does(backend, projection, assert_close):
+    size = Size(layers=2, projection=projection)
+    weights = random_weights(size)
+    h, c = random_context(size, 4)
+    tokens, lengths = torch.randint(0, 11, (4, 6)), torch.tensor([6, 0, 3, 5])
+    packed = pack_encoder(weights.embedding, weights.layers)
+    actual = read(packed, h, c, tokens, lengths)
+    lstm = fast_s2s.LSTM(5, 8, 2, batch_first=True, proj_size=projection).double()
+    with torch.no_grad():
+        given = [weight for layer in weights.layers for weight in layer if weight is not None]
+        for name, weight in zip(lstm._flat_weights_names, given, strict=True):
+            getattr(lstm, name).copy_(weight)
+        expected = lstm(weights.embedding[tokens], (h, c), lengths=lengths)[1]
+    for name, ours, theirs in zip("hc", actual, expected, strict=True):
+        assert_close(ours, theirs, name)
+    whole = read(packed, h, c, tokens, torch.full((4,), 6))
+    assert torch.equal(read(packed, h, c, tokens)[0], whole[0])
+    assert torch.equal(read(packed, h, c, tokens[:, :0])[0], h)
+
+
 def test_state_goes_on_where_it_stopped(backend):
     """With a higher limit, by another call, by rows in another order."""
     made = make(Size(layers=2), 5)
@@ -131,6 +154,15 @@ def test_state_goes_on_where_it_stopped(backend):
     rest = decode(made[0], state, DecodeOptions(max_new_tokens=9, eos_token_id=EOS))
     assert torch.equal(rest.tokens, whole.tokens[order][:, : rest.tokens.size(1)])
     torch.testing.assert_close(rest.scores, whole.scores[order])
+
+
+def test_more_steps_than_the_op_takes_at_once(backend, monkeypatch):
+    made = make(Size(), 2)
+    whole = run(made, DecodeOptions(max_new_tokens=11))
+    monkeypatch.setattr("fast_s2s.decoding.api._STEPS_AT_ONCE", 4)
+    parts = run(made, DecodeOptions(max_new_tokens=11))
+    assert torch.equal(parts.tokens, whole.tokens)
+    assert (parts.steps, parts.slot_steps) == (11, 22)
 
 
 def test_a_finished_row_resumes_as_it_is(backend):
@@ -364,7 +396,9 @@ def test_opcheck_of_packing():
     ],
 )
 def test_bad_arguments_of_the_op(index, part, change, message):
-    options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, **kinds()["beam"])
+    options = DecodeOptions(
+        max_new_tokens=4, eos_token_id=EOS, bad_words_ids=[[3, 4]], **kinds()["beam"]
+    )
     arguments = op_arguments(make(Size(), 1, torch.float32), options)
     if part is None:
         arguments[index] = change(arguments[index])
@@ -391,7 +425,7 @@ def test_bad_arguments_of_the_op(index, part, change, message):
         ({"max_new_tokens": torch.tensor([1, 2])}, ValueError, "max_new_tokens: expected shape"),
         ({"eos_token_id": 11}, ValueError, r"eos_token_id: expected token ids in 0\.\.10, got 11"),
         ({"suppress_tokens": ["a"]}, TypeError, "suppress_tokens: expected"),
-        ({"bad_words_ids": [[]]}, ValueError, "bad_words_ids: expected at least one token"),
+        ({"bad_words_ids": [[]]}, ValueError, "bad_words_ids: expected sequences of at least one"),
         ({"bad_words_ids": [[1, 12]]}, ValueError, "bad_words_ids: expected token ids"),
         ({"prefix": torch.tensor([[11]] * 3)}, ValueError, "prefix: expected token ids"),
         ({"prefix_lengths": torch.tensor([1])}, ValueError, "prefix_lengths: expected None"),

@@ -84,7 +84,7 @@ def test_other_types_are_the_reference_of_their_own_weights():
     kernels' rounding; that must be nearly everywhere. Scores are compared wherever tokens are.
     """
     compared = total = 0
-    for seed in _SEEDS:
+    for seed in _SEEDS[:: 2 if len(_SEEDS) > 40 else 1]:
         dtype = random.Random(seed).choice([torch.float32, torch.bfloat16, torch.int8])
         _, made, options = draw(10**6 + seed, dtype)
         decoder, h, c = made

@@ -142,6 +142,7 @@ _NUMBERS = {
     "repetition_penalty": (0, 1e30),
     "length_penalty": (-1e3, 1e3),
 }
+_STEPS_AT_ONCE = 1024
 _POSITIVE = ("temperature", "repetition_penalty")
 
 
@@ -216,7 +217,7 @@ def initial_state(
     width = options.width
 
     def spread(values: Tensor, dim: int = 0) -> Tensor:
-        return values.repeat_interleave(width, dim)
+        return values if width == 1 else values.repeat_interleave(width, dim)
 
     count = batch * width
     score = torch.zeros(count, dtype=torch.float64, device=device)
@@ -261,24 +262,49 @@ def decode(
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
-    hypotheses = state.hypotheses
-    begin = state.slots
-    rules = _rules(decoder, options, begin.position.size(0))
-    running = _running(begin, rules, options.width)
-    left = rules.limits + rules.prefix_lengths - begin.position.view(-1, options.width)[:, 0]
-    most = int(left[running.view(-1, options.width).any(1)].max()) if running.any() else 0
+    rules = _rules(decoder, options, state.slots.position.size(0))
+    numbers = _numbers(options)
+    left = _steps_left(state.slots, rules, options.width)
     if max_steps is not None:
         check_integer("max_steps", max_steps, 0)
-        most = min(most, max_steps)
-    arguments = (join_state(begin, hypotheses), list(rules), *_numbers(options), most)
-    if decoder.backend == "reference":
-        tensors = reference.decode(decoder.dense, *arguments)
-    else:
-        tensors = torch.ops.fast_s2s.decode.default(decoder.packed, *arguments)
-    after = DecodeState(*_trimmed(*split_state(tensors[:-1])))
-    done = not _running(after.slots, rules, options.width).any()
-    steps, slot_steps = tensors[-1].tolist()
-    return DecodeResult(*_returned(after, options), after, done, steps, slot_steps)
+        left = min(left, max_steps)
+    counts = torch.zeros(2, dtype=torch.int64)
+    while True:
+        # the op makes room for all its steps
+        steps = min(left, _STEPS_AT_ONCE)
+        arguments = (join_state(*state), list(rules), *numbers, steps)
+        if decoder.backend == "reference":
+            tensors = reference.decode(decoder.dense, *arguments)
+        else:
+            tensors = torch.ops.fast_s2s.decode.default(decoder.packed, *arguments)
+        state = DecodeState(*_trimmed(*split_state(tensors[:-1])))
+        counts += tensors[-1].cpu()
+        to_end = _steps_left(state.slots, rules, options.width)
+        left = min(left - steps, to_end)
+        if left == 0:
+            return DecodeResult(*_returned(state, options), state, to_end == 0, *counts.tolist())
+
+
+def read(
+    packed: PackedDecoder, h: Tensor, c: Tensor, tokens: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The states after reading tokens, without choosing any: packed weights as an encoder.
+
+    h, c:    (L, B, R), (L, B, H), of any floating-point type
+    tokens:  (B, T) int64, padded
+    lengths: (B,) int64 in 0..T; default T
+
+    Returns h, c. Raises TypeError or ValueError naming the argument that does not fit.
+    """
+    batch = h.size(1) if isinstance(h, Tensor) and h.dim() == 3 else None
+    check_tensor("tokens", tokens, "(B, T)", (batch, None), torch.int64, packed.device)
+    if not tokens.size(1):
+        return h.to(packed.acc), c.to(packed.acc)
+    # a token is read when the next one is to be chosen: one more, of any kind
+    prefix = torch.cat((tokens[:, 1:], torch.zeros_like(tokens[:, :1])), dim=1)
+    options = DecodeOptions(max_new_tokens=0, prefix=prefix, prefix_lengths=lengths)
+    result = decode(packed, initial_state(packed, h, c, tokens[:, 0], options), options)
+    return result.state.slots.h, result.state.slots.c
 
 
 def _numbers(options: DecodeOptions) -> tuple[list[int], list[float]]:
@@ -316,15 +342,20 @@ def _rules(decoder: PackedDecoder, options: DecodeOptions, slots: int) -> Rules:
 
     def tokens(name: str) -> Tensor:
         value = getattr(options, name)
-        value = [] if value is None else [value] if isinstance(value, int) else value
+        if value is None:
+            return empty
+        value = [value] if isinstance(value, int) else value
         ids = integer_tensor(name, list(value)).to(device)
         check_token_ids(name, ids, vocab_size)
         return ids
 
     if options.forced_bos_token_id is not None:
         tokens("forced_bos_token_id")
-    bad_words, bad_offsets = _bad_words(options, tokens("eos_token_id").tolist())
-    check_token_ids("bad_words_ids", bad_words, vocab_size)
+    eos = tokens("eos_token_id")
+    bad_words, bad_offsets = empty, empty
+    if options.bad_words_ids:
+        bad_words, bad_offsets = _bad_words(options.bad_words_ids, eos.tolist())
+        check_token_ids("bad_words_ids", bad_words, vocab_size)
     prefix, prefix_lengths = _prefix(options, batch, vocab_size, device)
     seeds = empty
     if options.seed is not None:
@@ -340,7 +371,7 @@ def _rules(decoder: PackedDecoder, options: DecodeOptions, slots: int) -> Rules:
         limits=_limits(options, batch, device),
         prefix=prefix,
         prefix_lengths=prefix_lengths,
-        eos=tokens("eos_token_id"),
+        eos=eos,
         forced_eos=tokens("forced_eos_token_id"),
         suppress=tokens("suppress_tokens"),
         begin_suppress=tokens("begin_suppress_tokens"),
@@ -350,9 +381,9 @@ def _rules(decoder: PackedDecoder, options: DecodeOptions, slots: int) -> Rules:
     )
 
 
-def _bad_words(options: DecodeOptions, eos: list[int]) -> tuple[Tensor, Tensor]:
+def _bad_words(sequences: Sequence[Sequence[int]], eos: list[int]) -> tuple[Tensor, Tensor]:
     """End to end, and where each begins. As in transformers, eos alone is no bad word."""
-    words = [list(word) for word in options.bad_words_ids or ()]
+    words = [list(word) for word in sequences]
     if not all(words):
         raise ValueError(
             "bad_words_ids: expected sequences of at least one token, got an empty one"
@@ -394,9 +425,13 @@ def _prefix(
     return prefix, lengths
 
 
-def _running(state: State, rules: Rules, width: int) -> Tensor:
-    limits = (rules.limits + rules.prefix_lengths).repeat_interleave(width)
-    return ~state.finished & (state.position < limits)
+def _steps_left(state: State, rules: Rules, width: int) -> int:
+    """The most that any slot may still take."""
+    if not state.position.numel():
+        return 0
+    ends = (rules.limits + rules.prefix_lengths).unsqueeze(1)
+    left = ends - state.position.view(-1, width)
+    return max(0, int(left.masked_fill_(state.finished.view(-1, width), 0).max()))
 
 
 def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:
@@ -432,7 +467,7 @@ def _returned(state: DecodeState, options: DecodeOptions) -> tuple[Tensor, Tenso
     part: State | Hypotheses = state.slots if state.hypotheses is None else state.hypotheses
     count, width = options.num_return_sequences, options.width
     tokens, lengths, token_scores, scores = (
-        values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
+        values if count == width else values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
         for values in (part.tokens, part.position, part.token_scores, part.score)
     )
     longest = _longest(lengths)

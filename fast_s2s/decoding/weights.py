@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -163,6 +164,7 @@ def pack_decoder(
 
     Raises TypeError or ValueError naming what does not fit.
     """
+    _check_weights(weights)
     if dtype is None:
         own = weights.output_weight.dtype
         dtype = torch.float32 if own == torch.float16 else own
@@ -171,7 +173,6 @@ def pack_decoder(
         raise ValueError(f"dtype: expected one of {names}, got {dtype!r}")
     if table not in TABLE_MODES:
         raise ValueError(f"table: expected one of {', '.join(TABLE_MODES)}, got {table!r}")
-    _check_weights(weights)
     acc = accumulate_dtype(dtype)
     vocab_size = weights.output_weight.size(0)
     gates = weights.layers[0].w_hh.size(0)
@@ -200,6 +201,21 @@ def pack_decoder(
         # now, rather than in the first call
         _ = decoder.packed
     return decoder
+
+
+def pack_encoder(
+    embedding: Tensor,
+    layers: Sequence[LayerWeights],
+    dtype: torch.dtype | None = None,
+    table: str = "auto",
+) -> PackedDecoder:
+    """Layers over an embedding (V, E), for `read`. As `pack_decoder`, without an output."""
+    if not isinstance(embedding, Tensor):
+        raise TypeError(f"embedding: expected a tensor, got {type(embedding).__name__}")
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    output = embedding.new_zeros(embedding.size(0), layers[0].w_hh.size(1))
+    return pack_decoder(DecoderWeights(embedding, tuple(layers), output), dtype, table)
 
 
 def _bias(layer: LayerWeights, acc: torch.dtype) -> Tensor:
