@@ -56,7 +56,8 @@ def decode_cases() -> list[Case]:
         cases.append(Case("stored as", greedy, (Versus(OURS, target),), f"{OURS} {dtype}"))
     for batch, target in ((1, 8), (64, 20)):
         workload = g2p_sides.Words(batch)
-        cases.append(Case("words", workload, (Versus("g2p-en 2.1.0", target),)))
+        for name in (OURS, f"{OURS} int8"):
+            cases.append(Case("words", workload, (Versus("g2p-en 2.1.0", target),), name))
     return cases
 
 

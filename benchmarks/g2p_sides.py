@@ -89,7 +89,9 @@ def g2p_en(words: Words) -> tuple[Side, dict[str, Tensor] | None]:
     return Side("g2p-en 2.1.0", call, lambda raw: {}), None
 
 
-def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
+def ours(
+    words: Words, dtype: torch.dtype = torch.float32, name: str = "fast_s2s"
+) -> tuple[Side, dict[str, Tensor]]:
     model = _g2p_en()
     # phonemes, and the end; g2p-en stops by itself after 20
     limits = [min(20, len(model.predict(word)) + 1) for word in WORDS]
@@ -98,7 +100,7 @@ def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
         net = Seq2Seq(src_vocab_size=31, tgt_vocab_size=76, embedding_size=256, hidden_size=336)
     assert 1.6e6 < sum(parameter.numel() for parameter in net.parameters()) < 1.8e6
     net.eval()
-    encoder = pack_encoder(net.src_embedding.weight, (_layer(net.encoder),))
+    encoder = pack_encoder(net.src_embedding.weight, (_layer(net.encoder),), dtype)
     output = net.output_projection
     decoder = pack_decoder(
         DecoderWeights(net.tgt_embedding.weight, (_layer(net.decoder),), output.weight, output.bias)
@@ -121,7 +123,7 @@ def ours(words: Words) -> tuple[Side, dict[str, Tensor]]:
         return results
 
     expected = torch.tensor([limits[index] for batch in batches for index in batch])
-    side = Side("fast_s2s", call, lambda raw: {"lengths": torch.cat(raw)}, torch.inference_mode)
+    side = Side(name, call, lambda raw: {"lengths": torch.cat(raw)}, torch.inference_mode)
     return side, {"lengths": expected}
 
 
@@ -129,4 +131,8 @@ def _layer(lstm: LSTM) -> LayerWeights:
     return LayerWeights(lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
 
 
-SIDES = {"fast_s2s": ours, "g2p-en 2.1.0": g2p_en}
+SIDES = {
+    "fast_s2s": ours,
+    "fast_s2s int8": functools.partial(ours, dtype=torch.int8, name="fast_s2s int8"),
+    "g2p-en 2.1.0": g2p_en,
+}

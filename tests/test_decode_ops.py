@@ -25,8 +25,8 @@ from fast_s2s.decoding import (
     pack_encoder,
     read,
 )
-from fast_s2s.decoding.api import _numbers, _rules
 from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.options import op_numbers, op_rules
 
 needs_native = pytest.mark.skipif(
     backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
@@ -345,12 +345,12 @@ def test_every_instruction_set(isa):
 def op_arguments(made, options: DecodeOptions, max_steps: int = 2) -> list:
     decoder, h, c = made
     state = initial_state(decoder, h, c, BOS, options)
-    rules = _rules(decoder, options, state.slots.position.numel())
+    rules = op_rules(decoder, options, state.slots.position.numel())
     return [
         decoder.packed,
         join_state(*state),
         list(rules),
-        *_numbers(options),
+        *op_numbers(options),
         max_steps,
     ]
 

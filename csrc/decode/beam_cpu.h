@@ -40,6 +40,13 @@ class Hypotheses {
   bool full(int64_t row) const { return static_cast<int64_t>(rows_[row].size()) == width_; }
   double worst(int64_t row) const { return rows_[row].back().score; }
 
+  int64_t longest() const {
+    int64_t most = 0;
+    for (const Row& best : rows_)
+      for (const Hypothesis<A>& found : best) most = std::max(most, found.position);
+    return most;
+  }
+
   void store() const {
     const DecodeState& out = args_.hypotheses;
     for (int64_t slot = 0; slot < q_.slots; ++slot) {
@@ -137,6 +144,7 @@ class BeamSearch {
   }
 
   void store() const { ended_.store(); }
+  int64_t longest() const { return ended_.longest(); }
 
  private:
   template <class ScoresOf>

@@ -372,7 +372,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& stat
     args.hypotheses = hypotheses.pointers();
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
-  results.push_back(torch::stable::new_empty(begin.tensors[4], {2}));
+  results.push_back(torch::stable::new_empty(begin.tensors[4], {4}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());
   return results;

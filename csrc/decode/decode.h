@@ -80,7 +80,7 @@ struct DecodeArgs {
   DecodeState state;             // outputs, as large, with T + max_steps columns
   DecodeState begin_hypotheses;  // beam search only, as the two above
   DecodeState hypotheses;
-  int64_t* counts;  // [2]: steps taken, and slots computed summed over them
+  int64_t* counts;  // [4]: see Counts in contract.py
 };
 
 // Ids are below V, nodes in -1..S-1, positions in 0..T, limits at least 0 (1 for beams): checked by

@@ -94,8 +94,20 @@ class Engine {
         if (s.finished[slot]) q_.clear_states(s, slot);
       beams_->store();
     }
-    args_.counts[0] = steps_;
-    args_.counts[1] = computed_;
+    count();
+  }
+
+  void count() const {
+    const DecodeState& s = args_.state;
+    int64_t left = 0, longest = beams_ ? beams_->longest() : 0;
+    for (int64_t slot = 0; slot < q_.slots; ++slot) {
+      const int64_t row = slot / options_.width;
+      longest = std::max(longest, s.position[slot]);
+      if (runs(row, slot))
+        left = std::max(left, rules_.prefix_lengths[row] + rules_.limits[row] - s.position[slot]);
+    }
+    const int64_t counts[] = {steps_, computed_, left, longest};
+    std::copy_n(counts, 4, args_.counts);
   }
 
   void store_states(int64_t slot, const LayerStates<A>& from, int64_t index) const {

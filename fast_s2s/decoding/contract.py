@@ -133,6 +133,21 @@ class Parameters(NamedTuple):
     length_penalty: float = 1.0
 
 
+class Counts(NamedTuple):
+    """What a call did and what is left, an int64 tensor (4,) of the op.
+
+    steps:      steps taken
+    slot_steps: slots computed, summed over the steps
+    left:       the most steps that a slot may still take
+    longest:    the largest position of any slot or hypothesis
+    """
+
+    steps: int
+    slot_steps: int
+    left: int
+    longest: int
+
+
 def split_state(tensors: Sequence[Tensor]) -> tuple[State, Hypotheses | None]:
     """The op's list of state tensors by name."""
     first = len(State._fields)

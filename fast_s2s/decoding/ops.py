@@ -56,5 +56,5 @@ def _(
         hypotheses = hypotheses._replace(
             tokens=grown(hypotheses.tokens), token_scores=grown(hypotheses.token_scores)
         )
-    counts = begin.position.new_empty(2)
+    counts = begin.position.new_empty(4)
     return [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)] + [counts]

@@ -16,6 +16,7 @@ from fast_s2s.decoding import choice
 from fast_s2s.decoding.beam import BeamSearch
 from fast_s2s.decoding.choice import Candidates
 from fast_s2s.decoding.contract import (
+    Counts,
     Hypotheses,
     Options,
     Parameters,
@@ -79,6 +80,10 @@ def step(decoder: DenseDecoder, token: Tensor, h: Tensor, c: Tensor) -> tuple[Te
     return logits, torch.stack(hs), torch.stack(cs)
 
 
+def _largest(values: Tensor) -> int:
+    return int(values.max()) if values.numel() else 0
+
+
 class _Search:
     """One call: the state as it changes from step to step."""
 
@@ -123,9 +128,17 @@ class _Search:
             steps += 1
             computed += int(running.sum())
             self.take_step(running)
-        counts = torch.tensor([steps, computed], device=self.state.position.device)
         found = None if self.beams is None else self.beams.hypotheses
-        return [*self.state, *(found or ()), counts]
+        return [*self.state, *(found or ()), self.counts(steps, computed)]
+
+    def counts(self, steps: int, computed: int) -> Tensor:
+        position = self.state.position
+        ends = self.limits + self.prefix_lengths
+        left = (ends - position).masked_fill(self.state.finished, 0).clamp(min=0)
+        positions = position if self.beams is None else self.beams.hypotheses.position
+        longest = max(_largest(position), _largest(positions))
+        counts = Counts(steps, computed, _largest(left), longest)
+        return torch.tensor(counts, device=position.device)
 
     def running(self) -> Tensor:
         """(N,) bool: slots that neither ended nor reached their limit."""
