@@ -5,13 +5,27 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py $(shell find csrc -type f)
 BUILT := $(VENV)/.built
 
-.PHONY: demo test lint format bench build clean
+# the compiled code under AddressSanitizer and UBSan, in a folder of its own
+SANITIZED := build/sanitize
+# with its exceptions, and before all other libraries
+SANITIZER_LIBRARIES = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+SANITIZED_TESTS := tests/test_lstm_ops.py tests/test_lstm_stress.py tests/test_lstm_threads.py
+
+.PHONY: demo test sanitize lint format bench build clean
 
 demo: build
 	$(BIN)/fast-s2s demo $(ARGS)
 
 test: build
 	$(BIN)/python -m pytest $(ARGS)
+
+# short stacks in ASAN_OPTIONS: a leak is told by who allocated, and only our own count
+sanitize: build
+	FAST_S2S_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build \
+		--build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=4 \
+		LSAN_OPTIONS=suppressions=tests/leaks_of_others.txt UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/pytest -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

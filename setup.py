@@ -11,24 +11,41 @@ from torch.utils import cpp_extension
 VERSION = re.search(r'^version = "(.+)"$', Path("pyproject.toml").read_text(), re.M)[1]
 # the oldest torch whose stable ABI has what we use; one build then serves every later torch
 TORCH_TARGET_VERSION = "0x020a000000000000"
+# for -fsanitize=, as `make sanitize` sets it
+SANITIZERS = os.environ.get("FAST_S2S_SANITIZE", "")
 
 
 def cpu_extension() -> Extension:
     sources = ["csrc/module.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc").glob("*/*.cpp")))]
-    flags = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"]
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-g0",
+        "-fopenmp",
+        "-ffp-contract=fast",
+        "-fvisibility=hidden",
+        "-Wall",
+    ]
     # error messages name the source file: relative, not as laid out where it was built
     flags.append(f"-ffile-prefix-map={Path.cwd()}/=")
+    macros = [
+        ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
+        ("FAST_S2S_VERSION", f'"{VERSION}"'),
+    ]
+    link_flags = ["-fopenmp"]
+    if SANITIZERS:
+        flags += ["-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+        flags += [f"-fsanitize={SANITIZERS}"]
+        link_flags += [f"-fsanitize={SANITIZERS}"]
+        macros += [("FAST_S2S_SANITIZERS", f'"{SANITIZERS}"')]
     return cpp_extension.CppExtension(
         "fast_s2s._C",
         sources,
         # before torch's folder: its own copy of pybind11 refuses the stable ABI
         include_dirs=[pybind11.get_include()],
-        define_macros=[
-            ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
-            ("FAST_S2S_VERSION", f'"{VERSION}"'),
-        ],
+        define_macros=macros,
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp"],
+        extra_link_args=link_flags,
         depends=[str(path) for path in Path("csrc").rglob("*.h")],
     )
 

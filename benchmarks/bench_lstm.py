@@ -1,12 +1,14 @@
 """The CPU LSTM beside its peers: `python -m benchmarks.bench_lstm`.
 
-Prints a Markdown table and writes JSON after every row, so that Ctrl-C loses at most one.
+Prints a Markdown table and writes JSON after every row, so that Ctrl-C loses at most one;
+`--resume` goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -38,8 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(case.row_name(versus) for case in cases for versus in case.peers))
         return 0
     torch.set_num_threads(options.threads)
-    document = _new_document(options)
-    output = options.output or _default_output(document["machine"], options)
+    if options.resume:
+        document, output = _resumed(options), options.output or options.resume
+        done = {row["name"] for row in document["rows"]}
+        cases = select(cases, lambda name: name not in done)
+    else:
+        document = _new_document(options)
+        output = options.output or _default_output(document["machine"], options)
     output.parent.mkdir(parents=True, exist_ok=True)
     _say(f"{machine.line(document['machine'])}\n{report.ceilings_line(document['ceilings'])}")
     settings = _settings(options, document["ceilings"])
@@ -97,15 +104,36 @@ def _new_document(options: argparse.Namespace) -> dict[str, Any]:
         "format": FORMAT,
         "machine": machine.describe(),
         "ceilings": machine.ceilings(options.quick),
-        "options": {
-            "quick": options.quick,
-            "filter": options.filter,
-            "compile": options.compile,
-            "plan": dataclasses.asdict(QUICK if options.quick else Plan()),
-        },
+        "options": _recorded(options),
         "complete": False,
         "rows": [],
     }
+
+
+def _recorded(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "quick": options.quick,
+        "filter": options.filter,
+        "compile": options.compile,
+        "plan": dataclasses.asdict(QUICK if options.quick else Plan()),
+    }
+
+
+def _resumed(options: argparse.Namespace) -> dict[str, Any]:
+    """The document of an earlier run of the same program on the same machine, to be added to."""
+    document = json.loads(options.resume.read_text(encoding="utf-8"))
+    now = machine.describe()
+    before = {**document["machine"], **document["options"], "format": document["format"]}
+    wanted = {**{key: now[key] for key in _SAME}, **_recorded(options), "format": FORMAT}
+    for key, value in wanted.items():
+        if before[key] != value:
+            raise SystemExit(f"--resume: {key} was {before[key]!r} and is now {value!r}")
+    document["complete"] = False
+    return document
+
+
+# facts of the machine that parts of one result must agree in
+_SAME = ("cpu", "cores", "threads", "isa", "torch", "commit")
 
 
 def _settings(options: argparse.Namespace, ceilings: dict[str, Any]) -> Settings:
@@ -133,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, default=min(2, os.cpu_count() or 1))
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="default: benchmarks/results"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE.json", help="measure the rows this result lacks"
     )
     parser.add_argument("--compile", action="store_true", help="peers under torch.compile too")
     parser.add_argument(

@@ -125,6 +125,8 @@ def _reached(row: dict[str, Any]) -> str:
 
 
 def _achieved(row: dict[str, Any]) -> tuple[str, str]:
+    if row["kind"] == "memory":
+        return f"{row['bytes_per_cell']['ours']:.0f} bytes per T·B·H", ""
     found = row.get("achieved")
     if not found:
         return "", ""

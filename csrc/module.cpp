@@ -18,6 +18,9 @@ std::map<std::string, std::string> build_info() {
   return {{"cpu isa", fast_s2s::isa_name(fast_s2s::current_isa())},
           {"cpu isas available", isas},
           {"compiler", __VERSION__},
+#ifdef FAST_S2S_SANITIZERS
+          {"sanitizers", FAST_S2S_SANITIZERS},
+#endif
           {"version", FAST_S2S_VERSION}};
 }
 

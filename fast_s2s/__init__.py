@@ -1,5 +1,7 @@
 """LSTM sequence-to-sequence for PyTorch with kernels of its own."""
 
+from importlib import metadata as _metadata
+
 from fast_s2s.backends import backend as backend
 from fast_s2s.configuration import GenerationConfig as GenerationConfig
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
@@ -15,3 +17,9 @@ from fast_s2s.seq2seq import Seq2Seq as Seq2Seq
 from fast_s2s.seq2seq import Seq2SeqOutput as Seq2SeqOutput
 from fast_s2s.text import Vocabulary as Vocabulary
 from fast_s2s.text import load_tokenizer as load_tokenizer
+
+try:
+    __version__ = _metadata.version("fast-s2s")
+except _metadata.PackageNotFoundError:
+    # a source folder that was never installed
+    __version__ = "unknown"

@@ -15,6 +15,13 @@ from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE
 _SAVE = {"save": SAVE_GATES, "recompute": SAVE_CELLS}
 MEMORY_MODES = tuple(_SAVE)
 
+# asked once: torch.compile traces the question in newer torch versions only
+_AUTOCAST_DEVICES = frozenset(
+    name
+    for name in ("cpu", "cuda", "hpu", "maia", "mps", "mtia", "xla", "xpu")
+    if torch.amp.is_autocast_available(name)
+)
+
 
 def lstm(
     x: Tensor,
@@ -101,9 +108,10 @@ def _layer(
     reverse: bool,
     memory: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    w_ih, w_hh, *rest = weights
-    b_ih, b_hh = (rest.pop(0), rest.pop(0)) if bias else (None, None)
-    w_hr = rest[0] if rest else None
+    w_ih, w_hh = weights[:2]
+    b_ih, b_hh = weights[2:4] if bias else (None, None)
+    projection = weights[4 if bias else 2 :]
+    w_hr = projection[0] if projection else None
     saves = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     y, h_n, c_n, _, _ = ops.lstm_forward(
         x,
@@ -135,7 +143,7 @@ def _reverse_reset(reset: Tensor | None) -> Tensor | None:
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The type autocast asks for on this device; None where it is off, or not known at all."""
-    if not torch.amp.is_autocast_available(device_type):
+    if device_type not in _AUTOCAST_DEVICES:
         return None
     enabled = torch.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if enabled else None

@@ -120,7 +120,9 @@ class LSTM(nn.RNNBase):
             reset = None if reset is None else reset.unsqueeze(batch_dim)
         if hx is None:
             hx = self._zero_state(input, input.size(batch_dim))
-        self.check_forward_args(input, hx, None)
+        if not self._fits(input, hx, input.size(batch_dim)):
+            # says what is wrong, slowly
+            self.check_forward_args(input, hx, None)
         if self.batch_first:
             input = input.transpose(0, 1)
             reset = None if reset is None else reset.transpose(0, 1)
@@ -167,6 +169,16 @@ class LSTM(nn.RNNBase):
             lengths=lengths,
             reset=reset,
             memory=self.memory,
+        )
+
+    def _fits(self, input: Tensor, hx: State, batch: int) -> bool:
+        """What torch's `check_forward_args` looks at, as fast as can be."""
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        return (
+            input.dtype == self._weight("weight_ih_l0").dtype
+            and input.size(-1) == self.input_size
+            and hx[0].shape == (layers, batch, self.proj_size or self.hidden_size)
+            and hx[1].shape == (layers, batch, self.hidden_size)
         )
 
     def _zero_state(self, input: Tensor, batch: int) -> State:
@@ -269,13 +281,11 @@ def _check_state_dims(hx: State, batched: bool) -> None:
 
 def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
     """Everything on one device and, outside autocast, of one type."""
-    autocast = functional.autocast_dtype(input.device.type) is not None
+    device, dtype = input.device, input.dtype
     for name, other in others.items():
-        if other.device != input.device:
+        if other.device != device:
             raise RuntimeError(
-                f"{name}: expected on the input's device {input.device}, got {other.device}"
+                f"{name}: expected on the input's device {device}, got {other.device}"
             )
-        if other.dtype != input.dtype and not autocast:
-            raise RuntimeError(
-                f"{name}: expected the input's dtype {input.dtype}, got {other.dtype}"
-            )
+        if other.dtype != dtype and functional.autocast_dtype(device.type) is None:
+            raise RuntimeError(f"{name}: expected the input's dtype {dtype}, got {other.dtype}")

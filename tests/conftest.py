@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -76,6 +77,14 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"backend {request.param}: {why_not}")
     with fast_s2s.backend(request.param):
         yield request.param
+
+
+def pytest_configure() -> None:
+    """Under `make sanitize`, refuse to test another build in silence."""
+    preloaded = "libasan" in os.environ.get("LD_PRELOAD", "")
+    facts = backends.extension.build_info() if backends.extension else {}
+    if preloaded and "sanitizers" not in facts:
+        pytest.exit(f"no sanitized build: {backends.extension_reason}, {facts}", returncode=2)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,3 +91,23 @@ def make_inputs(case: Case, dtype: torch.dtype = torch.float32, scale: float = 1
 def reference_results(inputs: Inputs) -> list[Tensor]:
     """The same in float64 on the reference, from the very numbers `inputs` holds."""
     return inputs.to(torch.float64).run(reference.lstm_forward)
+
+
+def activation_error(activation: str, dtype: torch.dtype) -> float:
+    """Largest error of the kernels' "sigmoid" or "tanh", in units of the last place."""
+    values = torch.cat((torch.linspace(-20, 20, 40001), torch.logspace(-30, 1, 4001))).to(dtype)
+    values = torch.cat((values, -values))
+    gate = {"sigmoid": 0, "tanh": 2}[activation]
+    # one unit, one row for each value, which reaches the gate unchanged
+    w_ih = torch.zeros(4, 1, dtype=dtype)
+    w_ih[gate] = 1
+    zeros, w_hh = torch.zeros(len(values), 1, dtype=dtype), torch.zeros(4, 1, dtype=dtype)
+    gates = ops.lstm_forward(
+        values.reshape(1, -1, 1), zeros, zeros, w_ih, w_hh, save=reference.SAVE_GATES
+    )[3]
+    ours = gates[0, :, gate].numpy()
+    # 64 bits of mantissa where the processor has them: enough for float64 too
+    wide = values.numpy().astype(np.longdouble)
+    exact = np.tanh(wide) if activation == "tanh" else 1 / (1 + np.exp(-wide))
+    ulp = np.spacing(np.abs(exact).astype(ours.dtype)).astype(np.longdouble)
+    return float((np.abs(ours - exact) / ulp).max())

@@ -259,6 +259,12 @@ def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
     assert "Interrupted" in shown.out and f"| {TINY} | nn.LSTM |" in shown.out
     assert "[1/3]" in shown.err and "left" in shown.err
     peer("interrupt", peers.PEERS["nn.LSTM"])
+    with pytest.raises(SystemExit, match="--resume: threads was 1 and is now 2"):
+        bench_lstm.main(["--quick", "--threads", "2", "--resume", str(output)])
+    assert bench_lstm.main(["--quick", "--threads", "1", "--resume", str(output)]) == 0
+    resumed = json.loads(output.read_text())
+    assert resumed["complete"] and resumed["rows"][0] == document["rows"][0]
+    assert [row["peer"] for row in resumed["rows"]] == ["nn.LSTM", "interrupt"]
     assert bench_lstm.main([*arguments, "--filter", "INTERRUPT"]) == 0
     assert [row["peer"] for row in json.loads(output.read_text())["rows"]] == ["interrupt"]
 

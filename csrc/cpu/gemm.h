@@ -10,6 +10,8 @@ namespace FAST_S2S_ISA {
 constexpr int kPanelVectors = 4;
 // 32 vector registers hold 6 rows of 4 sums, 16 hold 3
 constexpr int kTileRows = FAST_S2S_VECTOR_BYTES == 64 ? 6 : 3;
+// So few rows have too few sums to hide an addition's latency, and take two panels at once.
+constexpr int kPairRows = FAST_S2S_VECTOR_BYTES == 64 ? 2 : 1;
 
 template <class A>
 constexpr int64_t panel_columns() {
@@ -44,25 +46,27 @@ FAST_S2S_INLINE RowTile<Rows, A> row_tile(const A* const* rows) {
   return tile;
 }
 
-// sums[r] += a.row[r] · panel, over K values
-template <int Rows, class A, class Io>
+// sums[r] += a.row[r] · panel, over K values; with 8 vectors of sums two panels, `stride` apart.
+template <int Rows, int Vectors, class A, class Io>
 FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const Io* panel, int64_t k_size,
-                                   typename Simd<A>::Vec (&sums)[Rows][kPanelVectors]) {
+                                   typename Simd<A>::Vec (&sums)[Rows][Vectors],
+                                   int64_t stride = 0) {
   typedef typename Simd<A>::Vec V;
-  V s[Rows][kPanelVectors];
+  V s[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kPanelVectors; ++v) s[r][v] = sums[r][v];
+    for (int v = 0; v < Vectors; ++v) s[r][v] = sums[r][v];
   for (int64_t k = 0; k < k_size; ++k) {
-    V w[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v)
-      w[v] = load_full<V>(panel + (k * kPanelVectors + v) * Simd<A>::kWidth);
+    V w[Vectors];
+    for (int v = 0; v < Vectors; ++v)
+      w[v] = load_full<V>(panel + v / kPanelVectors * stride +
+                          (k * kPanelVectors + v % kPanelVectors) * Simd<A>::kWidth);
     for (int r = 0; r < Rows; ++r) {
       const A x = a.row[r][k];
-      for (int v = 0; v < kPanelVectors; ++v) s[r][v] += x * w[v];
+      for (int v = 0; v < Vectors; ++v) s[r][v] += x * w[v];
     }
   }
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = s[r][v];
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = s[r][v];
 }
 
 // The elements of two vectors by turns, from lane `First` on.
@@ -121,26 +125,29 @@ FAST_S2S_INLINE VecU broadcast_pair(const bfloat16* p, bool whole) {
 }
 
 // As above for a panel of pairs: [K/2][4 vectors][2], the last pair of an odd K filled with zero.
-template <int Rows>
+template <int Rows, int Vectors>
 FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, bfloat16>& a, const bfloat16* panel,
-                                   int64_t k_size, VecF (&sums)[Rows][kPanelVectors]) {
-  VecF s[Rows][kPanelVectors];
+                                   int64_t k_size, VecF (&sums)[Rows][Vectors],
+                                   int64_t stride = 0) {
+  VecF s[Rows][Vectors];
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kPanelVectors; ++v) s[r][v] = sums[r][v];
+    for (int v = 0; v < Vectors; ++v) s[r][v] = sums[r][v];
   const auto add = [&](int64_t k, bool whole) __attribute__((always_inline)) {
-    VecU w[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v)
-      __builtin_memcpy(&w[v], panel + (k / 2 * kPanelVectors + v) * 2 * Simd<float>::kWidth,
+    VecU w[Vectors];
+    for (int v = 0; v < Vectors; ++v)
+      __builtin_memcpy(&w[v],
+                       panel + v / kPanelVectors * stride +
+                           (k / 2 * kPanelVectors + v % kPanelVectors) * 2 * Simd<float>::kWidth,
                        sizeof(VecU));
     for (int r = 0; r < Rows; ++r) {
       const VecU x = broadcast_pair(a.row[r] + k, whole);
-      for (int v = 0; v < kPanelVectors; ++v) s[r][v] = dot_pairs(s[r][v], x, w[v]);
+      for (int v = 0; v < Vectors; ++v) s[r][v] = dot_pairs(s[r][v], x, w[v]);
     }
   };
   for (int64_t k = 0; k + 2 <= k_size; k += 2) add(k, true);
   if (k_size % 2 == 1) add(k_size - 1, false);
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = s[r][v];
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = s[r][v];
 }
 
 FAST_S2S_INLINE VecU load_pairs(const bfloat16* p, int count) {
@@ -281,7 +288,7 @@ void pack_columns(const Io* w, int64_t k_size, int64_t columns, int64_t first, I
 }
 
 // Calls `tile(std::integral_constant<int, Rows>, first_row)` for `count` tiles of `rows` rows each.
-template <int Rows = kTileRows, class F>
+template <int Rows, class F>
 FAST_S2S_INLINE void for_tiles_of(int64_t rows, int64_t first, int64_t count, const F& tile) {
   if (rows == Rows) {
     for (int64_t i = 0; i < count; ++i) tile(std::integral_constant<int, Rows>{}, first + i * Rows);
@@ -292,12 +299,12 @@ FAST_S2S_INLINE void for_tiles_of(int64_t rows, int64_t first, int64_t count, co
 
 // Calls `tile` over all rows, in as few tiles as will do, none much lower than another: a low tile
 // waits for its weights.
-template <class F>
+template <int MaxRows = kTileRows, class F>
 FAST_S2S_INLINE void for_row_tiles(int64_t rows, const F& tile) {
   if (rows == 0) return;
-  const int64_t tiles = ceil_div(rows, kTileRows), low = rows / tiles, high_tiles = rows % tiles;
-  for_tiles_of(low + 1, 0, high_tiles, tile);
-  for_tiles_of(low, high_tiles * (low + 1), tiles - high_tiles, tile);
+  const int64_t tiles = ceil_div(rows, MaxRows), low = rows / tiles, high_tiles = rows % tiles;
+  for_tiles_of<MaxRows>(low + 1, 0, high_tiles, tile);
+  for_tiles_of<MaxRows>(low, high_tiles * (low + 1), tiles - high_tiles, tile);
 }
 
 }  // namespace FAST_S2S_ISA

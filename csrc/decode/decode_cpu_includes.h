@@ -19,4 +19,6 @@
 #include <utility>
 #include <vector>
 
+#include "../cpu/barrier.h"
+#include "../cpu/scratch.h"
 #include "decode.h"

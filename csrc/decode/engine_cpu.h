@@ -121,15 +121,15 @@ class Engine {
     while (true) {
       for (int64_t layer = 0; layer < h_.layers; ++layer) {
         network_.step_layer(layer, live_, thread, threads, own.products);
-#pragma omp barrier
+        barrier_.wait(threads);
         if (h_.projected) {
           network_.project(layer, live_, thread, threads, own.products);
-#pragma omp barrier
+          barrier_.wait(threads);
         }
       }
       if (wanted_.any()) {
         network_.compute_logits(live_, wanted_, thread, threads, own.products);
-#pragma omp barrier
+        barrier_.wait(threads);
       }
       const int64_t rows = static_cast<int64_t>(live_.rows.size());
       // one row is not worth a barrier
@@ -138,11 +138,9 @@ class Engine {
         const Share mine(rows, together ? thread : 0, together ? threads : 1);
         for (int64_t i = mine.begin; i < mine.end; ++i) advance(live_.rows[i], own);
       }
-      if (together) {
-#pragma omp barrier
-      }
+      if (together) barrier_.wait(threads);
       if (thread == 0) finish_step();
-#pragma omp barrier
+      barrier_.wait(threads);
       if (steps_ == args_.max_steps || live_.size() == 0) return;
     }
   }
@@ -266,6 +264,7 @@ class Engine {
   const bool sparse_;
   WantedPanels wanted_;
   int64_t steps_ = 0, computed_ = 0;
+  Barrier barrier_;
 };
 
 }  // namespace FAST_S2S_ISA

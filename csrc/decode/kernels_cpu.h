@@ -4,7 +4,7 @@
 #include "../lstm_math.h"
 #include "../cpu/simd.h"
 #include "../cpu/gemm.h"
-#include "../cpu/scratch.h"
+#include "../cpu/work.h"
 #include "choose.h"
 #include "panels.h"
 #include "layout.h"

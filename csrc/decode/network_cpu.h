@@ -4,19 +4,6 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-// Rows up to this many take two panels at once: one alone waits for its own sums.
-constexpr int kPairRows = FAST_S2S_VECTOR_BYTES == 64 ? 3 : 1;
-
-// Calls `tile(std::integral_constant<int, Rows>, first)` over `count` rows, none of them more than
-// Most high.
-template <int Most, class F>
-FAST_S2S_INLINE void for_tiles(int64_t count, const F& tile) {
-  if (count == 0) return;
-  const int64_t tiles = ceil_div(count, Most), low = count / tiles, high_tiles = count % tiles;
-  for_tiles_of<Most>(low + 1, 0, high_tiles, tile);
-  for_tiles_of<Most>(low, high_tiles * (low + 1), tiles - high_tiles, tile);
-}
-
 // Which panels of the vocabulary a step computes for which slots.
 class WantedPanels {
  public:
@@ -89,7 +76,10 @@ class Network {
   // Before and after the step.
   const LayerStates<A>& now() const { return *now_; }
   const LayerStates<A>& after() const { return *after_; }
-  void swap_states() { std::swap(now_, after_); }
+  void swap_states() {
+    std::swap(now_, after_);
+    upward_ = !upward_;
+  }
 
   // Of one slot in one step.
   int64_t products() const {
@@ -111,14 +101,16 @@ class Network {
     if (inputs > 0) own.input.set(own.input_rows.data(), count, inputs);
     own.state.set(own.state_rows.data(), count, h_.output);
     const Share units(layout_.unit_panels, thread, threads);
-    int64_t panel = units.begin;
+    int64_t done = units.begin;
     if constexpr (Panel::kPairs)
       if (count <= kPairRows)
-        for (; panel + 2 <= units.end; panel += 2)
-          for_tiles<kPairRows>(count, [&](auto rows, int64_t) {
+        for (; done + 2 <= units.end; done += 2) {
+          const int64_t panel = turned(units, done, 2);
+          for_row_tiles<kPairRows>(count, [&](auto rows, int64_t) {
             this->template step_panels<2, rows.value>(layer, panel, live, own);
           });
-    for (; panel < units.end; ++panel) step_panel(layer, panel, live, own);
+        }
+    for (; done < units.end; ++done) step_panel(layer, turned(units, done, 1), live, own);
   }
 
   void project(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
@@ -147,7 +139,8 @@ class Network {
     for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(h_.layers - 1, i);
     own.state.set(own.state_rows.data(), count, h_.output);
     const Share mine(layout_.vocab_panels, thread, threads);
-    for (int64_t panel = mine.begin; panel < mine.end; ++panel) {
+    for (int64_t done = mine.begin; done < mine.end; ++done) {
+      const int64_t panel = turned(mine, done, 1);
       own.wanting.clear();
       for (int64_t i = 0; i < count; ++i)
         if (wanted.has(i, panel)) own.wanting.push_back(i);
@@ -163,6 +156,11 @@ class Network {
   }
 
  private:
+  // `count` panels of a share, in turns up and down: the last ones read may still be near.
+  int64_t turned(const Share& mine, int64_t index, int64_t count) const {
+    return upward_ ? index : mine.begin + mine.end - index - count;
+  }
+
   // What the sums of a slot's units begin with.
   const A* first_sums(int64_t layer, int64_t panel, int64_t index, const LiveSlots& live) const {
     return layout_.input_size(layer) == 0 ? input(live.token[index]) + panel * kColumns
@@ -220,7 +218,7 @@ class Network {
     for (int64_t k0 = 0; k0 < k_size; k0 += block) {
       const char* panel = weights + (k0 == 0 ? 0 : Panel::bytes(k0));
       const int64_t size = std::min(block, k_size - k0);
-      for_tiles<Panel::kMaxRows>(count, [&](auto rows, int64_t first) {
+      for_row_tiles<Panel::kMaxRows>(count, [&](auto rows, int64_t first) {
         PanelSums<1, rows.value, A> part;
         A* start = sums + first * kColumns;
         __builtin_memcpy(part, start, sizeof(part));
@@ -256,6 +254,7 @@ class Network {
   LayerStates<A> states_[2];
   LayerStates<A>* now_ = &states_[0];
   LayerStates<A>* after_ = &states_[1];
+  bool upward_ = true;
   Scratch<A> unprojected_;  // [slots, H]
   Scratch<A> logits_;       // [slots, padded V]
 };

@@ -47,22 +47,19 @@ class Backward {
     const Share outputs(output_panels_, thread, threads), units(unit_panels_, thread, threads);
     prepare(outputs, units, thread, threads);
     ChunkRows<Io> x(s_.input), h_prev(s_.output);
-#pragma omp barrier
+    barrier_.wait(threads);
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
       if (recomputes_ && step % chunk_ == 0) recompute(step, units, x, h_prev);
       for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) add_grad_y(t, panel);
-      if (projected_) {
-#pragma omp barrier
-      }
+      if (projected_) barrier_.wait(threads);
       A* d_gates = d_gates_of(step, t);
       for (int64_t panel = units.begin; panel < units.end; ++panel)
         step_units(step, t, panel, d_gates);
-#pragma omp barrier
-      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
-        to_previous(t, panel, d_gates);
+      barrier_.wait(threads);
+      for_panels(outputs, step, 1, [&](int64_t panel, int64_t) { to_previous(t, panel, d_gates); });
     }
-#pragma omp barrier
+    barrier_.wait(threads);
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       const int64_t row = rows_.row(j);
@@ -294,6 +291,7 @@ class Backward {
   const bool projected_, recomputes_;
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
+  Barrier barrier_;
   GateWeights<Io> gate_w_ih_, gate_w_hh_;
   Scratch<Io> w_hh_, w_hr_;  // packed
   Scratch<A> gates_;         // [row of the chunk, 4H]

@@ -4,13 +4,26 @@ namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
 // How many threads a sequence is worth: each needs a panel of its own, and work enough in a step
-// to repay a barrier, which costs a third of a microsecond at best and a time slice where cores
+// to repay a barrier, which costs a fifth of a microsecond at best and a time slice where cores
 // are short.
 inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
   constexpr int64_t kWorkPerThread = 1 << 16;  // floating-point operations
-  const int64_t work = 8 * shape.batch * shape.hidden * shape.output;
+  // the gates of a unit take as long as so many operations of a product
+  constexpr int64_t kGateWork = 400;
+  const int64_t work = shape.batch * shape.hidden * (8 * shape.output + kGateWork);
   return static_cast<int>(
       std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
+}
+
+// Calls `panels(first, count)` for a thread's panels, `group` at a time: upwards in one step and
+// downwards in the next, for those used last, which are still near, to be the first used again.
+template <class F>
+FAST_S2S_INLINE void for_panels(const Share& share, int64_t step, int64_t group, const F& panels) {
+  const int64_t groups = ceil_div(share.end - share.begin, group);
+  for (int64_t i = 0; i < groups; ++i) {
+    const int64_t first = share.begin + (step % 2 == 0 ? i : groups - 1 - i) * group;
+    panels(first, std::min(group, share.end - first));
+  }
 }
 
 template <class Io>
@@ -92,20 +105,19 @@ class GateWeights {
     if (packed_) pack_transposed(w_, columns(panel), k_size_, at(panel));
   }
 
-  template <int Rows>
+  // With `Vectors / 4` neighbouring panels; more than one only if packed.
+  template <int Rows, int Vectors>
   FAST_S2S_INLINE void multiply(const RowTile<Rows, Value>& a, int64_t panel,
-                                V (&sums)[Rows][kPanelVectors]) const {
-    if (packed_) {
-      multiply_rows(a, at(panel), k_size_, sums);
-    } else {
-      multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
+                                V (&sums)[Rows][Vectors]) const {
+    if constexpr (Vectors == kPanelVectors) {
+      if (!packed_) return multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
     }
+    multiply_rows(a, at(panel), k_size_, sums, panel_size());
   }
 
  private:
-  Io* at(int64_t panel) const {
-    return panels_.get() + panel * panel_length<Io>(k_size_) * panel_columns<A>();
-  }
+  int64_t panel_size() const { return panel_length<Io>(k_size_) * panel_columns<A>(); }
+  Io* at(int64_t panel) const { return panels_.get() + panel * panel_size(); }
   PanelColumns columns(int64_t panel) const {
     const int count = lanes(hidden_, panel * kWidth, kWidth);
     return {panel * kWidth, hidden_, {count, count, count, count}};

@@ -8,9 +8,9 @@ namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
 // So few steps read the weights where they lie; more repay packing them. Not a matter of the
-// batch, so that a row's bits do not depend on the rows beside it. Packing anew at each call costs
-// as much as a few steps of one row, and a cache of packed weights would not see every change:
-// writes through `.data`, or from another process, leave no trace.
+// batch, so that a row's bits do not depend on the rows beside it. Packed anew at each call: a
+// cache would not see every change, as writes through `.data`, or from another process, leave no
+// trace.
 constexpr int64_t kUnpackedSteps = 4;
 
 template <class Io>
@@ -51,19 +51,25 @@ class Forward {
     const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
     prepare(units, outputs, thread, threads);
     ChunkRows<Io> x(s_.input);
-#pragma omp barrier
+    barrier_.wait(threads);
     Value* h = h_.get();
     Value* h_next = h + s_.batch * s_.output;
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
       if (step % chunk_ == 0) multiply_inputs(step, units, x);
       const int64_t in_chunk = chunk_row(step);
-      for (int64_t panel = units.begin; panel < units.end; ++panel)
-        step_units(t, panel, in_chunk, h, h_next);
-#pragma omp barrier
+      const bool pairs = packed_ && rows_.running(t) <= kPairRows;
+      for_panels(units, step, pairs ? 2 : 1, [&](int64_t panel, int64_t count) {
+        if (count == 2) {
+          step_units<kPairRows, 2>(t, panel, in_chunk, h, h_next);
+        } else {
+          step_units<kTileRows, 1>(t, panel, in_chunk, h, h_next);
+        }
+      });
+      barrier_.wait(threads);
       if (projected_) {
         for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) project(t, panel, h_next);
-#pragma omp barrier
+        barrier_.wait(threads);
       }
       std::swap(h, h_next);
     }
@@ -148,18 +154,24 @@ class Forward {
     return input_.get() + (panel * chunk_ * s_.batch + row) * panel_columns<A>();
   }
 
+  // One step of the units of `Panels` neighbouring panels; tiles of at most `MaxRows` rows.
+  template <int MaxRows, int Panels>
   void step_units(int64_t t, int64_t panel, int64_t in_chunk, const Value* h, Value* h_next) {
-    const int64_t unit = panel * kWidth;
-    const int count = lanes(s_.hidden, unit, kWidth);
-    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
-      V sums[tile.value][kPanelVectors];
+    for_row_tiles<MaxRows>(rows_.running(t), [&](auto tile, int64_t j0) {
+      V sums[tile.value][Panels * kPanelVectors];
       for (int r = 0; r < tile.value; ++r)
-        for (int gate = 0; gate < 4; ++gate)
-          sums[r][gate] = load_full<V>(input(panel, in_chunk + j0 + r) + gate * kWidth);
+        for (int v = 0; v < Panels * kPanelVectors; ++v)
+          sums[r][v] = load_full<V>(input(panel + v / kPanelVectors, in_chunk + j0 + r) +
+                                    v % kPanelVectors * kWidth);
       w_hh_.multiply(row_tile<tile.value>(h + j0 * s_.output, s_.output), panel, sums);
-      for (int r = 0; r < tile.value; ++r)
-        finish_units(t, j0 + r, unit, count, {sums[r][0], sums[r][1], sums[r][2], sums[r][3]},
-                     h_next);
+      for (int p = 0; p < Panels; ++p) {
+        const int64_t unit = (panel + p) * kWidth;
+        const int count = lanes(s_.hidden, unit, kWidth);
+        for (int r = 0; r < tile.value; ++r) {
+          const V* pre = sums[r] + p * kPanelVectors;
+          finish_units(t, j0 + r, unit, count, {pre[0], pre[1], pre[2], pre[3]}, h_next);
+        }
+      }
     });
   }
 
@@ -242,6 +254,7 @@ class Forward {
   const bool projected_, packed_;
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
+  Barrier barrier_;
   GateWeights<Io> w_ih_, w_hh_;
   Scratch<Io> w_hr_;  // packed
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates

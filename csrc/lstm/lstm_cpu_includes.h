@@ -16,5 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "../cpu/barrier.h"
+#include "../cpu/scratch.h"
 #include "lstm.h"
 #include "rows.h"

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fast_s2s import __version__
 from fast_s2s.cli import demo, evaluate, generate, info, interactive, train
 from fast_s2s.cli.options import UsageError
 from fast_s2s.training import TrainingInterrupted
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="LSTM sequence-to-sequence: train a model, and run it.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"fast-s2s {info.version()}")
+    parser.add_argument("--version", action="version", version=f"fast-s2s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in _COMMANDS:
         module.add_parser(commands)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 import torch
 
-from fast_s2s import backends
+from fast_s2s import __version__, backends
 from fast_s2s.cli.options import add_device_options, load_model
 
 
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is not None:
         _print_model(args)
         return 0
-    print(f"fast_s2s {version()}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"fast_s2s {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs", end="")
     print(f", torch uses {torch.get_num_threads()} threads")
     for index in range(torch.cuda.device_count()):
@@ -47,11 +46,3 @@ def _print_model(args: argparse.Namespace) -> None:
         print(f"{name}: {value}")
     print(f"max_new_tokens: {model.generation_config.max_new_tokens}")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,} of {model.dtype}")
-
-
-def version() -> str:
-    """The installed version of this package."""
-    try:
-        return metadata.version("fast-s2s")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

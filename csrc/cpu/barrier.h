@@ -1,0 +1,65 @@
+// Where the threads of a team wait for each other, some dozen times in a call.
+//
+// OpenMP's own barrier spins for milliseconds before it sleeps. On a machine with more threads than
+// cores that is the time slice which the thread waited for would need: a step of 10 µs takes 3 ms.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fast_s2s {
+
+class Barrier {
+ public:
+  // Returns when `threads` threads have called it; what each wrote before is then visible to all.
+  void wait(int threads) {
+    if (threads == 1) return;
+    const uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+      arrived_.store(0, std::memory_order_relaxed);
+      // one order with `sleepers_`: either this sees the sleeper, or it sees the new phase
+      phase_.store(phase + 1, std::memory_order_seq_cst);
+      if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      woken_.notify_all();
+      return;
+    }
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (phase_.load(std::memory_order_acquire) != phase) return;
+      pause();
+    }
+    sleep(phase);
+  }
+
+ private:
+  // some 10 µs: about what a sleep and a wake-up cost, so that spinning at most doubles it
+  static constexpr int kSpins = 500;
+
+  static void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  }
+
+  void sleep(uint32_t phase) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    woken_.wait(lock, [&] { return phase_.load(std::memory_order_seq_cst) != phase; });
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  // on cache lines of their own: one is written by all threads, one is watched by all
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable woken_;
+};
+
+}  // namespace fast_s2s
