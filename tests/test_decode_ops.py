@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,25 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
             assert torch.equal(other.tokens, results[0].tokens)
             assert torch.equal(other.scores, results[0].scores)
             assert torch.equal(other.state.slots.h, results[0].state.slots.h)
+
+
+@needs_native
+def test_python_threads_do_not_disturb_each_other():
+    made = make(Size(layers=2, hidden=150, vocab=300), 6, torch.float32)
+    options = [
+        DecodeOptions(max_new_tokens=15, eos_token_id=EOS, **kind) for kind in kinds(6).values()
+    ]
+    torch.set_num_threads(2)
+    try:
+        expected = [run(made, option) for option in options]
+        with ThreadPoolExecutor(6) as pool:
+            futures = [pool.submit(run, made, option) for option in options * 4]
+            actual = [future.result() for future in futures]
+    finally:
+        torch.set_num_threads(1)
+    for result, again in zip(actual, expected * 4, strict=True):
+        assert torch.equal(result.tokens, again.tokens)
+        assert torch.equal(result.scores, again.scores)
 
 
 @pytest.mark.parametrize("kind_name", ["greedy", "sample", "beam"])
