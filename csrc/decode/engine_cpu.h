@@ -49,7 +49,7 @@ class Engine {
 
   // Enough work in a step to repay its barriers.
   int team(int threads) const {
-    constexpr int64_t kWorkPerThread = 1 << 18;  // products
+    constexpr int64_t kWorkPerThread = 1 << 17;  // products
     const int64_t work = network_.products() * q_.slots / kWorkPerThread;
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, work)));
   }
