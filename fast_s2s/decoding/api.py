@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fast_s2s.checks import check_integer, check_tensor, check_token_ids
-from fast_s2s.decoding import reference
 from fast_s2s.decoding.contract import (
     Counts,
+    Decoder,
     Hypotheses,
     State,
     Strategy,
@@ -64,7 +64,7 @@ class DecodeResult(NamedTuple):
 
 
 def initial_state(
-    decoder: PackedDecoder,
+    decoder: Decoder,
     h: Tensor,
     c: Tensor,
     token: Tensor | int,
@@ -129,7 +129,7 @@ def initial_state(
 
 @torch.no_grad()
 def decode(
-    decoder: PackedDecoder,
+    decoder: Decoder,
     state: DecodeState,
     options: DecodeOptions,
     max_steps: int | None = None,
@@ -149,11 +149,7 @@ def decode(
     steps = slot_steps = 0
     while True:
         most = min(wanted - steps, _STEPS_AT_ONCE)
-        arguments = (join_state(*state), list(rules), *numbers, most)
-        if decoder.backend == "reference":
-            tensors = reference.decode(decoder.dense, *arguments)
-        else:
-            tensors = torch.ops.fast_s2s.decode.default(decoder.packed, *arguments)
+        tensors = decoder.run(join_state(*state), list(rules), *numbers, most)
         counts = Counts(*tensors[-1].tolist())
         steps, slot_steps = steps + counts.steps, slot_steps + counts.slot_steps
         state = DecodeState(*_trimmed(*split_state(tensors[:-1]), counts.longest))

@@ -6,6 +6,7 @@ the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,8 @@ class BeamSearch:
         self.eos = set(rules.eos.tolist())
         # so that enough are left if all the best end here
         self.num_candidates = max(2, 1 + rules.eos.numel()) * options.width
+        # other reasons to end: sequences (any number, 2 + position) -> bool of each
+        self.stops: Callable[[Tensor], Sequence[bool]] | None = None
 
     def begin(self, state: State, max_steps: int) -> State:
         """Room for `max_steps` tokens more, and empty slots in their one form."""
@@ -74,8 +77,10 @@ class BeamSearch:
         limit = int(self.rules.limits[row])
         going_on: list[_Found] = []
         ended: list[_Found] = []
-        for rank, found in enumerate(self._candidates(first, state, scores, running)):
-            if new > 0 and (found.token in self.eos or new == limit):
+        candidates = self._candidates(first, state, scores, running)
+        stopped = self._stopped(candidates, state, position)
+        for rank, found in enumerate(candidates):
+            if new > 0 and (found.token in self.eos or new == limit or stopped[rank]):
                 if rank < width:
                     ended.append(found)
             elif len(going_on) < width:
@@ -100,6 +105,13 @@ class BeamSearch:
                 beam, token = divmod(index, vocab_size)
                 found.append(_Found(first + beam, token, float(scores[beam, token]), total))
         return found
+
+    def _stopped(self, candidates: list[_Found], state: State, position: int) -> Sequence[bool]:
+        if self.stops is None or not candidates:
+            return [False] * len(candidates)
+        slots = [found.slot for found in candidates]
+        last = state.tokens.new_tensor([[found.token] for found in candidates])
+        return self.stops(torch.cat((state.tokens[slots, : 1 + position], last), 1))
 
     def _keep_ended(self, first: int, state: State, ended: list[_Found], new: int) -> None:
         """Merge into the row's best ended sequences; the older first among equals."""

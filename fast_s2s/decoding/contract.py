@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -146,6 +147,33 @@ class Counts(NamedTuple):
     slot_steps: int
     left: int
     longest: int
+
+
+class Decoder(Protocol):
+    """What `decode` runs on: packed weights, or a loop over a model."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def acc(self) -> torch.dtype: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def output_size(self) -> int: ...
+
+    def run(
+        self,
+        state: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+        max_steps: int,
+    ) -> list[Tensor]:
+        """As `fast_s2s.decoding.reference.decode`."""
 
 
 def split_state(tensors: Sequence[Tensor]) -> tuple[State, Hypotheses | None]:

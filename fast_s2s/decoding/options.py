@@ -17,7 +17,6 @@ from fast_s2s.checks import (
 )
 from fast_s2s.decoding.automaton import Automaton
 from fast_s2s.decoding.contract import EarlyStopping, Options, Parameters, Rules, Strategy
-from fast_s2s.decoding.weights import PackedDecoder
 
 _EARLY_STOPPING = {
     False: EarlyStopping.HEURISTIC,
@@ -157,7 +156,7 @@ def op_numbers(options: DecodeOptions) -> tuple[list[int], list[float]]:
     return [int(number) for number in numbers], list(parameters)
 
 
-def op_rules(decoder: PackedDecoder, options: DecodeOptions, slots: int) -> Rules:
+def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
     """The options as the op's tensors, checked."""
     device, vocab_size = decoder.device, decoder.vocab_size
     if slots % options.width:

@@ -57,7 +57,7 @@ def decode(
     as one list.
     """
     begin, hypotheses = split_state(state)
-    search = _Search(
+    search = Search(
         decoder, begin, hypotheses, Rules(*rules), Options(*options), Parameters(*parameters)
     )
     return search.run(max_steps)
@@ -84,8 +84,11 @@ def _largest(values: Tensor) -> int:
     return int(values.max()) if values.numel() else 0
 
 
-class _Search:
-    """One call: the state as it changes from step to step."""
+class Search:
+    """One call: the state as it changes from step to step.
+
+    A loop with a model, rules or eyes of its own overrides `compute`, `process` or `observe`.
+    """
 
     def __init__(
         self,
@@ -145,12 +148,23 @@ class _Search:
         new = self.state.position - self.prefix_lengths
         return ~self.state.finished & (new < self.limits)
 
+    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """As `step`."""
+        return step(self.decoder, token, h, c)
+
+    def process(self, scores: Tensor, at: Candidates) -> Tensor:
+        """As `choice.process`."""
+        return choice.process(scores, at, self.rules, self.options, self.parameters)
+
+    def observe(self, logits: Tensor, scores: Tensor) -> None:
+        """Called with the logits (N, V) and the scores that choices are made by."""
+
     def take_step(self, running: Tensor) -> None:
         state = self.state
         last = state.tokens.gather(1, state.position.unsqueeze(1)).squeeze(1)
         # an empty slot's tokens are pad, which may be no token of the vocabulary
         last = last.where(running, 0)
-        logits, h, c = step(self.decoder, last, state.h, state.c)
+        logits, h, c = self.compute(last, state.h, state.c)
         keep = running.view(1, -1, 1)
         state = state._replace(h=h.where(keep, state.h), c=c.where(keep, state.c))
         candidates = Candidates(
@@ -165,10 +179,13 @@ class _Search:
         beam = self.options.strategy == Strategy.BEAM
         if beam:
             scores = choice.log_softmax(scores)
-        scores = choice.process(scores, candidates, self.rules, self.options, self.parameters)
+        scores = self.process(scores, candidates)
+        if beam and self.options.renormalize:
+            scores = choice.log_softmax(scores)
+        elif self.options.strategy == Strategy.SAMPLE:
+            scores = choice.warp(scores, self.options, self.parameters)
+        self.observe(logits, scores)
         if self.beams is not None:
-            if self.options.renormalize:
-                scores = choice.log_softmax(scores)
             self.state = self.beams.advance(state, scores, running)
             return
         self.state = self._append(state, scores, running)
@@ -177,7 +194,6 @@ class _Search:
         """One token more for every running slot: the best, by the lowest id among equals."""
         noisy = scores
         if self.options.strategy == Strategy.SAMPLE:
-            scores = choice.warp(scores, self.options, self.parameters)
             noisy = scores + choice.gumbel(self.seeds, state.position, self.slot, scores.size(1))
         token = choice.first_best(noisy)
         chosen = choice.log_softmax(scores).gather(1, token.unsqueeze(1)).squeeze(1)

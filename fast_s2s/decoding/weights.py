@@ -13,6 +13,7 @@ from torch import Tensor
 from fast_s2s import backends
 from fast_s2s.checks import check_tensor
 from fast_s2s.decoding import ops as ops
+from fast_s2s.decoding import reference
 from fast_s2s.decoding.reference import DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
 
@@ -116,6 +117,21 @@ class PackedDecoder:
     def output_size(self) -> int:
         """Of each layer: hidden_size, or that of the projection."""
         return self.output.values.size(1)
+
+    def run(
+        self,
+        state: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+        max_steps: int,
+    ) -> list[Tensor]:
+        """The op `decode`, or its reference."""
+        if self.backend == "reference":
+            return reference.decode(self.dense, state, rules, options, parameters, max_steps)
+        return torch.ops.fast_s2s.decode.default(
+            self.packed, state, rules, options, parameters, max_steps
+        )
 
     @functools.cached_property
     def dense(self) -> DenseDecoder:
