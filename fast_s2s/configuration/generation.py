@@ -23,7 +23,7 @@ class GenerationConfig:
     num_beams:               beam search, if more than 1
     do_sample:               choose by chance instead of the most probable token; not with beams
     num_return_sequences:    sequences per row: samples, or the best of `num_beams`
-    seed:                    of sampling: the same seed, the same text; None, by torch's generator
+    seed:                    of sampling: the same seed, the same text; none, by torch's generator
     temperature:             of sampling: logits are divided by it
     top_k:                   of sampling: among so many of the most probable tokens; 0, all
     top_p:                   of sampling: among the fewest tokens that have this probability

@@ -41,9 +41,7 @@ class Resolved(NamedTuple):
     lengths: dict[str, int]
 
 
-def resolve(
-    config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size: int
-) -> Resolved:
+def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size: int) -> Resolved:
     """`config` with the options of a call.
 
     Raises TypeError or ValueError naming the one that does not fit.
@@ -117,15 +115,15 @@ def request(
     """
     config = resolved.config
     lengths = _prefix(prefix, prefix_lengths, batch, device, vocab_size)
-    config, limits = _total_lengths(resolved, prefix, lengths, resumed=resumed)
-    if resolved.limits is not None:
-        limits = resolved.limits
-        check_tensor("max_new_tokens", limits, "(batch,)", (batch,), torch.int64, device)
-        if limits.numel() and int(limits.min()) < 1:
-            raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(limits.min())}")
+    config = _total_lengths(resolved, prefix, lengths, resumed=resumed)
+    per_row = resolved.limits
+    if per_row is not None:
+        check_tensor("max_new_tokens", per_row, "(batch,)", (batch,), torch.int64, device)
+        if per_row.numel() and int(per_row.min()) < 1:
+            raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(per_row.min())}")
     return Request(
         config=config,
-        max_new_tokens=config.max_new_tokens if limits is None else limits,
+        max_new_tokens=config.max_new_tokens if per_row is None else per_row,
         seeds=_seeds(config, resolved.seeds, batch, device),
         prefix=prefix,
         prefix_lengths=lengths,
@@ -142,12 +140,13 @@ def with_decoder_dtype(config: Seq2SeqConfig, dtype: torch.dtype | str | None) -
     return dataclasses.replace(config, decoder_dtype=name)
 
 
-def row_seeds(seed: int, batch: int) -> Tensor:
-    """(batch,) int64: a stream of random numbers for each row, whatever the batch.
+def row_seeds(seed: int, batch: int, first: int = 0) -> Tensor:
+    """(batch,) int64: a stream of random numbers for each row, counted from `first`, whatever the
+    batch.
 
     splitmix64 of Steele et al. 2014, https://doi.org/10.1145/2714064.2660195, at the row's index.
     """
-    x = seed + (torch.arange(batch) + 1) * _signed(0x9E3779B97F4A7C15)
+    x = seed + (torch.arange(first, first + batch) + 1) * _signed(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ _shifted(x, shift)) * _signed(factor)
     return x ^ _shifted(x, 31)
@@ -192,11 +191,11 @@ def _prefix(
 
 def _total_lengths(
     resolved: Resolved, prefix: Tensor | None, prefix_lengths: Tensor | None, *, resumed: bool
-) -> tuple[GenerationConfig, int | None]:
+) -> GenerationConfig:
     """max_length and min_length, which count the first input and the prefix, as new tokens."""
     config, given = resolved.config, resolved.lengths
     if not given:
-        return config, None
+        return config
     if resumed or prefix_lengths is not None:
         raise ValueError(
             f"{', '.join(given)}: expected None beside state or prefix_lengths; use max_new_tokens "
@@ -213,8 +212,7 @@ def _total_lengths(
         changes["max_new_tokens"] = most - known
     if least is not None:
         changes["min_new_tokens"] = max(least - known, 0)
-    config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-    return config, config.max_new_tokens
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
 # the automaton that was checked last, by its arrays: a server uses one for many calls

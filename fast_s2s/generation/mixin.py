@@ -12,7 +12,7 @@ from fast_s2s.configuration import GenerationConfig, Seq2SeqConfig
 from fast_s2s.decoding import Automaton, DecoderWeights, PackedDecoder
 from fast_s2s.decoding.contract import Decoder
 from fast_s2s.generation import arguments, search
-from fast_s2s.generation.loop import StepDecoder, beam_indices, dense_compute
+from fast_s2s.generation.loop import Compute, StepDecoder, beam_indices, dense_compute
 from fast_s2s.generation.output import GenerateOutput
 from fast_s2s.generation.packing import PackedCache
 from fast_s2s.generation.state import DecoderState
@@ -151,6 +151,7 @@ class GenerationMixin:
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
+        compute: Compute
         if dropout:
             compute = self._compute
             acc = torch.promote_types(self.dtype, torch.float32)

@@ -47,7 +47,7 @@ class GenerateOutput:
 
     def __getitem__(self, name: str) -> Any:
         """A field by name, as transformers' outputs allow."""
-        if name not in self.keys():  # noqa: SIM118
+        if name not in self.keys():
             raise KeyError(f"expected one of {', '.join(self.keys())}, got {name!r}")
         return getattr(self, name)
 

@@ -15,7 +15,7 @@ from fast_s2s.functional import autocast_dtype
 # tensors whose second dimension, not the first, are the rows
 _LAYERED = ("h", "c")
 
-AnyState = TypeVar("AnyState", bound="DecoderState | EncoderState")
+AnyState = TypeVar("AnyState", "DecoderState", "EncoderState")
 
 
 class EncoderState(NamedTuple):
@@ -163,7 +163,7 @@ def check_encoder_state(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Raises TypeError or ValueError naming the part of `state` that an encoder cannot start from."""
+    """Raises TypeError or ValueError naming what an encoder cannot start from."""
     if not isinstance(state, EncoderState):
         raise TypeError(f"state: expected an EncoderState, got {type(state).__name__}")
     rows = _check_layers(state, "encoder", num_layers, hidden_size, dtype, device)
@@ -210,7 +210,7 @@ def _filled(
 ) -> DecoderState:
     """With every one of these parts; history `width` wide."""
     rows = state.h.new_zeros(state.h.size(1), dtype=torch.int64)
-    blank = {
+    blank: dict[str, Any] = {
         "token": None if bos_token_id is None else rows + bos_token_id,
         "finished": rows.bool(),
         "node": rows,
@@ -220,6 +220,5 @@ def _filled(
     given = {name: getattr(state, name) for name in names}
     parts = {name: blank[name] if value is None else value for name, value in given.items()}
     if "history" in parts:
-        history = parts["history"]
-        parts["history"] = F.pad(history, (0, width - history.size(1)))
+        parts["history"] = F.pad(parts["history"], (0, width - parts["history"].size(1)))
     return state._replace(**parts)
