@@ -174,7 +174,7 @@ class Seq2Seq(GenerationMixin, nn.Module):
         state = DecoderState(h, c, token, token == self.config.eos_token_id)
         return Seq2SeqOutput(self._loss(logits, tgt, tgt_lengths), logits, state)
 
-    def encode(  # type: ignore[override]
+    def encode(
         self,
         src: Tensor,
         src_lengths: Tensor | Sequence[int] | None = None,
@@ -283,6 +283,9 @@ class Seq2Seq(GenerationMixin, nn.Module):
         if self.bridge is not None:
             h, c = self.bridge(h, c)
         return DecoderState(h, c), EncoderState(h_n, c_n)
+
+    def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
+        return self._encode(src, lengths)[0]
 
     def _pair_layers(self, states: Tensor) -> Tensor:
         """What each decoder layer starts from: (encoder layers·D, B, H) -> (layers, B, D·H)."""

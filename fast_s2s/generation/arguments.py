@@ -75,7 +75,7 @@ def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size
     if limits is not None or "max_length" in lengths:
         # the rows' own limits are the limits
         given["max_new_tokens"] = max(config.max_new_tokens, given.get("min_new_tokens", 1), 1)
-    config = dataclasses.replace(config, **given)
+    config = dataclasses.replace(config, **given) if given else config
     check_special_tokens_fit(config, tgt_vocab_size)
     for name in ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"):
         _check_vocabulary(name, getattr(config, name), tgt_vocab_size)

@@ -24,8 +24,8 @@ Model = TypeVar("Model", bound="GenerationMixin")
 class GenerationMixin:
     """What a model inherits that can `encode` and has an LSTM decoder.
 
-    It gives `config`, `generation_config`, `device`, `dtype`, `training`, `encode`,
-    `_decoder_weights` and `_step`.
+    It gives `config`, `generation_config`, `device`, `dtype`, `training`, and
+    the methods at the end.
     """
 
     config: Seq2SeqConfig
@@ -94,7 +94,7 @@ class GenerationMixin:
         elif src is None:
             raise ValueError("src: expected a tensor, or a state to go on from, got neither")
         else:
-            self._check_src(src, src_lengths)
+            src_lengths = self._check_src(src, src_lengths)
         batch = state.h.size(1) if state is not None else len(src)  # type: ignore[arg-type]
         request = arguments.request(
             resolved,
@@ -108,7 +108,7 @@ class GenerationMixin:
             resumed=state is not None,
         )
         if state is None:
-            state = self.encode(src, src_lengths)
+            state = self._context(src, src_lengths)
         config = request.config
         decoder = self._decoder(config, processors, criteria)
         with self._own_precision():
@@ -193,8 +193,7 @@ class GenerationMixin:
         """The parameters' type."""
         raise NotImplementedError
 
-    def encode(self, src: Any, src_lengths: Any = None) -> Any:
-        """The state from which the decoder starts."""
+    def _context(self, src: Any, lengths: Any) -> DecoderState:
         raise NotImplementedError
 
     def _decoder_weights(self) -> DecoderWeights:
