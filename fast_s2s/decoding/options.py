@@ -16,7 +16,14 @@ from fast_s2s.checks import (
     integer_tensor,
 )
 from fast_s2s.decoding.automaton import Automaton
-from fast_s2s.decoding.contract import EarlyStopping, Options, Parameters, Rules, Strategy
+from fast_s2s.decoding.contract import (
+    Decoder,
+    EarlyStopping,
+    Options,
+    Parameters,
+    Rules,
+    Strategy,
+)
 
 _EARLY_STOPPING = {
     False: EarlyStopping.HEURISTIC,
