@@ -248,6 +248,39 @@ def test_prefix_equals_teacher_forcing():
         assert tokens[row, : len(expected)].tolist() == expected
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}], ids=str)
+def test_prefix_of_a_generation_that_goes_on(options):
+    """What is given comes after what is there, and neither counts towards the limits."""
+    model = lively()
+    batch = make_batch(rows=4)
+    state = model.encode(batch.src, batch.src_lengths)
+    # rows of different ages
+    parts = []
+    for row, age in enumerate((1, 3, 2, 1)):
+        given = torch.full((1, age), 9)
+        one = state.select([row])
+        parts.append(
+            model.generate(state=one, prefix=given, max_new_tokens=1, return_state=True)[1]
+        )
+    merged = type(state).merge(parts)
+    merged = merged._replace(finished=None)
+    prefix, lengths = torch.tensor([[5, 6], [7, PAD], [PAD, PAD], [4, 3]]), [2, 1, 0, 2]
+    limit = {"max_new_tokens": 4, "min_new_tokens": 4, "no_repeat_ngram_size": 2}
+    if options.get("do_sample"):
+        options = {**options, "seed": torch.arange(4)}
+    tokens = model.generate(state=merged, prefix=prefix, prefix_lengths=lengths, **limit, **options)
+    for row, length in enumerate(lengths):
+        assert tokens[row, 1 : 1 + length].tolist() == prefix[row, :length].tolist()
+        assert (tokens[row] != PAD).sum() == 1 + length + 4
+        alone = dict(options)
+        if "do_sample" in alone:
+            alone["seed"] = torch.tensor([row])
+        expected = model.generate(
+            state=merged.select([row]), prefix=prefix[row : row + 1, :length], **limit, **alone
+        )
+        assert tokens[row, : expected.size(1)].tolist() == expected[0].tolist()
+
+
 def test_words_of_a_list_with_their_probabilities(assert_close):
     words = [[3, 4, 5], [3, 4], [11], [12, 11, 10, 9, 8], [7, 7]]
     model = lively()
