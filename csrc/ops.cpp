@@ -1,10 +1,14 @@
-// CPU registration of every op, by torch's stable ABI. Schemas: fast_s2s/ops.py. No logic here.
+// CPU registration of every op, by torch's stable ABI. Schemas: fast_s2s/ops.py and
+// decoding/ops.py. No logic here.
 
 #include <torch/csrc/stable/library.h>
 
+#include "decode/decode_ops.h"
 #include "lstm/lstm_ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&fast_s2s::lstm_forward));
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::lstm_backward));
+  m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));
+  m.impl("decode", TORCH_BOX(&fast_s2s::decode));
 }

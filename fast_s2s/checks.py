@@ -103,8 +103,8 @@ def check_tensor(
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
 
 
-def check_token_ids(name: str, ids: Tensor, vocab_size: int) -> None:
-    """Raises ValueError for an id outside the vocabulary.
+def check_token_ids(name: str, ids: Tensor, vocab_size: int, kind: str = "token ids") -> None:
+    """Raises ValueError for an id outside the vocabulary, or another `kind` of number.
 
     Values are looked at where that needs no wait for a device: on the CPU. Elsewhere the
     embedding's own check speaks.
@@ -115,7 +115,7 @@ def check_token_ids(name: str, ids: Tensor, vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         index = ((ids < 0) | (ids >= vocab_size)).nonzero()[0].tolist()
         raise ValueError(
-            f"{name}: expected token ids in 0..{vocab_size - 1}, got {int(ids[tuple(index)])} "
+            f"{name}: expected {kind} in 0..{vocab_size - 1}, got {int(ids[tuple(index)])} "
             f"at {name}{index}"
         )
 

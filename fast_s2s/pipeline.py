@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fast_s2s.checks import check_integer
+from fast_s2s.generation import Automaton, GenerateOutput
+from fast_s2s.generation.arguments import row_seeds
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import Tokenizer, check_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
+class Hypothesis:
+    """One output of several: fields as in `Prediction`."""
+
+    text: str
+    score: float | None
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What the model made of one input.
 
-    text:       the output
-    score:      natural logarithm of its probability, the end of sequence included if it was
-                reached; None if not asked for
+    text:       the output; the best, or the first sample
+    score:      natural logarithm of its probability by the model alone, the end of sequence
+                included if it was reached; None if not asked for
     num_tokens: tokens generated, the end of sequence included
     unknown:    symbols of the input that the source vocabulary lacks
+    nbest:      with `num_return_sequences` all outputs, this one first: of a beam search from the
+                best, as its own score ranks them
     """
 
     text: str
     score: float | None
     num_tokens: int
     unknown: int
+    nbest: tuple[Hypothesis, ...] = ()
 
 
 class TextPipeline:
@@ -68,19 +83,32 @@ class TextPipeline:
         target_tokenizer = load_tokenizer(Path(directory) / TARGET_TOKENIZER_FILE)
         return cls(model, source_tokenizer, target_tokenizer)
 
-    def __call__(self, texts: Sequence[str], *, max_new_tokens: int | None = None) -> list[str]:
-        """The outputs of one batch of inputs, in order."""
-        predictions = self.predict(texts, max_new_tokens=max_new_tokens)
-        return [prediction.text for prediction in predictions]
+    def __call__(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """The outputs of one batch of inputs, in order. Options as in `predict`."""
+        return [prediction.text for prediction in self.predict(texts, **options)]
 
-    @torch.inference_mode()
     def predict(
-        self, texts: Sequence[str], *, max_new_tokens: int | None = None, scores: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        scores: bool = False,
+        constraint: Automaton | Sequence[str] | None = None,
+        **options: Any,
     ) -> list[Prediction]:
         """Outputs and counts of one batch of inputs, in order.
 
-        max_new_tokens: longest output, the end of sequence included; default the model's own
-        scores:         also compute the outputs' log-probabilities, by one more pass
+        scores:     also compute the outputs' log-probabilities, by one more pass
+        constraint: outputs are among these texts, or what `compile_constraint` made of them
+        options:    of `Seq2Seq.generate`: `max_new_tokens`, `num_beams`, `do_sample`, ...
+
+        Raises TypeError unless `texts` is a sequence of strings, TypeError or ValueError for an
+        option that does not fit.
+        """
+        rows = self.encode(texts)
+        return self.predict_ids(rows, scores=scores, constraint=constraint, **options)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of the inputs, for `predict_ids`, with nothing added.
 
         Raises TypeError unless `texts` is a sequence of strings.
         """
@@ -90,36 +118,56 @@ class TextPipeline:
             or not all(isinstance(text, str) for text in texts)
         ):
             raise TypeError(f"texts: expected a sequence of strings, got {texts!r}")
-        if not texts:
+        return [self.source_tokenizer.encode(text) for text in texts]
+
+    @torch.inference_mode()
+    def predict_ids(
+        self,
+        rows: Sequence[list[int]],
+        *,
+        scores: bool = False,
+        constraint: Automaton | Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Prediction]:
+        """`predict` for inputs that `encode` has seen, on another thread perhaps."""
+        if not rows:
             return []
-        rows = [self.source_tokenizer.encode(text) for text in texts]
+        if constraint is not None and not isinstance(constraint, Automaton):
+            constraint = self.compile_constraint(constraint)
         src, src_lengths = self._pad(rows)
-        generated = self.model.generate(src, src_lengths, max_new_tokens=max_new_tokens)
-        assert isinstance(generated, Tensor)
-        tgt = generated[:, 1:]
-        lengths = (tgt != self.model.config.pad_token_id).sum(1)
-        log_probabilities: list[float] | list[None] = [None] * len(texts)
+        output = self.model.generate(
+            src, src_lengths, constraint=constraint, **{**options, **_WHAT_IS_RETURNED}
+        )
+        per_row = len(output.lengths) // len(rows)
+        log_probabilities: list[float] | list[None] = [None] * len(output.lengths)
         if scores:
-            log_probabilities = self._scores(src, src_lengths, tgt, lengths).tolist()
-        unknown = self.source_tokenizer.unk_token_id
-        return [
-            Prediction(
-                self.target_tokenizer.decode(ids[:length]), score, length, row.count(unknown)
-            )
-            for row, ids, length, score in zip(
-                rows, tgt.tolist(), lengths.tolist(), log_probabilities, strict=True
+            repeated = src.repeat_interleave(per_row, 0), src_lengths.repeat_interleave(per_row)
+            log_probabilities = self._scores(*repeated, output).tolist()
+        found = [
+            Hypothesis(self.target_tokenizer.decode(ids[1 : 1 + length]), score, length)
+            for ids, length, score in zip(
+                output.sequences.tolist(), output.lengths.tolist(), log_probabilities, strict=True
             )
         ]
+        impossible = output.sequences_scores.isneginf().tolist()
+        unknown = self.source_tokenizer.unk_token_id
+        predictions = []
+        for index, row in enumerate(rows):
+            places = range(index * per_row, (index + 1) * per_row)
+            # the first is there in any case
+            nbest = [found[at] for at in places if at == places[0] or not impossible[at]]
+            best = nbest[0]
+            predictions.append(
+                Prediction(best.text, best.score, best.num_tokens, row.count(unknown), tuple(nbest))
+            )
+        return predictions
 
     def stream(
-        self,
-        texts: Iterable[str],
-        *,
-        batch_size: int = 64,
-        max_new_tokens: int | None = None,
-        scores: bool = False,
+        self, texts: Iterable[str], *, batch_size: int = 64, **options: Any
     ) -> Iterator[list[Prediction]]:
         """Predictions batch by batch, in order, reading no further ahead than one batch.
+
+        options: as in `predict`. With a `seed` samples do not depend on the batch size
 
         Raises TypeError or ValueError naming the argument that does not fit.
         """
@@ -128,9 +176,46 @@ class TextPipeline:
             raise TypeError(f"texts: expected an iterable of strings, got {texts!r}")
         source = iter(texts)
         batches = iter(lambda: list(islice(source, batch_size)), [])
-        return (
-            self.predict(batch, max_new_tokens=max_new_tokens, scores=scores) for batch in batches
-        )
+        seeds = self.seeds(options)
+        return (self.predict(batch, **{**options, **seeds(len(batch))}) for batch in batches)
+
+    def seeds(self, options: Mapping[str, Any]) -> Callable[[int], dict[str, Tensor]]:
+        """For batches of one run: a function of a batch's size that gives its rows' own seeds as
+        the option `seed`, or no option where there is no seed in `options` or the model's config.
+        """
+        seed = options.get("seed", self.model.generation_config.seed)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            return lambda size: {}
+        first = 0
+
+        def next_seeds(size: int) -> dict[str, Tensor]:
+            nonlocal first
+            first += size
+            return {"seed": row_seeds(seed, size, first - size).to(self.model.device)}
+
+        return next_seeds
+
+    def compile_constraint(self, texts: Iterable[str]) -> Automaton:
+        """An automaton for `constraint`: outputs are among these texts.
+
+        Raises TypeError for what is no iterable of strings, ValueError if a text has symbols that
+        the target vocabulary lacks, or there is none.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"constraint: expected texts or an Automaton, got {texts!r}")
+        sequences = []
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"constraint[{index}]: expected a str, got {type(text).__name__}")
+            ids = self.target_tokenizer.encode(text)
+            if self.target_tokenizer.unk_token_id in ids:
+                raise ValueError(
+                    f"constraint[{index}]: expected symbols of the target vocabulary, got {text!r}"
+                )
+            sequences.append(ids)
+        if not sequences:
+            raise ValueError("constraint: expected at least one text, got none")
+        return Automaton.from_sequences(sequences)
 
     def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids (B, S), each row ended by eos as in training, and the lengths (B,)."""
@@ -140,11 +225,24 @@ class TextPipeline:
         lengths = torch.tensor([len(row) for row in ended])
         return src.to(self.model.device), lengths.to(self.model.device)
 
-    def _scores(self, src: Tensor, src_lengths: Tensor, tgt: Tensor, lengths: Tensor) -> Tensor:
-        """Log-probability (B,) of the generated tokens, by one teacher-forced pass over them."""
-        logits = self.model(src, tgt, src_lengths, lengths).logits
+    def _scores(self, src: Tensor, src_lengths: Tensor, output: GenerateOutput) -> Tensor:
+        """Log-probability (N,) of the generated tokens, by one teacher-forced pass over them."""
+        tgt = output.sequences[:, 1:]
+        if not tgt.size(1):
+            return output.sequences_scores
+        logits = self.model(src, tgt, src_lengths, output.lengths).logits
         picked = logits.float().log_softmax(-1).gather(2, tgt.unsqueeze(2)).squeeze(2)
-        return picked.masked_fill(tgt == self.model.config.pad_token_id, 0.0).sum(1)
+        past = torch.arange(tgt.size(1), device=tgt.device) >= output.lengths.unsqueeze(1)
+        total = picked.masked_fill(past, 0.0).sum(1)
+        return total.masked_fill(output.sequences_scores.isneginf(), -torch.inf)
+
+
+# of `generate`, whatever the model's config says
+_WHAT_IS_RETURNED = {
+    "return_dict_in_generate": True,
+    "output_scores": False,
+    "output_logits": False,
+}
 
 
 def check_tokenizers_fit(

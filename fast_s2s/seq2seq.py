@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from fast_s2s import pretrained
 from fast_s2s.checks import (
+    check_bool,
     check_device,
     check_floating_dtype,
     check_lengths,
@@ -20,9 +20,11 @@ from fast_s2s.checks import (
     check_token_ids,
 )
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
-from fast_s2s.configuration import check_special_tokens_fit
+from fast_s2s.decoding import DecoderWeights
 from fast_s2s.generation import DecoderState as DecoderState
-from fast_s2s.generation import GenerationConfig, check_state, greedy_search
+from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
+from fast_s2s.generation.packing import PackedCache, decoder_weights
+from fast_s2s.generation.state import check_encoder_state, check_state
 from fast_s2s.lstm import LSTM
 
 
@@ -70,7 +72,7 @@ class Bridge(nn.Module):
         return h0.tanh(), c0
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(GenerationMixin, nn.Module):
     """Sequence to sequence with LSTMs and a context of fixed size.
 
     The encoder's final state is the context. Decoder layer l starts from the state of encoder layer
@@ -123,6 +125,7 @@ class Seq2Seq(nn.Module):
         self.decoder = _lstm(config, config.num_decoder_layers, **kind)
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
         self.dropout = nn.Dropout(config.dropout)
+        self._packed = PackedCache()
         if config.tie_embeddings:
             self._tie_embeddings()
             # torch's unit-variance embeddings would make logits of size √H
@@ -160,7 +163,7 @@ class Seq2Seq(nn.Module):
         """
         src_lengths = self._check_src(src, src_lengths)
         tgt_lengths = self._check_tgt(tgt, tgt_lengths, src.size(0))
-        context = self._encode(src, src_lengths)
+        context, _ = self._encode(src, src_lengths)
         bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
         fed = torch.cat((bos, tgt), dim=1)
         embedded = self.dropout(self.tgt_embedding(fed[:, :-1]))
@@ -172,10 +175,35 @@ class Seq2Seq(nn.Module):
         return Seq2SeqOutput(self._loss(logits, tgt, tgt_lengths), logits, state)
 
     def encode(
-        self, src: Tensor, src_lengths: Tensor | Sequence[int] | None = None
-    ) -> DecoderState:
-        """The context: the state from which the decoder starts. Arguments as in `forward`."""
-        return self._encode(src, self._check_src(src, src_lengths))
+        self,
+        src: Tensor,
+        src_lengths: Tensor | Sequence[int] | None = None,
+        *,
+        state: EncoderState | None = None,
+        return_state: bool = False,
+    ) -> DecoderState | tuple[DecoderState, EncoderState]:
+        """The context: the state from which the decoder starts.
+
+        src, src_lengths: as in `forward`
+        state:            read on from here: what an earlier part of the input returned. Parts one
+                          after the other give what the whole gives. Not with a bidirectional
+                          encoder, which begins at both ends
+        return_state:     also return the encoder's own state
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        src_lengths = self._check_src(src, src_lengths)
+        check_bool("return_state", return_state)
+        if self.config.bidirectional and (state is not None or return_state):
+            raise ValueError(
+                "state, return_state: expected neither with a bidirectional encoder, which reads "
+                "its input from both ends"
+            )
+        if state is not None:
+            sizes = (src.size(0), self.config.num_encoder_layers, self.config.hidden_size)
+            check_encoder_state(state, *sizes, self.dtype, self.device)
+        context, state = self._encode(src, src_lengths, state)
+        return (context, state) if return_state else context
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One step of the decoder, for loops of your own.
@@ -193,45 +221,6 @@ class Seq2Seq(nn.Module):
         check_tensor("token", token, "(batch,)", (batch,), torch.int64, self.device)
         check_token_ids("token", token, self.config.tgt_vocab_size)
         return self._step(token, state)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        src: Tensor | None = None,
-        src_lengths: Tensor | Sequence[int] | None = None,
-        *,
-        max_new_tokens: int | None = None,
-        min_new_tokens: int | None = None,
-        state: DecoderState | None = None,
-        return_state: bool = False,
-        generation_config: GenerationConfig | None = None,
-    ) -> Tensor | tuple[Tensor, DecoderState]:
-        """Generate greedily until every row met eos. In training mode dropout is on: call `eval()`.
-
-        src, src_lengths:  as in `forward`
-        max_new_tokens:    at most so many tokens, eos included; default from the generation config
-        min_new_tokens:    eos is not among the first so many of this call; default likewise
-        state:             instead of src: go on from what `generate`, `encode` or `forward` gave
-        return_state:      also return the state to go on from
-        generation_config: default `self.generation_config`
-
-        Returns tokens (B, 1 + T) int64: bos, or the token of `state`, in front; pad after eos. With
-        `return_state` (tokens, state). The parts of a resumed generation join as
-        `torch.cat((first, second[:, 1:]), dim=1)`.
-
-        Raises TypeError or ValueError naming the argument that does not fit.
-        """
-        config = self._resolve(generation_config, max_new_tokens, min_new_tokens)
-        if state is not None:
-            if src is not None or src_lengths is not None:
-                raise ValueError("state: expected None beside src or src_lengths, got both")
-            self._check_state(state)
-        elif src is None:
-            raise ValueError("src: expected a tensor, or a state to go on from, got neither")
-        else:
-            state = self.encode(src, src_lengths)
-        tokens, state = greedy_search(self._step, state, config)
-        return (tokens, state) if return_state else tokens
 
     def save_pretrained(
         self,
@@ -280,15 +269,23 @@ class Seq2Seq(nn.Module):
         if config.tie_embeddings:
             model._tie_embeddings()
         model.generation_config = generation_config
+        if config.decoder_dtype is not None:
+            model._pack()
         return model.eval()
 
-    def _encode(self, src: Tensor, lengths: Tensor) -> DecoderState:
+    def _encode(
+        self, src: Tensor, lengths: Tensor, state: EncoderState | None = None
+    ) -> tuple[DecoderState, EncoderState]:
         embedded = self.dropout(self.src_embedding(src))
-        _, (h_n, c_n) = self.encoder(embedded, lengths=lengths)
+        hx = None if state is None else (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
+        _, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
         h, c = self._pair_layers(h_n), self._pair_layers(c_n)
         if self.bridge is not None:
             h, c = self.bridge(h, c)
-        return DecoderState(h, c)
+        return DecoderState(h, c), EncoderState(h_n, c_n)
+
+    def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
+        return self._encode(src, lengths)[0]
 
     def _pair_layers(self, states: Tensor) -> Tensor:
         """What each decoder layer starts from: (encoder layers·D, B, H) -> (layers, B, D·H)."""
@@ -302,7 +299,8 @@ class Seq2Seq(nn.Module):
         embedded = self.dropout(self.tgt_embedding(token)).unsqueeze(1)
         # a step of length 0 leaves a row's state as it is
         lengths = None if state.finished is None else (~state.finished).long()
-        output, (h, c) = self.decoder(embedded, (state.h, state.c), lengths=lengths)
+        hx = (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
+        output, (h, c) = self.decoder(embedded, hx, lengths=lengths)
         logits = self.output_projection(self._features(output.squeeze(1)))
         return logits, DecoderState(h, c, None, state.finished)
 
@@ -322,6 +320,12 @@ class Seq2Seq(nn.Module):
             label_smoothing=self.config.label_smoothing if self.training else 0.0,
         )
         return total / (labels != pad).sum().clamp(min=1)
+
+    def _decoder_weights(self) -> DecoderWeights:
+        projection = self.output_projection
+        return decoder_weights(
+            self.tgt_embedding.weight, self.decoder, projection.weight, projection.bias
+        )
 
     def _tie_embeddings(self) -> None:
         self.output_projection.weight = self.tgt_embedding.weight
@@ -353,23 +357,6 @@ class Seq2Seq(nn.Module):
         config = self.config
         sizes = (config.num_decoder_layers, config.hidden_size, config.tgt_vocab_size)
         check_state(state, *sizes, self.dtype, self.device)
-
-    def _resolve(
-        self,
-        config: GenerationConfig | None,
-        max_new_tokens: int | None,
-        min_new_tokens: int | None,
-    ) -> GenerationConfig:
-        config = self.generation_config if config is None else config
-        if not isinstance(config, GenerationConfig):
-            raise TypeError(
-                f"generation_config: expected a GenerationConfig, got {type(config).__name__}"
-            )
-        given = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
-        changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
-        config = dataclasses.replace(config, **changes)
-        check_special_tokens_fit(config, self.config.tgt_vocab_size)
-        return config
 
 
 def _embedding(config: Seq2SeqConfig, vocab_size: int, **kind: Any) -> nn.Embedding:

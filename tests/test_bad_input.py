@@ -188,6 +188,31 @@ TABLE = {
             ValueError,
             "max_new_tokens: expected an integer >= 1, got 0",
         ),
+        (
+            lambda _: PIPELINE(["1"], constraint="nil one"),
+            TypeError,
+            "constraint: expected texts or an Automaton, got 'nil one'",
+        ),
+        (
+            lambda _: PIPELINE(["1"], constraint=["nil", 3]),
+            TypeError,
+            "constraint[1]: expected a str, got int",
+        ),
+        (
+            lambda _: PIPELINE(["1"], constraint=["nil", "five"]),
+            ValueError,
+            "constraint[1]: expected symbols of the target vocabulary, got 'five'",
+        ),
+        (
+            lambda _: PIPELINE.compile_constraint([]),
+            ValueError,
+            "constraint: expected at least one text, got none",
+        ),
+        (
+            lambda _: PIPELINE(["1"], num_beans=3),
+            TypeError,
+            "generate: expected fields of GenerationConfig as further arguments, got num_beans",
+        ),
         (lambda _: PIPELINE.stream("12"), TypeError, "texts: expected an iterable of strings, got"),
         (lambda _: PIPELINE.stream(3), TypeError, "texts: expected an iterable of strings, got 3"),
         (
@@ -199,6 +224,18 @@ TABLE = {
             lambda _: PIPELINE.stream(["1"], batch_size=0),
             ValueError,
             "batch_size: expected an integer >= 1, got 0",
+        ),
+    ],
+    "Automaton": [
+        (
+            lambda _: fast_s2s.Automaton.from_sequences(3),
+            TypeError,
+            "sequences: expected a sequence of token sequences, got int",
+        ),
+        (
+            lambda _: fast_s2s.Automaton.from_sequences([[-1]]),
+            ValueError,
+            "sequences: expected token ids >= 0, got -1",
         ),
     ],
     "Vocabulary": [
@@ -229,6 +266,8 @@ TABLE = {
 # what only holds results, or is raised
 CONTAINERS = {
     "DecoderState",
+    "EncoderState",
+    "GenerateOutput",
     "Prediction",
     "Seq2SeqOutput",
     "data.BadLine",

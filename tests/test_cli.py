@@ -279,6 +279,82 @@ def test_generate_arguments(model_dir, pipeline, capsys):
     assert "5 inputs" in captured.err and "tokens/s" in captured.err
 
 
+def generated(capsys, model_dir, *argv):
+    """Output lines, split at tabs."""
+    assert main(["generate", "--model", model_dir, *argv]) == 0
+    return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+
+
+def test_generate_n_best(model_dir, pipeline, capsys):
+    texts = ["123", "", "44"]
+    rows = generated(capsys, model_dir, "--beam=4", "--nbest=3", "--scores", "--", *texts)
+    options = {"num_beams": 4, "num_return_sequences": 3, "scores": True}
+    expected = [
+        [text, best.text, f"{best.score:.4f}"]
+        for text in ("123", "44")
+        for best in pipeline.predict([text], **options)[0].nbest
+    ]
+    assert len(expected) == 6
+    expected.insert(3, ["", "", "0.0000"])
+    assert rows == expected
+    # as many beams as outputs, unless told otherwise
+    assert len(generated(capsys, model_dir, "--nbest=2", "12")) == 2
+
+
+def test_generate_with_beams(model_dir, pipeline, capsys):
+    flags = ["--beam=3", "--length-penalty=0", "--max-new-tokens=5"]
+    options = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 5}
+    assert generated(capsys, model_dir, *flags, "12") == [[pipeline(["12"], **options)[0]]]
+
+
+def test_generate_by_chance(model_dir, capsys):
+    texts = ["123", "0", "44", "3", "12"]
+    once = generated(capsys, model_dir, "--seed=3", *texts)
+    # whatever the batches
+    assert generated(capsys, model_dir, "--seed=3", "--batch-size=2", *texts) == once
+    assert generated(capsys, model_dir, "--seed=4", *texts) != once
+    flags = ["--temperature=0.5", "--top-k=3", "--top-p=0.9", "--min-p=0.01", "--sample"]
+    assert len(generated(capsys, model_dir, *flags, "--nbest=4", "1")) == 4
+
+
+def test_generate_among_the_lines_of_a_file(model_dir, tmp_path, capsys):
+    words = ["one two", "three", "nil nil nil", "four"]
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join([*words, "", ""]))
+    for flags in ([], ["--beam=3"], ["--seed=1"]):
+        rows = generated(capsys, model_dir, f"--constrain={path}", *flags, "123", "0", "44")
+        assert {row[0] for row in rows} <= set(words)
+    path.write_text("one\nfive\n")
+    assert main(["generate", "--model", model_dir, f"--constrain={path}", "1"]) == 1
+    err = capsys.readouterr().err
+    assert f"--constrain {path}: constraint[1]: expected symbols of the target" in err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_generate_with_weights_of_a_type(model_dir, dtype, capsys):
+    model = Seq2Seq.from_pretrained(model_dir).compile_decoder(dtype)
+    expected = TextPipeline(model, *toy_tokenizers())(["123", "44"])
+    rows = generated(capsys, model_dir, f"--dtype={dtype}", "123", "44")
+    assert [row[0] for row in rows] == expected
+
+
+def test_generation_flags_that_make_no_sense_exit_with_2(model_dir, capsys):
+    for flags, message in (
+        (["--beam=0"], "--beam: invalid whole number"),
+        (["--beam=2", "--seed=1"], "--seed: expected without --beam"),
+        (["--beam=2", "--sample"], "--sample: expected without --beam"),
+        (["--beam=2", "--nbest=3"], "--nbest 3: expected at most --beam 2"),
+        (["--temperature=0"], "--temperature: expected a number above 0"),
+        (["--top-p=2"], "--top-p: expected a number in [0, 1]"),
+        (["--seed=-1"], "--seed: expected an integer >= 0"),
+        (["--dtype=int4"], "--dtype: invalid choice"),
+        (["--length-penalty=inf"], "--length-penalty: expected a number in"),
+    ):
+        for command in ("generate", "interactive"):
+            usage_error(command, "--model", model_dir, *flags)
+            assert message in capsys.readouterr().err
+
+
 def test_generate_file_to_file(model_dir, pipeline, tmp_path, capsys):
     texts = [entry.source for entry in toy_entries(10)]
     (tmp_path / "in.txt").write_bytes("\r\n".join(texts).encode())
@@ -346,6 +422,24 @@ def test_evaluate(model_dir, pipeline, tmp_path, capsys):
     assert "WER %           25.00" in out and "BLEU" not in out
 
 
+def test_evaluate_with_beams(tmp_path, capsys):
+    model = toy_model(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-1.5, 1.5)
+    model.save_pretrained(tmp_path / "model", *toy_tokenizers())
+    pipeline = TextPipeline.from_pretrained(tmp_path / "model")
+    texts = ["12", "30", "444", "2", "01"]
+    flags = ["--max-new-tokens=5", "--beam=4", "--length-penalty=0.9"]
+    outputs = pipeline(texts, max_new_tokens=5, num_beams=4, length_penalty=0.9)
+    path = tmp_path / "test.tsv"
+    path.write_text("".join(f"{a}\t{b}\n" for a, b in zip(texts, outputs, strict=True)))
+    argv = ["evaluate", "--model", str(tmp_path / "model"), "--data", str(path), "--json"]
+    for given, right in ((flags, True), (flags[:1], False)):
+        assert main([*argv, *given]) == 0
+        assert (json.loads(capsys.readouterr().out)["wer"] == 0) == right
+
+
 def test_evaluate_by_characters(model_dir, pipeline, tmp_path, capsys):
     path = tmp_path / "test.tsv"
     path.write_text(f"12\t{pipeline(['12'])[0]}!\n")
@@ -371,6 +465,21 @@ def test_interactive(model_dir, pipeline, capsys, monkeypatch):
     sys.stdin.close()
     out = capsys.readouterr().out.splitlines()
     assert out == [pipeline(["12"])[0], pipeline(["9"])[0] + "  (1 unknown symbols)", ""]
+
+
+def test_interactive_n_best(model_dir, pipeline, capsys, monkeypatch):
+    lines = iter(["12"])
+
+    def typed(prompt=""):
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert main(["interactive", "--model", model_dir, "--nbest=2", "--scores"]) == 0
+    best = pipeline.predict(["12"], num_beams=2, num_return_sequences=2, scores=True)[0].nbest
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"12\t{each.text}\t{each.score:.4f}" for each in best]
 
 
 def test_interrupt_exits_with_130(model_dir, capsys, monkeypatch):

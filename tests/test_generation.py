@@ -15,7 +15,7 @@ from helpers_seq2seq import (
     make_model,
 )
 
-from fast_s2s.generation import DecoderState, GenerationConfig, greedy_search
+from fast_s2s.generation import GenerationConfig, search
 
 MAX_NEW_TOKENS = 12
 
@@ -30,10 +30,17 @@ def expected_tokens(model, batch, max_new_tokens=MAX_NEW_TOKENS, min_new_tokens=
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
 
 
-def counting_steps(model, monkeypatch):
+def counting_steps(monkeypatch):
+    """What is appended to: one item for each step."""
     steps = []
-    step = model._step
-    monkeypatch.setattr(model, "_step", lambda *args: steps.append(1) or step(*args))
+    decode = search.decode
+
+    def counting(*arguments):
+        result = decode(*arguments)
+        steps.extend([1] * result.steps)
+        return result
+
+    monkeypatch.setattr(search, "decode", counting)
     return steps
 
 
@@ -112,7 +119,7 @@ def test_resuming_a_finished_batch_adds_nothing(monkeypatch):
     model = favour_eos(make_model(), 100.0)
     batch = make_batch()
     head, state = model.generate(batch.src, batch.src_lengths, return_state=True)
-    steps = counting_steps(model, monkeypatch)
+    steps = counting_steps(monkeypatch)
 
     tail = model.generate(state=state)
 
@@ -138,7 +145,7 @@ def test_goes_on_from_an_encoded_context_and_from_a_teacher_forced_prefix():
 def test_stops_when_every_row_is_done(monkeypatch):
     model = favour_eos(make_model(), 1.5)
     batch = make_batch(rows=4)
-    steps = counting_steps(model, monkeypatch)
+    steps = counting_steps(monkeypatch)
 
     tokens = model.generate(batch.src, batch.src_lengths, max_new_tokens=500)
 
@@ -149,7 +156,7 @@ def test_stops_when_every_row_is_done(monkeypatch):
 
 def test_stops_at_max_new_tokens(monkeypatch):
     model = favour_eos(make_model(), -100.0)
-    steps = counting_steps(model, monkeypatch)
+    steps = counting_steps(monkeypatch)
     tokens = model.generate(make_batch().src, max_new_tokens=7)
     assert tokens.shape == (5, 8)
     assert len(steps) == 7
@@ -243,24 +250,6 @@ def test_empty_batch():
     model = make_model()
     tokens = model.generate(torch.zeros(0, 3, dtype=torch.int64))
     assert tokens.shape == (0, 1)
-
-
-def test_greedy_search_feeds_back_its_choice():
-    fed = []
-
-    def step(token, state):
-        fed.append(token.tolist())
-        # the next token is the last plus one
-        return torch.nn.functional.one_hot((token + 1) % 8, 8).double(), state
-
-    zeros = torch.zeros(1, 2, 1)
-    state = DecoderState(zeros, zeros, torch.tensor([5, 3]))
-    config = GenerationConfig(max_new_tokens=10, eos_token_id=7)
-    tokens, state = greedy_search(step, state, config)
-    assert tokens.tolist() == [[5, 6, 7, 0, 0], [3, 4, 5, 6, 7]]
-    assert fed == [[5, 3], [6, 4], [7, 5], [0, 6]]
-    assert state.token.tolist() == [0, 7]
-    assert state.finished.tolist() == [True, True]
 
 
 @pytest.mark.parametrize(

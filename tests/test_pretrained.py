@@ -174,7 +174,7 @@ DAMAGE = [
     ("config.json", edit_json(hidden_size="16"), ValueError, "hidden_size: expected an integer"),
     ("config.json", edit_json(dropout=2.0), ValueError, "dropout: expected a number in"),
     ("generation_config.json", edit_json(max_new_tokens=0), ValueError, "max_new_tokens: expected"),
-    ("generation_config.json", edit_json(num_beams=4), ValueError, "GenerationConfig, got num_be"),
+    ("generation_config.json", edit_json(num_beans=4), ValueError, "GenerationConfig, got num_be"),
     (
         "generation_config.json",
         edit_json(eos_token_id=TGT_VOCAB),

@@ -1,4 +1,4 @@
-"""The README: its Python runs, its command lines parse, its files and make targets exist."""
+"""The README and docs/: Python runs, command lines parse, files and make targets exist."""
 
 from __future__ import annotations
 
@@ -14,25 +14,47 @@ from fast_s2s.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+}
 
 # the folder of the model that README's examples use, made by `make demo`
 DEMO = "runs/g2p-demo"
 
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL_LINES = [
-    line for language, code in BLOCKS if language == "" for line in code.splitlines() if line
-]
-INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S))
-COMMANDS = [
-    text
-    for text in (*SHELL_LINES, *INLINE)
+
+def blocks(text):
+    """(language, code) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def python(text):
+    return [code for language, code in blocks(text) if language == "python"]
+
+
+def shell_lines(text):
+    return [
+        line
+        for language, code in blocks(text)
+        if not language
+        for line in code.splitlines()
+        if line
+    ]
+
+
+def inline(text):
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+
+
+def commands(text):
     # `fast-s2s` alone is a name, not a command line
-    if text.startswith("fast-s2s ")
-]
+    return [t for t in (*shell_lines(text), *inline(text)) if t.startswith("fast-s2s ")]
+
+
+PYTHON = python(README)
+COMMANDS = [command for text in (README, *DOCS.values()) for command in commands(text)]
 MAKE_TARGETS = {
     word
-    for text in (*SHELL_LINES, *INLINE)
+    for text in (*shell_lines(README), *inline(README))
     if text.startswith("make ")
     for word in text.split()[1:]
     if "=" not in word
@@ -57,6 +79,13 @@ def test_python_blocks_run_in_order(demo_folder, capsys):
         # a namespace for each: every block can be copied on its own
         exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_python_of_a_document_runs_from_top_to_bottom(name, demo_folder):
+    names = {"__name__": "__main__"}
+    for code in python(DOCS[name]):
+        exec(compile(code, name, "exec"), names)
 
 
 def test_model_of_the_readme_learns(demo_folder):
@@ -94,6 +123,13 @@ def test_make_targets_exist(target):
     assert re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", README))
-def test_linked_files_exist(link):
-    assert link.startswith("https://") or (ROOT / link).exists()
+LINKS = [
+    (folder, link)
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS.values()))
+    for link in re.findall(r"\]\(([^)]+)\)", text)
+]
+
+
+@pytest.mark.parametrize(("folder", "link"), LINKS)
+def test_linked_files_exist(folder, link):
+    assert link.startswith(("https://", "#")) or (folder / link).exists()

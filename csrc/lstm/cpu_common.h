@@ -3,27 +3,6 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-// Aligned scratch memory, not initialised, given back at scope end.
-template <class A>
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : block_(ScratchPool::mine().take(sizeof(A) * count)) {}
-  ~Scratch() { ScratchPool::mine().give_back(block_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  A* get() const { return static_cast<A*>(block_.data); }
-
- private:
-  ScratchPool::Block block_;
-};
-
-// The share [begin, end) of `count` items that thread `thread` of `threads` owns.
-struct Share {
-  int64_t begin, end;
-  Share(int64_t count, int thread, int threads)
-      : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
-};
-
 // How many threads a sequence is worth: each needs a panel of its own, and work enough in a step
 // to repay a barrier, which costs a fifth of a microsecond at best and a time slice where cores
 // are short.

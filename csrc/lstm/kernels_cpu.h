@@ -4,6 +4,7 @@
 #include "../lstm_math.h"
 #include "../cpu/simd.h"
 #include "../cpu/gemm.h"
+#include "../cpu/work.h"
 #include "cpu_common.h"
 #include "forward_cpu.h"
 #include "backward_cpu.h"

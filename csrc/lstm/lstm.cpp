@@ -1,10 +1,9 @@
 // Host side of the LSTM ops: check, allocate, dispatch.
 
-#include <pthread.h>
-
 #include <array>
 #include <string>
 
+#include "../cpu/thread_count.h"
 #include "lstm.h"
 #include "lstm_ops.h"
 #include "rows.h"
@@ -130,16 +129,6 @@ Layer check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Ten
   layer.shape.reset = data<bool>(layer.reset);
   check_lengths(layer.shape);
   return layer;
-}
-
-bool forked = false;
-
-// A forked process has one thread, but libgomp still counts on those its parent had, and would wait
-// for them for ever.
-int thread_count() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-  (void)registered;
-  return forked ? 1 : static_cast<int>(torch::stable::get_num_threads());
 }
 
 // aᵀ · b

@@ -6,12 +6,11 @@ import argparse
 import json
 from typing import Any
 
-from fast_s2s.cli import sources
+from fast_s2s.cli import generating, sources
 from fast_s2s.cli.options import (
     UsageError,
     add_batch_size_option,
     add_model_options,
-    load_pipeline,
 )
 from fast_s2s.data import Entry, group_references
 from fast_s2s.training import evaluation
@@ -47,6 +46,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--metric", choices=["bleu"], help="also compute this one")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    generating.add_beam_option(parser)
+    generating.add_dtype_option(parser)
     add_batch_size_option(parser)
     add_model_options(parser)
 
@@ -55,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     label, entries = _entries(args)
     entries = group_references(entries)
-    pipeline = load_pipeline(args)
+    pipeline = generating.load(args)
     outputs = evaluation.predict_all(
         pipeline,
         [entry.source for entry in entries],
         batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens,
+        **generating.beam_options(args, pipeline),
     )
     level = args.level or evaluation.scoring_level(pipeline.target_tokenizer)
     scores = evaluation.score_outputs(outputs, entries, level, with_bleu=args.metric == "bleu")

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from fast_s2s.cli.generate import format_prediction, predict_lines
-from fast_s2s.cli.options import add_model_options, load_pipeline
+from fast_s2s.cli import generating
+from fast_s2s.cli.options import add_model_options
 
 
 def add_parser(commands: Any) -> None:
@@ -19,13 +19,15 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--scores", action="store_true", help="show the outputs' log-probabilities")
+    generating.add_generation_options(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    pipeline = load_pipeline(args)
+    pipeline = generating.load(args)
+    options = generating.generation_options(args, pipeline)
+    seeds = pipeline.seeds(options)
     prompt = ""
     if sys.stdin.isatty():
         # line editing and history for input()
@@ -39,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
             if prompt:
                 print()
             return 0
-        (prediction,) = predict_lines(
-            pipeline, [line], max_new_tokens=args.max_new_tokens, scores=args.scores
-        )
+        rows = generating.encode_lines(pipeline, [line])
+        given = {**options, **seeds(len(rows))}
+        (prediction,) = generating.predict_lines(pipeline, [line], rows, given)
         note = f"  ({prediction.unknown} unknown symbols)" if prediction.unknown else ""
-        print(format_prediction(prediction) + note, flush=True)
+        source = None if args.nbest is None else line.strip()
+        print(generating.format_prediction(prediction, source) + note, flush=True)

@@ -28,6 +28,7 @@ from fast_s2s.training.run_folder import RunFolder
 
 # fields of the model that follow from the tokenizers, or have one value only
 _MODEL_SKIP = (
+    "decoder_dtype",
     "src_vocab_size",
     "tgt_vocab_size",
     "pad_token_id",

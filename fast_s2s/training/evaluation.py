@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -31,12 +32,12 @@ def predict_all(
     texts: Sequence[str],
     *,
     batch_size: int = 256,
-    max_new_tokens: int | None = None,
+    **options: Any,
 ) -> list[str]:
-    """Outputs in order, decoded in batches of similar length."""
+    """Outputs in order, decoded in batches of similar length; options as in `predict`."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     batches: Iterable = pipeline.stream(
-        (texts[index] for index in order), batch_size=batch_size, max_new_tokens=max_new_tokens
+        (texts[index] for index in order), batch_size=batch_size, **options
     )
     outputs = [""] * len(texts)
     predictions = (prediction for batch in batches for prediction in batch)

@@ -1,59 +1,22 @@
-"""What a model and a generation are made of: plain, checked values that go to JSON and back."""
+"""What a model is made of."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fast_s2s.checks import check_bool, check_integer, check_mapping, check_number
+from fast_s2s.configuration.common import (
+    check_special_tokens,
+    check_special_tokens_fit,
+    from_dict,
+)
 
 MODEL_TYPE = "fast_s2s"
 
-Config = TypeVar("Config", bound="GenerationConfig | Seq2SeqConfig")
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How a sequence is generated. Names as in transformers' `GenerationConfig`.
-
-    max_new_tokens: the most tokens generated per row, the end of sequence included
-    min_new_tokens: the end of sequence is not generated among the first `min_new_tokens` tokens
-    pad_token_id:   fills a row after its end; never generated
-    bos_token_id:   the decoder's first input; never generated
-    eos_token_id:   ends a row
-
-    Raises TypeError or ValueError naming the field that does not fit.
-    """
-
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    pad_token_id: int = 0
-    bos_token_id: int = 1
-    eos_token_id: int = 2
-
-    def __post_init__(self) -> None:
-        check_integer("max_new_tokens", self.max_new_tokens, 1)
-        check_integer("min_new_tokens", self.min_new_tokens, 0)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens: expected at most max_new_tokens = {self.max_new_tokens}, "
-                f"got {self.min_new_tokens}"
-            )
-        _check_special_tokens(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
-        """The inverse of `to_dict`.
-
-        Raises TypeError or ValueError naming the key that does not fit.
-        """
-        return _from_dict(cls, values)
+DECODER_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -73,6 +36,8 @@ class Seq2SeqConfig:
                      hidden_size must be equal
     label_smoothing: of the training loss, as in `torch.nn.functional.cross_entropy`
     attention:       None, a context of fixed size
+    decoder_dtype:   type of the weights that `generate` multiplies by, "float32", "bfloat16" or
+                     "int8", set by `Seq2Seq.compile_decoder`; None, the parameters'
     pad_token_id:    fills rows, in both vocabularies
     bos_token_id:    the decoder's first input
     eos_token_id:    the target's end
@@ -92,6 +57,7 @@ class Seq2SeqConfig:
     tie_embeddings: bool = False
     label_smoothing: float = 0.0
     attention: None = None
+    decoder_dtype: str | None = None
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -110,13 +76,18 @@ class Seq2SeqConfig:
             raise ValueError(
                 f"attention: expected None, attention is not there yet, got {self.attention!r}"
             )
+        if self.decoder_dtype is not None and self.decoder_dtype not in DECODER_DTYPES:
+            raise ValueError(
+                f"decoder_dtype: expected None or one of {', '.join(DECODER_DTYPES)}, "
+                f"got {self.decoder_dtype!r}"
+            )
         if self.tie_embeddings and self.embedding_size != self.hidden_size:
             raise ValueError(
                 "tie_embeddings: expected embedding_size == hidden_size, "
                 f"got {self.embedding_size} and {self.hidden_size}"
             )
         check_integer("tgt_vocab_size", self.tgt_vocab_size, 4)
-        _check_special_tokens(self)
+        check_special_tokens(self)
         check_special_tokens_fit(self, self.tgt_vocab_size)
         if self.pad_token_id >= self.src_vocab_size:
             raise ValueError(
@@ -154,39 +125,4 @@ class Seq2SeqConfig:
         if model_type != MODEL_TYPE:
             raise ValueError(f"model_type: expected {MODEL_TYPE!r}, got {model_type!r}")
         fields.pop("architectures", None)
-        return _from_dict(cls, fields)
-
-
-def check_special_tokens_fit(config: GenerationConfig | Seq2SeqConfig, tgt_vocab_size: int) -> None:
-    """Raises ValueError if a special token of `config` is not in the target vocabulary."""
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = getattr(config, name)
-        if value >= tgt_vocab_size:
-            raise ValueError(
-                f"{name}: expected an id below tgt_vocab_size = {tgt_vocab_size}, got {value}"
-            )
-
-
-def _check_special_tokens(config: GenerationConfig | Seq2SeqConfig) -> None:
-    names = ("pad_token_id", "bos_token_id", "eos_token_id")
-    for name in names:
-        check_integer(name, getattr(config, name), 0)
-    ids = tuple(getattr(config, name) for name in names)
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{', '.join(names)}: expected different ids, got {ids}")
-
-
-def _from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    check_mapping("values", values)
-    fields = dataclasses.fields(cls)
-    unknown = sorted(set(values) - {field.name for field in fields})
-    if unknown:
-        raise ValueError(f"expected only fields of {cls.__name__}, got {', '.join(unknown)}")
-    missing = [
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING and field.name not in values
-    ]
-    if missing:
-        raise ValueError(f"expected {', '.join(missing)}, which {cls.__name__} needs, got none")
-    return cls(**values)
+        return from_dict(cls, fields)

@@ -1,0 +1,19 @@
+// How many threads the CPU kernels may use.
+#pragma once
+
+#include <pthread.h>
+#include <torch/csrc/stable/ops.h>
+
+namespace fast_s2s {
+
+inline bool forked = false;
+
+// torch's number. A forked process has one thread, but libgomp still counts on those its parent
+// had, and would wait for them for ever.
+inline int thread_count() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  (void)registered;
+  return forked ? 1 : static_cast<int>(torch::stable::get_num_threads());
+}
+
+}  // namespace fast_s2s

@@ -1,0 +1,42 @@
+// Chooses the kernels for this machine's instruction set.
+
+#include "../cpu/isa.h"
+#include "decode.h"
+
+namespace fast_s2s {
+
+#define FAST_S2S_DECLARE(isa)                           \
+  namespace isa {                                       \
+  void decode_describe(PackedHeader& header);           \
+  void decode_pack(const PackArgs& args, void* packed); \
+  void decode(const DecodeArgs& args, int threads);     \
+  }
+FAST_S2S_DECLARE(generic)
+#if defined(__x86_64__)
+FAST_S2S_DECLARE(avx2)
+FAST_S2S_DECLARE(avx512)
+FAST_S2S_DECLARE(avx512_bf16)
+#define FAST_S2S_DISPATCH(call) \
+  switch (current_isa()) {      \
+    case Isa::kAvx512Bf16:      \
+      return avx512_bf16::call; \
+    case Isa::kAvx512:          \
+      return avx512::call;      \
+    case Isa::kAvx2:            \
+      return avx2::call;        \
+    default:                    \
+      return generic::call;     \
+  }
+#else
+#define FAST_S2S_DISPATCH(call) return generic::call
+#endif
+
+void decode_describe_cpu(PackedHeader& header) { FAST_S2S_DISPATCH(decode_describe(header)); }
+
+void decode_pack_cpu(const PackArgs& args, void* packed) {
+  FAST_S2S_DISPATCH(decode_pack(args, packed));
+}
+
+void decode_cpu(const DecodeArgs& args, int threads) { FAST_S2S_DISPATCH(decode(args, threads)); }
+
+}  // namespace fast_s2s

@@ -1,0 +1,24 @@
+// What the kernels take from outside, included before any instruction set is switched on.
+#pragma once
+
+#include <omp.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../cpu/barrier.h"
+#include "../cpu/scratch.h"
+#include "decode.h"

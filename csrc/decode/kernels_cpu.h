@@ -1,0 +1,55 @@
+// All CPU kernels of decode, for the instruction set that the including file has switched on.
+
+// clang-format off: each needs the ones before it
+#include "../lstm_math.h"
+#include "../cpu/simd.h"
+#include "../cpu/gemm.h"
+#include "../cpu/work.h"
+#include "choose.h"
+#include "panels.h"
+#include "layout.h"
+#include "scores_cpu.h"
+#include "slots_cpu.h"
+#include "network_cpu.h"
+#include "beam_cpu.h"
+#include "engine_cpu.h"
+// clang-format on
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+template <class F>
+void dispatch_panel(WeightType weights, const F& call) {
+  switch (weights) {
+    case WeightType::kFloat32:
+      return call(FloatPanel<float>{});
+    case WeightType::kFloat64:
+      return call(FloatPanel<double>{});
+    case WeightType::kBFloat16:
+      return call(Bfloat16Panel{});
+    case WeightType::kInt8:
+      return call(Int8Panel{});
+  }
+}
+
+void decode_describe(PackedHeader& header) {
+  std::memcpy(header.magic, kPackedMagic, sizeof(header.magic));
+  header.layout = packed_layout();
+  dispatch_panel(header.weights,
+                 [&](auto panel) { header.bytes = PackedLayout<decltype(panel)>(header).bytes; });
+}
+
+void decode_pack(const PackArgs& args, void* packed) {
+  dispatch_panel(args.header.weights,
+                 [&](auto panel) { Packer<decltype(panel)>(args, packed).run(); });
+}
+
+void decode(const DecodeArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.packed, sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { Engine<decltype(panel)>(header, args, threads).run(); });
+}
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s

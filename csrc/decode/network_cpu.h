@@ -1,0 +1,263 @@
+// The network: packed weights and the states of the slots that a step computes.
+// Included once per instruction set.
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+// Which panels of the vocabulary a step computes for which slots.
+class WantedPanels {
+ public:
+  explicit WantedPanels(int64_t panels) : words_((panels + 63) / 64) {}
+
+  void reset(int64_t slots) {
+    whole_.assign(slots, 0);
+    bits_.assign(slots * words_, 0);
+    any_ = false;
+  }
+  void add_all(int64_t index) {
+    whole_[index] = 1;
+    any_ = true;
+  }
+  void add(int64_t index, int64_t panel) {
+    bits_[index * words_ + panel / 64] |= uint64_t{1} << (panel % 64);
+    any_ = true;
+  }
+  bool any() const { return any_; }
+  bool has(int64_t index, int64_t panel) const {
+    return whole_[index] || (bits_[index * words_ + panel / 64] >> (panel % 64) & 1);
+  }
+
+ private:
+  int64_t words_;
+  std::vector<char> whole_;
+  std::vector<uint64_t> bits_;
+  bool any_ = false;
+};
+
+template <class Panel>
+class Network {
+  typedef typename Panel::Acc A;
+  typedef typename Panel::Operand Operand;
+  typedef typename Simd<A>::Vec V;
+  static constexpr int kWidth = Simd<A>::kWidth;
+
+ public:
+  static constexpr int64_t kColumns = kPanelVectors * kWidth;
+
+  // What a thread keeps for itself.
+  struct Own {
+    explicit Own(const Network& network)
+        : input(network.slots_, std::max(network.h_.inputs, network.h_.output)),
+          state(network.slots_, std::max(network.h_.hidden, network.h_.output)),
+          input_rows(network.slots_),
+          state_rows(network.slots_),
+          identity(network.slots_),
+          sums(network.slots_ * kColumns) {
+      std::iota(identity.begin(), identity.end(), 0);
+    }
+    Operand input, state;
+    std::vector<const A*> input_rows, state_rows;
+    std::vector<int64_t> identity, wanting;
+    Scratch<A> sums;  // [slots, 4W]
+  };
+
+  Network(const PackedHeader& header, const void* packed, int64_t slots)
+      : h_(header),
+        slots_(slots),
+        layout_(header),
+        base_(static_cast<const char*>(packed)),
+        states_{{header, slots}, {header, slots}},
+        unprojected_(header.projected ? slots * header.hidden : 0),
+        logits_(slots * vocab_padded()) {}
+
+  int64_t vocab_padded() const { return layout_.vocab_panels * kColumns; }
+  int64_t vocab_panels() const { return layout_.vocab_panels; }
+  A* logits(int64_t index) const { return logits_.get() + index * vocab_padded(); }
+  // Before and after the step.
+  const LayerStates<A>& now() const { return *now_; }
+  const LayerStates<A>& after() const { return *after_; }
+  void swap_states() {
+    std::swap(now_, after_);
+    upward_ = !upward_;
+  }
+
+  // Of one slot in one step.
+  int64_t products() const {
+    int64_t count = h_.vocab * h_.output;
+    for (int64_t layer = 0; layer < h_.layers; ++layer)
+      count += 4 * h_.hidden * (layout_.input_size(layer) + h_.output) +
+               (h_.projected ? h_.hidden * h_.output : 0);
+    return count;
+  }
+
+  // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
+  void step_layer(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
+    const int64_t count = live.size(), inputs = layout_.input_size(layer);
+    for (int64_t i = 0; i < count; ++i) {
+      if (inputs > 0)
+        own.input_rows[i] = layer == 0 ? input(live.token[i]) : after_->hidden(layer - 1, i);
+      own.state_rows[i] = now_->hidden(layer, live.parent[i]);
+    }
+    if (inputs > 0) own.input.set(own.input_rows.data(), count, inputs);
+    own.state.set(own.state_rows.data(), count, h_.output);
+    const Share units(layout_.unit_panels, thread, threads);
+    int64_t done = units.begin;
+    if constexpr (Panel::kPairs)
+      if (count <= kPairRows)
+        for (; done + 2 <= units.end; done += 2) {
+          const int64_t panel = turned(units, done, 2);
+          for_row_tiles<kPairRows>(count, [&](auto rows, int64_t) {
+            this->template step_panels<2, rows.value>(layer, panel, live, own);
+          });
+        }
+    for (; done < units.end; ++done) step_panel(layer, turned(units, done, 1), live, own);
+  }
+
+  void project(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
+    const int64_t count = live.size();
+    for (int64_t i = 0; i < count; ++i) own.state_rows[i] = unprojected_.get() + i * h_.hidden;
+    own.state.set(own.state_rows.data(), count, h_.hidden);
+    const Share outputs(layout_.output_panels, thread, threads);
+    for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) {
+      const PanelColumns columns = layout_.output_columns(panel, h_.output);
+      A* sums = own.sums.get();
+      std::fill_n(sums, count * kColumns, A{});
+      multiply_rows_of(own.state, own.identity.data(), count, h_.hidden,
+                       base_ + layout_.projection_panel(layer, panel), sums);
+      for (int64_t i = 0; i < count; ++i) {
+        const Vectors found = panel_vectors(sums, i);
+        A* out = after_->hidden(layer, i) + columns.first;
+        for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
+          store(out + v * kWidth, found.v[v], columns.count[v]);
+      }
+    }
+  }
+
+  void compute_logits(const LiveSlots& live, const WantedPanels& wanted, int thread, int threads,
+                      Own& own) {
+    const int64_t count = live.size();
+    for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(h_.layers - 1, i);
+    own.state.set(own.state_rows.data(), count, h_.output);
+    const Share mine(layout_.vocab_panels, thread, threads);
+    for (int64_t done = mine.begin; done < mine.end; ++done) {
+      const int64_t panel = turned(mine, done, 1);
+      own.wanting.clear();
+      for (int64_t i = 0; i < count; ++i)
+        if (wanted.has(i, panel)) own.wanting.push_back(i);
+      const int64_t wanting = static_cast<int64_t>(own.wanting.size());
+      const A* bias = at<A>(layout_.bias(h_.layers, panel));
+      A* sums = own.sums.get();
+      for (int64_t i = 0; i < wanting; ++i) std::copy_n(bias, kColumns, sums + i * kColumns);
+      multiply_rows_of(own.state, own.wanting.data(), wanting, h_.output,
+                       base_ + layout_.vocab_panel(panel), sums);
+      for (int64_t i = 0; i < wanting; ++i)
+        std::copy_n(sums + i * kColumns, kColumns, logits(own.wanting[i]) + panel * kColumns);
+    }
+  }
+
+ private:
+  // `count` panels of a share, in turns up and down: the last ones read may still be near.
+  int64_t turned(const Share& mine, int64_t index, int64_t count) const {
+    return upward_ ? index : mine.begin + mine.end - index - count;
+  }
+
+  // What the sums of a slot's units begin with.
+  const A* first_sums(int64_t layer, int64_t panel, int64_t index, const LiveSlots& live) const {
+    return layout_.input_size(layer) == 0 ? input(live.token[index]) + panel * kColumns
+                                          : at<A>(layout_.bias(layer, panel));
+  }
+
+  // All slots, which are few, and several panels at once.
+  template <int Panels, int Rows>
+  void step_panels(int64_t layer, int64_t panel, const LiveSlots& live, const Own& own) {
+    PanelSums<Panels, Rows, A> sums;
+    for (int p = 0; p < Panels; ++p)
+      for (int r = 0; r < Rows; ++r)
+        for (int gate = 0; gate < 4; ++gate)
+          sums[p][r][gate] = load_full<V>(first_sums(layer, panel + p, r, live) + gate * kWidth);
+    const char* weights = base_ + layout_.unit_panel(layer, panel);
+    const int64_t* rows = own.identity.data();
+    const int64_t stride = layout_.unit_bytes(layer), inputs = layout_.input_size(layer);
+    if (inputs > 0)
+      Panel::template multiply<Panels, Rows>(own.input, rows, 0, weights, stride, inputs, sums);
+    weights += layout_.input_bytes(layer);
+    Panel::template multiply<Panels, Rows>(own.state, rows, 0, weights, stride, h_.output, sums);
+    for (int p = 0; p < Panels; ++p)
+      for (int r = 0; r < Rows; ++r) finish_units(layer, panel + p, r, live.parent[r], sums[p][r]);
+  }
+
+  void step_panel(int64_t layer, int64_t panel, const LiveSlots& live, Own& own) {
+    const int64_t count = live.size();
+    A* sums = own.sums.get();
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(first_sums(layer, panel, i, live), kColumns, sums + i * kColumns);
+    const char* weights = base_ + layout_.unit_panel(layer, panel);
+    const int64_t inputs = layout_.input_size(layer);
+    if (inputs > 0) multiply_rows_of(own.input, own.identity.data(), count, inputs, weights, sums);
+    weights += layout_.input_bytes(layer);
+    multiply_rows_of(own.state, own.identity.data(), count, h_.output, weights, sums);
+    for (int64_t i = 0; i < count; ++i)
+      finish_units(layer, panel, i, live.parent[i], panel_vectors(sums, i).v);
+  }
+
+  struct Vectors {
+    V v[kPanelVectors];
+  };
+  static FAST_S2S_INLINE Vectors panel_vectors(const A* sums, int64_t index) {
+    Vectors found;
+    for (int v = 0; v < kPanelVectors; ++v)
+      found.v[v] = load_full<V>(sums + index * kColumns + v * kWidth);
+    return found;
+  }
+
+  // sums[i] += row named[i] of `a` · panel. In blocks of K that stay near while all rows pass.
+  static void multiply_rows_of(const Operand& a, const int64_t* named, int64_t count,
+                               int64_t k_size, const char* weights, A* sums) {
+    constexpr int64_t kBlock = 128;
+    const int64_t block = Panel::kBlocks && count > Panel::kMaxRows ? kBlock : k_size;
+    for (int64_t k0 = 0; k0 < k_size; k0 += block) {
+      const char* panel = weights + (k0 == 0 ? 0 : Panel::bytes(k0));
+      const int64_t size = std::min(block, k_size - k0);
+      for_row_tiles<Panel::kMaxRows>(count, [&](auto rows, int64_t first) {
+        PanelSums<1, rows.value, A> part;
+        A* start = sums + first * kColumns;
+        __builtin_memcpy(part, start, sizeof(part));
+        Panel::template multiply<1, rows.value>(a, named + first, k0, panel, 0, size, part);
+        __builtin_memcpy(start, part, sizeof(part));
+      });
+    }
+  }
+
+  FAST_S2S_INLINE void finish_units(int64_t layer, int64_t panel, int64_t index, int64_t parent,
+                                    const V (&pre)[kPanelVectors]) {
+    const int64_t unit = panel * kWidth;
+    const int count = lanes(h_.hidden, unit, kWidth);
+    const Gates<V> gates = activate<Math>(Gates<V>{pre[0], pre[1], pre[2], pre[3]});
+    const V c = next_cell(gates, load<V>(now_->cell(layer, parent) + unit, count));
+    const V h = next_hidden<Math>(gates, c);
+    store(after_->cell(layer, index) + unit, c, count);
+    store((h_.projected ? unprojected_.get() + index * h_.hidden : after_->hidden(layer, index)) +
+              unit,
+          h, count);
+  }
+
+  template <class T>
+  const T* at(int64_t offset) const {
+    return reinterpret_cast<const T*>(base_ + offset);
+  }
+  const A* input(int64_t token) const { return at<A>(layout_.input(token)); }
+
+  const PackedHeader& h_;
+  const int64_t slots_;
+  const PackedLayout<Panel> layout_;
+  const char* base_;
+  LayerStates<A> states_[2];
+  LayerStates<A>* now_ = &states_[0];
+  LayerStates<A>* after_ = &states_[1];
+  bool upward_ = true;
+  Scratch<A> unprojected_;  // [slots, H]
+  Scratch<A> logits_;       // [slots, padded V]
+};
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s

@@ -1,0 +1,21 @@
+"""The whole generation in one call: embedding, layers, projection, choice, feedback.
+
+`pack_decoder` stores a decoder's weights, `initial_state` says where to begin, `decode` generates.
+`pack_encoder` and `read` are for an LSTM that only reads. Semantics, random numbers, formats and
+limits: docs/decode.md.
+"""
+
+from __future__ import annotations
+
+from fast_s2s.decoding.api import DecodeResult as DecodeResult
+from fast_s2s.decoding.api import DecodeState as DecodeState
+from fast_s2s.decoding.api import decode as decode
+from fast_s2s.decoding.api import initial_state as initial_state
+from fast_s2s.decoding.api import read as read
+from fast_s2s.decoding.automaton import Automaton as Automaton
+from fast_s2s.decoding.options import DecodeOptions as DecodeOptions
+from fast_s2s.decoding.weights import DecoderWeights as DecoderWeights
+from fast_s2s.decoding.weights import LayerWeights as LayerWeights
+from fast_s2s.decoding.weights import PackedDecoder as PackedDecoder
+from fast_s2s.decoding.weights import pack_decoder as pack_decoder
+from fast_s2s.decoding.weights import pack_encoder as pack_encoder

@@ -1,0 +1,219 @@
+"""`decode` with names, checks and defaults: what `generate` is made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s.checks import check_integer, check_tensor, check_token_ids
+from fast_s2s.decoding.contract import (
+    Counts,
+    Decoder,
+    Hypotheses,
+    State,
+    Strategy,
+    join_state,
+    split_state,
+)
+from fast_s2s.decoding.options import DecodeOptions, most_steps, op_numbers, op_rules
+from fast_s2s.decoding.weights import PackedDecoder
+
+# the op makes room for all its steps
+_STEPS_AT_ONCE = 1024
+
+
+class DecodeState(NamedTuple):
+    """Where a generation stands: `State` and, in a beam search, `Hypotheses`, of all B·W slots."""
+
+    slots: State
+    hypotheses: Hypotheses | None = None
+
+    def select(self, rows: Tensor, width: int) -> DecodeState:
+        """These rows, (any number,) int64, each with its `width` slots; repeats are fine."""
+        slots = (rows.unsqueeze(1) * width + torch.arange(width, device=rows.device)).flatten()
+        return DecodeState(
+            self.slots._replace(**_selected(self.slots, slots)),
+            self.hypotheses and self.hypotheses._replace(**_selected(self.hypotheses, slots)),
+        )
+
+
+class DecodeResult(NamedTuple):
+    """What was generated: N = B · num_return_sequences, a row's sequences side by side.
+
+    tokens:       (N, 1 + T) int64, the token begun from, what was chosen, pad; T is the longest
+    lengths:      (N,) int64, tokens chosen, prefix and eos included
+    token_scores: (N, T) float64, log-probability of each; beams: what each added to the score
+    scores:       (N,) float64, of a sequence: their sum, in a beam search over its length to the
+                  power of length_penalty; -inf for a row stuck, or a beam search's empty places
+    state:        to go on from
+    done:         whether every row has ended or reached its limit
+    steps:        steps this call took
+    slot_steps:   slots computed, summed over the steps: the work done
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    token_scores: Tensor
+    scores: Tensor
+    state: DecodeState
+    done: bool
+    steps: int
+    slot_steps: int
+
+
+def initial_state(
+    decoder: Decoder,
+    h: Tensor,
+    c: Tensor,
+    token: Tensor | int,
+    options: DecodeOptions,
+    node: Tensor | None = None,
+) -> DecodeState:
+    """Where generation begins.
+
+    h, c:  (L, B, R), (L, B, H), of any floating-point type
+    token: (B,) int64 or one for all, the first input
+    node:  (B,) int64, the automaton's state; default 0
+
+    Raises TypeError or ValueError naming the argument that does not fit.
+    """
+    batch = h.size(1) if isinstance(h, Tensor) and h.dim() == 3 else None
+    device, layers = decoder.device, decoder.num_layers
+    check_tensor("h", h, "(L, B, R)", (layers, batch, decoder.output_size), None, device)
+    check_tensor("c", c, "(L, B, H)", (layers, batch, decoder.hidden_size), None, device)
+    assert batch is not None
+    if not isinstance(token, Tensor):
+        check_integer("token", token, 0)
+        token = torch.full((batch,), token, device=device)
+    check_tensor("token", token, "(B,)", (batch,), torch.int64, device)
+    check_token_ids("token", token, decoder.vocab_size)
+    if node is None:
+        node = token.new_zeros(batch)
+    check_tensor("node", node, "(B,)", (batch,), torch.int64, device)
+    width = options.width
+
+    def spread(values: Tensor, dim: int = 0) -> Tensor:
+        return values if width == 1 else values.repeat_interleave(width, dim)
+
+    count = batch * width
+    score = torch.zeros(count, dtype=torch.float64, device=device)
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
+    state = State(
+        h=spread(h.detach().to(decoder.acc), 1),
+        c=spread(c.detach().to(decoder.acc), 1),
+        tokens=spread(token).unsqueeze(1),
+        token_scores=score.new_zeros(count, 0),
+        position=node.new_zeros(count),
+        score=score,
+        finished=finished,
+        node=spread(node),
+    )
+    if options.strategy != Strategy.BEAM:
+        return DecodeState(state)
+    # the first beam alone: others would be the same again
+    finished.view(batch, width)[:, 1:] = True
+    score.view(batch, width)[:, 1:] = -torch.inf
+    hypotheses = Hypotheses(
+        h=torch.zeros_like(state.h),
+        c=torch.zeros_like(state.c),
+        tokens=torch.full_like(state.tokens, options.pad_token_id),
+        token_scores=state.token_scores.clone(),
+        position=state.position.clone(),
+        score=torch.full_like(score, -torch.inf),
+        node=torch.full_like(state.node, -1),
+    )
+    return DecodeState(state, hypotheses)
+
+
+@torch.no_grad()
+def decode(
+    decoder: Decoder,
+    state: DecodeState,
+    options: DecodeOptions,
+    max_steps: int | None = None,
+) -> DecodeResult:
+    """Generate from `state`, which is left as it is, until all rows end or `max_steps` are taken.
+
+    Going on from the result's state with the same options gives what one call would have given.
+
+    Raises TypeError or ValueError naming the argument that does not fit.
+    """
+    rules = op_rules(decoder, options, state.slots.position.size(0))
+    numbers = op_numbers(options)
+    wanted = most_steps(options, rules)
+    if max_steps is not None:
+        check_integer("max_steps", max_steps, 0)
+        wanted = min(wanted, max_steps)
+    steps = slot_steps = 0
+    while True:
+        most = min(wanted - steps, _STEPS_AT_ONCE)
+        tensors = decoder.run(join_state(*state), list(rules), *numbers, most)
+        counts = Counts(*tensors[-1].tolist())
+        steps, slot_steps = steps + counts.steps, slot_steps + counts.slot_steps
+        state = DecodeState(*_trimmed(*split_state(tensors[:-1]), counts.longest))
+        if counts.left == 0 or steps == wanted:
+            done = counts.left == 0
+            return DecodeResult(*_returned(state, options), state, done, steps, slot_steps)
+
+
+def read(
+    packed: PackedDecoder, h: Tensor, c: Tensor, tokens: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The states after reading tokens, without choosing any: packed weights as an encoder.
+
+    h, c:    (L, B, R), (L, B, H), of any floating-point type
+    tokens:  (B, T) int64, padded
+    lengths: (B,) int64 in 0..T; default T
+
+    Returns h, c. Raises TypeError or ValueError naming the argument that does not fit.
+    """
+    batch = h.size(1) if isinstance(h, Tensor) and h.dim() == 3 else None
+    check_tensor("tokens", tokens, "(B, T)", (batch, None), torch.int64, packed.device)
+    if not tokens.size(1):
+        return h.to(packed.acc), c.to(packed.acc)
+    # a token is read when the next one is to be chosen: one more, of any kind
+    prefix = torch.cat((tokens[:, 1:], torch.zeros_like(tokens[:, :1])), dim=1)
+    options = DecodeOptions(max_new_tokens=0, prefix=prefix, prefix_lengths=lengths)
+    result = decode(packed, initial_state(packed, h, c, tokens[:, 0], options), options)
+    return result.state.slots.h, result.state.slots.c
+
+
+def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:
+    return {
+        name: values.index_select(1 if name in ("h", "c") else 0, slots)
+        for name, values in part._asdict().items()
+    }
+
+
+def _trimmed(
+    slots: State, hypotheses: Hypotheses | None, longest: int
+) -> tuple[State, Hypotheses | None]:
+    """Without columns that no sequence reaches."""
+    return (
+        slots._replace(**_columns(slots, longest)),
+        hypotheses and hypotheses._replace(**_columns(hypotheses, longest)),
+    )
+
+
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
+
+
+def _columns(part: State | Hypotheses, count: int) -> dict[str, Tensor]:
+    return {
+        "tokens": part.tokens[:, : 1 + count],
+        "token_scores": part.token_scores[:, :count],
+    }
+
+
+def _returned(state: DecodeState, options: DecodeOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    part: State | Hypotheses = state.slots if state.hypotheses is None else state.hypotheses
+    count, width = options.num_return_sequences, options.width
+    tokens, lengths, token_scores, scores = (
+        values if count == width else values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
+        for values in (part.tokens, part.position, part.token_scores, part.score)
+    )
+    longest = _longest(lengths)
+    return tokens[:, : 1 + longest], lengths, token_scores[:, :longest], scores

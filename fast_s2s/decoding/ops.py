@@ -1,0 +1,60 @@
+"""The ops `decode_pack` and `decode`: schema and fake kernels. They have no gradients.
+
+Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fast_s2s.decoding.contract import join_state, split_state
+
+# kept alive for the life of the process: the schemas go when it does
+_library = torch.library.Library("fast_s2s", "FRAGMENT")
+_library.define(
+    "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
+    "int num_layers, bool projected, bool table) -> Tensor"
+)
+_library.define(
+    "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
+    "int max_steps) -> Tensor[]"
+)
+
+
+@torch.library.register_fake("fast_s2s::decode_pack")  # type: ignore[untyped-decorator]
+def _(
+    matrices: list[Tensor],
+    scales: list[Tensor],
+    biases: list[Tensor],
+    inputs: Tensor,
+    num_layers: int,
+    projected: bool,
+    table: bool,
+) -> Tensor:
+    # the size depends on the machine's vectors
+    size = torch.library.get_ctx().new_dynamic_size()
+    return inputs.new_empty(size, dtype=torch.uint8)
+
+
+@torch.library.register_fake("fast_s2s::decode")  # type: ignore[untyped-decorator]
+def _(
+    packed: Tensor,
+    state: list[Tensor],
+    rules: list[Tensor],
+    options: list[int],
+    parameters: list[float],
+    max_steps: int,
+) -> list[Tensor]:
+    begin, hypotheses = split_state(state)
+
+    def grown(values: Tensor) -> Tensor:
+        return values.new_empty(values.size(0), values.size(1) + max_steps)
+
+    begin = begin._replace(tokens=grown(begin.tokens), token_scores=grown(begin.token_scores))
+    if hypotheses is not None:
+        hypotheses = hypotheses._replace(
+            tokens=grown(hypotheses.tokens), token_scores=grown(hypotheses.token_scores)
+        )
+    counts = begin.position.new_empty(4)
+    return [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)] + [counts]

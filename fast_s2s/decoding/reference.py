@@ -1,0 +1,212 @@
+"""The op `decode` in plain torch: the definition of correctness and the fallback on any device.
+
+Takes and returns what `fast_s2s.decoding.contract` names. All slots are computed at every step;
+which of them count is the same as in the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s.decoding import choice
+from fast_s2s.decoding.beam import BeamSearch
+from fast_s2s.decoding.choice import Candidates
+from fast_s2s.decoding.contract import (
+    Counts,
+    Hypotheses,
+    Options,
+    Parameters,
+    Rules,
+    State,
+    Strategy,
+    split_state,
+)
+
+
+class DenseLayer(NamedTuple):
+    """w_ih (4H, I), w_hh (4H, R), bias (4H,): b_ih + b_hh, w_hr (R, H) or None."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    bias: Tensor
+    w_hr: Tensor | None
+
+
+class DenseDecoder(NamedTuple):
+    """Weights as they are multiplied, all of type acc: embedding (V, E), output (V, R), (V,)."""
+
+    embedding: Tensor
+    layers: tuple[DenseLayer, ...]
+    output_weight: Tensor
+    output_bias: Tensor
+
+
+def decode(
+    decoder: DenseDecoder,
+    state: Sequence[Tensor],
+    rules: Sequence[Tensor],
+    options: Sequence[int],
+    parameters: Sequence[float],
+    max_steps: int,
+) -> list[Tensor]:
+    """Up to `max_steps` tokens for every row: `State`, in a beam search `Hypotheses`, and counts,
+    as one list.
+    """
+    begin, hypotheses = split_state(state)
+    search = Search(
+        decoder, begin, hypotheses, Rules(*rules), Options(*options), Parameters(*parameters)
+    )
+    return search.run(max_steps)
+
+
+def step(decoder: DenseDecoder, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    """token (N,), h (L, N, R), c (L, N, H) -> logits (N, V), h, c. Formula: `torch.nn.LSTM`."""
+    x = decoder.embedding[token]
+    hs, cs = [], []
+    for index, layer in enumerate(decoder.layers):
+        gates = x @ layer.w_ih.t() + h[index] @ layer.w_hh.t() + layer.bias
+        i, f, g, o = gates.chunk(4, dim=1)
+        cell = f.sigmoid() * c[index] + i.sigmoid() * g.tanh()
+        x = o.sigmoid() * cell.tanh()
+        if layer.w_hr is not None:
+            x = x @ layer.w_hr.t()
+        hs.append(x)
+        cs.append(cell)
+    logits = x @ decoder.output_weight.t() + decoder.output_bias
+    return logits, torch.stack(hs), torch.stack(cs)
+
+
+def _largest(values: Tensor) -> int:
+    return int(values.max()) if values.numel() else 0
+
+
+class Search:
+    """One call: the state as it changes from step to step.
+
+    A loop with a model, rules or eyes of its own overrides `compute`, `process` or `observe`.
+    """
+
+    def __init__(
+        self,
+        decoder: DenseDecoder,
+        state: State,
+        hypotheses: Hypotheses | None,
+        rules: Rules,
+        options: Options,
+        parameters: Parameters,
+    ) -> None:
+        self.decoder, self.rules, self.options = decoder, rules, options
+        self.parameters = parameters
+        # not the caller's tensors: they change in place
+        self.state = State(*(tensor.clone() for tensor in state))
+        self.beams = (
+            None if hypotheses is None else BeamSearch(hypotheses, rules, options, parameters)
+        )
+        width = options.width
+        count = state.position.size(0)
+        device = state.position.device
+        self.slot = torch.arange(count, device=device) % width
+        rows = torch.arange(count, device=device) // width
+        self.prefix_lengths = rules.prefix_lengths[rows]
+        self.prefix = rules.prefix[rows]
+        self.limits = rules.limits[rows]
+        self.seeds = rules.seeds[rows] if rules.seeds.numel() else torch.zeros_like(rows)
+
+    def run(self, max_steps: int) -> list[Tensor]:
+        self.state = self.state._replace(
+            tokens=choice.grow(self.state.tokens, max_steps, self.options.pad),
+            token_scores=choice.grow(self.state.token_scores, max_steps, 0.0),
+        )
+        if self.beams is not None:
+            self.state = self.beams.begin(self.state, max_steps)
+        steps = computed = 0
+        for _ in range(max_steps):
+            running = self.running()
+            if not running.any():
+                break
+            steps += 1
+            computed += int(running.sum())
+            self.take_step(running)
+        found = None if self.beams is None else self.beams.hypotheses
+        return [*self.state, *(found or ()), self.counts(steps, computed)]
+
+    def counts(self, steps: int, computed: int) -> Tensor:
+        position = self.state.position
+        ends = self.limits + self.prefix_lengths
+        left = (ends - position).masked_fill(self.state.finished, 0).clamp(min=0)
+        positions = position if self.beams is None else self.beams.hypotheses.position
+        longest = max(_largest(position), _largest(positions))
+        counts = Counts(steps, computed, _largest(left), longest)
+        return torch.tensor(counts, device=position.device)
+
+    def running(self) -> Tensor:
+        """(N,) bool: slots that neither ended nor reached their limit."""
+        new = self.state.position - self.prefix_lengths
+        return ~self.state.finished & (new < self.limits)
+
+    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """As `step`."""
+        return step(self.decoder, token, h, c)
+
+    def process(self, scores: Tensor, at: Candidates) -> Tensor:
+        """As `choice.process`."""
+        return choice.process(scores, at, self.rules, self.options, self.parameters)
+
+    def observe(self, logits: Tensor, scores: Tensor) -> None:
+        """Called with the logits (N, V) and the scores that choices are made by."""
+
+    def take_step(self, running: Tensor) -> None:
+        state = self.state
+        last = state.tokens.gather(1, state.position.unsqueeze(1)).squeeze(1)
+        # an empty slot's tokens are pad, which may be no token of the vocabulary
+        last = last.where(running, 0)
+        logits, h, c = self.compute(last, state.h, state.c)
+        keep = running.view(1, -1, 1)
+        state = state._replace(h=h.where(keep, state.h), c=c.where(keep, state.c))
+        candidates = Candidates(
+            state.tokens,
+            state.position,
+            state.node,
+            self.prefix,
+            self.prefix_lengths,
+            self.limits,
+        )
+        scores = choice.finite(logits)
+        beam = self.options.strategy == Strategy.BEAM
+        if beam:
+            scores = choice.log_softmax(scores)
+        scores = self.process(scores, candidates)
+        if beam and self.options.renormalize:
+            scores = choice.log_softmax(scores)
+        elif self.options.strategy == Strategy.SAMPLE:
+            scores = choice.warp(scores, self.options, self.parameters)
+        self.observe(logits, scores)
+        if self.beams is not None:
+            self.state = self.beams.advance(state, scores, running)
+            return
+        self.state = self._append(state, scores, running)
+
+    def _append(self, state: State, scores: Tensor, running: Tensor) -> State:
+        """One token more for every running slot: the best, by the lowest id among equals."""
+        noisy = scores
+        if self.options.strategy == Strategy.SAMPLE:
+            noisy = scores + choice.gumbel(self.seeds, state.position, self.slot, scores.size(1))
+        token = choice.first_best(noisy)
+        chosen = choice.log_softmax(scores).gather(1, token.unsqueeze(1)).squeeze(1)
+        stuck = running & (scores == -torch.inf).all(1)
+        goes_on = running & ~stuck
+        index = state.position.unsqueeze(1)
+        in_prefix = state.position < self.prefix_lengths
+        ended = goes_on & torch.isin(token, self.rules.eos) & ~in_prefix
+        return state._replace(
+            tokens=choice.put(state.tokens, index + 1, token, goes_on),
+            token_scores=choice.put(state.token_scores, index, chosen, goes_on),
+            position=state.position + goes_on,
+            score=(state.score + chosen.where(goes_on, 0.0)).masked_fill(stuck, -torch.inf),
+            finished=state.finished | ended | stuck,
+            node=choice.follow(self.rules, state.node, token).where(goes_on, state.node),
+        )

@@ -1,0 +1,283 @@
+"""A decoder's weights, stored in a type of choice and packed once for many calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s import backends
+from fast_s2s.checks import check_tensor
+from fast_s2s.decoding import ops as ops
+from fast_s2s.decoding import reference
+from fast_s2s.decoding.reference import DenseDecoder, DenseLayer
+from fast_s2s.reference import accumulate_dtype
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
+TABLE_MODES = ("auto", "on", "off")
+
+# a larger embedding table is not worth its memory, by default
+_TABLE_BYTES = 64 * 2**20
+
+
+class LayerWeights(NamedTuple):
+    """One layer, as in `torch.nn.LSTM`: w_ih (4H, I), w_hh (4H, R), biases (4H,), w_hr (R, H)."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None = None
+    b_hh: Tensor | None = None
+    w_hr: Tensor | None = None
+
+
+class DecoderWeights(NamedTuple):
+    """An LSTM decoder: embedding (V, E), layers, output projection (V, R) and its bias (V,).
+
+    Tied embeddings are the same tensor twice.
+    """
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    output_weight: Tensor
+    output_bias: Tensor | None = None
+
+
+class Stored(NamedTuple):
+    """A matrix in its stored type; `scale` (rows,) float32 multiplies the rows of an int8 one."""
+
+    values: Tensor
+    scale: Tensor | None
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        values = self.values.to(dtype)
+        return values if self.scale is None else values * self.scale.to(dtype).unsqueeze(1)
+
+
+def store(weight: Tensor, dtype: torch.dtype) -> Stored:
+    """`weight` (rows, columns) in `dtype`. int8: each row by round(127 · w / max |w|)."""
+    weight = weight.detach()
+    if dtype != torch.int8:
+        return Stored(weight.to(dtype), None)
+    weight = weight.float()
+    scale = weight.abs().amax(1) / 127
+    values = weight / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
+    return Stored(values.round().to(torch.int8), scale)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedDecoder:
+    """Weights ready for `decode`. Made by `pack_decoder`; later changes of a model do not reach it.
+
+    dtype:     of the matrices: float32, float64, bfloat16 or int8
+    acc:       of states, biases, embeddings and sums: float64 for float64, else float32
+    table:     whether layer 0 looks up embedding · W_ihᵀ + bias instead of multiplying
+    embedding: acc (V, E)
+    layers:    (w_ih, w_hh, w_hr or None) per layer
+    biases:    acc, (4H,) per layer, b_ih + b_hh, then (V,)
+    output:    (V, R)
+    """
+
+    dtype: torch.dtype
+    table: bool
+    embedding: Tensor
+    layers: tuple[tuple[Stored, Stored, Stored | None], ...]
+    biases: tuple[Tensor, ...]
+    output: Stored
+
+    @property
+    def acc(self) -> torch.dtype:
+        return accumulate_dtype(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def backend(self) -> str:
+        """What serves this decoder's tensors: see `fast_s2s.backends`."""
+        return backends.current(self.device.type, self.acc).backend
+
+    @property
+    def vocab_size(self) -> int:
+        return self.output.values.size(0)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.layers[0][1].values.size(0) // 4
+
+    @property
+    def output_size(self) -> int:
+        """Of each layer: hidden_size, or that of the projection."""
+        return self.output.values.size(1)
+
+    def run(
+        self,
+        state: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+        max_steps: int,
+    ) -> list[Tensor]:
+        """The op `decode`, or its reference."""
+        if self.backend == "reference":
+            return reference.decode(self.dense, state, rules, options, parameters, max_steps)
+        return torch.ops.fast_s2s.decode.default(
+            self.packed, state, rules, options, parameters, max_steps
+        )
+
+    @functools.cached_property
+    def dense(self) -> DenseDecoder:
+        """For the reference: the stored numbers, all in acc."""
+        layers = tuple(
+            DenseLayer(
+                w_ih.dense(self.acc),
+                w_hh.dense(self.acc),
+                bias,
+                None if w_hr is None else w_hr.dense(self.acc),
+            )
+            for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
+        )
+        return DenseDecoder(self.embedding, layers, self.output.dense(self.acc), self.biases[-1])
+
+    @functools.cached_property
+    def packed(self) -> Tensor:
+        """For the native op: uint8, laid out for this machine's vectors; not a file format."""
+        matrices = [matrix for layer in self.layers for matrix in layer if matrix is not None]
+        inputs = self.embedding
+        if self.table:
+            inputs = inputs @ matrices.pop(0).dense(self.acc).t() + self.biases[0]
+        matrices.append(self.output)
+        return torch.ops.fast_s2s.decode_pack(
+            [matrix.values for matrix in matrices],
+            [matrix.scale for matrix in matrices if matrix.scale is not None],
+            list(self.biases),
+            inputs,
+            self.num_layers,
+            self.layers[0][2] is not None,
+            self.table,
+        )
+
+
+@torch.no_grad()
+def pack_decoder(
+    weights: DecoderWeights, dtype: torch.dtype | None = None, table: str = "auto"
+) -> PackedDecoder:
+    """Weights for `decode`, stored as `dtype`.
+
+    dtype: float32, float64, bfloat16, or int8 with a scale for each row; default: that of the
+           output projection's weight, float32 for float16. States and sums are float64 for
+           float64, else float32
+    table: whether layer 0 looks up embedding · W_ihᵀ + bias, (V, 4H) numbers, instead of
+           multiplying: "auto" does up to 64 MiB; "on" or "off"
+
+    Raises TypeError or ValueError naming what does not fit.
+    """
+    _check_weights(weights)
+    if dtype is None:
+        own = weights.output_weight.dtype
+        dtype = torch.float32 if own == torch.float16 else own
+    if dtype not in DTYPES:
+        names = ", ".join(str(known) for known in DTYPES)
+        raise ValueError(f"dtype: expected one of {names}, got {dtype!r}")
+    if table not in TABLE_MODES:
+        raise ValueError(f"table: expected one of {', '.join(TABLE_MODES)}, got {table!r}")
+    acc = accumulate_dtype(dtype)
+    vocab_size = weights.output_weight.size(0)
+    gates = weights.layers[0].w_hh.size(0)
+    small = vocab_size * gates * acc.itemsize <= _TABLE_BYTES
+    biases = [_bias(layer, acc) for layer in weights.layers]
+    output_bias = weights.output_bias
+    if output_bias is None:
+        output_bias = torch.zeros(vocab_size, device=weights.output_weight.device)
+    layers = tuple(
+        (
+            store(layer.w_ih, dtype),
+            store(layer.w_hh, dtype),
+            None if layer.w_hr is None else store(layer.w_hr, dtype),
+        )
+        for layer in weights.layers
+    )
+    decoder = PackedDecoder(
+        dtype=dtype,
+        table=table == "on" or (table == "auto" and small),
+        embedding=weights.embedding.detach().to(acc),
+        layers=layers,
+        biases=(*biases, output_bias.detach().to(acc)),
+        output=store(weights.output_weight, dtype),
+    )
+    if decoder.backend == "native":
+        # now, rather than in the first call
+        _ = decoder.packed
+    return decoder
+
+
+def pack_encoder(
+    embedding: Tensor,
+    layers: Sequence[LayerWeights],
+    dtype: torch.dtype | None = None,
+    table: str = "auto",
+) -> PackedDecoder:
+    """Layers over an embedding (V, E), for `read`. As `pack_decoder`, without an output."""
+    if not isinstance(embedding, Tensor):
+        raise TypeError(f"embedding: expected a tensor, got {type(embedding).__name__}")
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    output = embedding.new_zeros(embedding.size(0), layers[0].w_hh.size(1))
+    return pack_decoder(DecoderWeights(embedding, tuple(layers), output), dtype, table)
+
+
+def _bias(layer: LayerWeights, acc: torch.dtype) -> Tensor:
+    total = torch.zeros(layer.w_hh.size(0), dtype=acc, device=layer.w_hh.device)
+    for bias in (layer.b_ih, layer.b_hh):
+        if bias is not None:
+            total = total + bias.detach().to(acc)
+    return total
+
+
+def _check_weights(weights: DecoderWeights) -> None:
+    if not isinstance(weights, DecoderWeights):
+        raise TypeError(f"weights: expected DecoderWeights, got {type(weights).__name__}")
+    output, embedding = weights.output_weight, weights.embedding
+    if not isinstance(output, Tensor):
+        raise TypeError(f"output_weight: expected a tensor, got {type(output).__name__}")
+    device = output.device
+
+    def check(name: str, value: Tensor, axes: str, *sizes: int | None) -> None:
+        check_tensor(name, value, axes, sizes, None, device)
+        if not value.dtype.is_floating_point:
+            raise ValueError(f"{name}: expected a floating-point dtype, got {value.dtype}")
+
+    check("output_weight", output, "(V, R)", None, None)
+    check("embedding", embedding, "(V, E)", output.size(0), None)
+    if weights.output_bias is not None:
+        check("output_bias", weights.output_bias, "(V,)", output.size(0))
+    if not weights.layers:
+        raise ValueError("layers: expected at least one, got none")
+    size, outputs = embedding.size(1), output.size(1)
+    projected = weights.layers[0].w_hr is not None
+    hidden = weights.layers[0].w_hh.size(0) // 4
+    for index, layer in enumerate(weights.layers):
+        name = f"layers[{index}]"
+        check(f"{name}.w_ih", layer.w_ih, "(4H, I)", 4 * hidden, size)
+        check(f"{name}.w_hh", layer.w_hh, "(4H, R)", 4 * hidden, outputs)
+        for part in ("b_ih", "b_hh"):
+            bias = getattr(layer, part)
+            if bias is not None:
+                check(f"{name}.{part}", bias, "(4H,)", 4 * hidden)
+        if projected != (layer.w_hr is not None):
+            raise ValueError(f"{name}.w_hr: expected one in every layer or in none")
+        if layer.w_hr is not None:
+            check(f"{name}.w_hr", layer.w_hr, "(R, H)", outputs, hidden)
+        elif outputs != hidden:
+            raise ValueError(
+                f"output_weight: expected (V, H) with H = {hidden}, got {tuple(output.shape)}"
+            )
+        size = outputs

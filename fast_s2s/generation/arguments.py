@@ -1,0 +1,243 @@
+"""The arguments of `generate`: checked, and with defaults in place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s.checks import (
+    check_bool as check_bool,
+)
+from fast_s2s.checks import (
+    check_integer,
+    check_lengths,
+    check_sequence,
+    check_tensor,
+    check_token_ids,
+)
+from fast_s2s.configuration import (
+    DECODER_DTYPES,
+    GenerationConfig,
+    Seq2SeqConfig,
+    check_special_tokens_fit,
+)
+from fast_s2s.decoding import Automaton
+from fast_s2s.generation.search import Request
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationConfig)}
+_LENGTHS = ("max_length", "min_length")
+
+
+class Resolved(NamedTuple):
+    """The options of a call; what may be a tensor, or depends on the prefix, is apart."""
+
+    config: GenerationConfig
+    limits: Tensor | None
+    seeds: Tensor | None
+    lengths: dict[str, int]
+
+
+def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size: int) -> Resolved:
+    """`config` with the options of a call.
+
+    Raises TypeError or ValueError naming the one that does not fit.
+    """
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(
+            f"generation_config: expected a GenerationConfig, got {type(config).__name__}"
+        )
+    unknown = sorted(options.keys() - _DEFAULTS.keys() - {*_LENGTHS})
+    if unknown:
+        raise TypeError(
+            f"generate: expected fields of GenerationConfig as further arguments, got "
+            f"{', '.join(unknown)}"
+        )
+    # None is the default, but where it says that a rule is off
+    given = {
+        name: value
+        for name, value in options.items()
+        if value is not None or _DEFAULTS.get(name, 0) is None
+    }
+    lengths = {name: given.pop(name) for name in _LENGTHS if name in given}
+    for name, new in zip(_LENGTHS, ("max_new_tokens", "min_new_tokens"), strict=True):
+        if name in lengths:
+            check_integer(name, lengths[name], 0)
+            if new in given:
+                raise ValueError(f"{name}: expected None beside {new}, got both")
+    limits, seeds = (
+        given.pop(name) if isinstance(given.get(name), Tensor) else None
+        for name in ("max_new_tokens", "seed")
+    )
+    if limits is not None or "max_length" in lengths:
+        # the rows' own limits are the limits
+        given["max_new_tokens"] = max(config.max_new_tokens, given.get("min_new_tokens", 1), 1)
+    config = dataclasses.replace(config, **given) if given else config
+    check_special_tokens_fit(config, tgt_vocab_size)
+    for name in ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"):
+        _check_vocabulary(name, getattr(config, name), tgt_vocab_size)
+    _check_vocabulary("forced_eos_token_id", config.forced_eos_token_id, tgt_vocab_size)
+    for word in config.bad_words_ids or ():
+        _check_vocabulary("bad_words_ids", word, tgt_vocab_size)
+    return Resolved(config, limits, seeds, lengths)
+
+
+def callables(name: str, value: Any) -> list[Any]:
+    """None, a callable or a list of them, as a list.
+
+    Raises TypeError for anything else.
+    """
+    given = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    for each in given:
+        if not callable(each):
+            raise TypeError(f"{name}: expected a callable or a list, got {type(each).__name__}")
+    return given
+
+
+def request(
+    resolved: Resolved,
+    batch: int,
+    device: torch.device,
+    vocab_size: int,
+    prefix: Tensor | None,
+    prefix_lengths: Tensor | Sequence[int] | None,
+    constraint: Any,
+    streamer: Any,
+    *,
+    resumed: bool,
+) -> Request:
+    """All arguments that depend on the batch.
+
+    Raises TypeError or ValueError naming the one that does not fit.
+    """
+    config = resolved.config
+    lengths = _prefix(prefix, prefix_lengths, batch, device, vocab_size)
+    config = _total_lengths(resolved, prefix, lengths, resumed=resumed)
+    per_row = resolved.limits
+    if per_row is not None:
+        check_tensor("max_new_tokens", per_row, "(batch,)", (batch,), torch.int64, device)
+        if per_row.numel() and int(per_row.min()) < 1:
+            raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(per_row.min())}")
+    return Request(
+        config=config,
+        max_new_tokens=config.max_new_tokens if per_row is None else per_row,
+        seeds=_seeds(config, resolved.seeds, batch, device),
+        prefix=prefix,
+        prefix_lengths=lengths,
+        automaton=_automaton(constraint, vocab_size),
+        streamer=streamer,
+    )
+
+
+def with_decoder_dtype(config: Seq2SeqConfig, dtype: torch.dtype | str | None) -> Seq2SeqConfig:
+    """Raises ValueError unless weights may be stored so."""
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and name not in DECODER_DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DECODER_DTYPES)}, got {dtype!r}")
+    return dataclasses.replace(config, decoder_dtype=name)
+
+
+def row_seeds(seed: int, batch: int, first: int = 0) -> Tensor:
+    """(batch,) int64: a stream of random numbers for each row, counted from `first`, whatever the
+    batch.
+
+    splitmix64 of Steele et al. 2014, https://doi.org/10.1145/2714064.2660195, at the row's index.
+    """
+    x = seed + (torch.arange(first, first + batch) + 1) * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return x ^ _shifted(x, 31)
+
+
+def _signed(word: int) -> int:
+    return word - 2**64
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    # torch shifts signed numbers arithmetically
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def _seeds(
+    config: GenerationConfig, seeds: Tensor | None, batch: int, device: torch.device
+) -> Tensor | None:
+    if seeds is not None:
+        check_tensor("seed", seeds, "(batch,)", (batch,), torch.int64, device)
+    if not config.do_sample:
+        return None
+    if seeds is None and config.seed is not None:
+        seeds = row_seeds(config.seed, batch)
+    if seeds is None:
+        seeds = torch.randint(2**62, (batch,))
+    return seeds.to(device)
+
+
+def _prefix(
+    prefix: Any, lengths: Any, batch: int, device: torch.device, vocab_size: int
+) -> Tensor | None:
+    if prefix is None:
+        if lengths is not None:
+            raise ValueError("prefix_lengths: expected None without a prefix")
+        return None
+    check_tensor("prefix", prefix, "(batch, steps)", (batch, None), torch.int64, device)
+    check_token_ids("prefix", prefix, vocab_size)
+    if lengths is None:
+        return None
+    return check_lengths("prefix_lengths", lengths, batch, prefix.size(1), device)
+
+
+def _total_lengths(
+    resolved: Resolved, prefix: Tensor | None, prefix_lengths: Tensor | None, *, resumed: bool
+) -> GenerationConfig:
+    """max_length and min_length, which count the first input and the prefix, as new tokens."""
+    config, given = resolved.config, resolved.lengths
+    if not given:
+        return config
+    if resumed or prefix_lengths is not None:
+        raise ValueError(
+            f"{', '.join(given)}: expected None beside state or prefix_lengths; use max_new_tokens "
+            "and min_new_tokens"
+        )
+    known = 1 + (0 if prefix is None else prefix.size(1))
+    most, least = (given.get(name) for name in _LENGTHS)
+    if most is not None and most <= known:
+        raise ValueError(
+            f"max_length: expected more than the {known} tokens that are given, got {most}"
+        )
+    changes: dict[str, int] = {}
+    if most is not None:
+        changes["max_new_tokens"] = most - known
+    if least is not None:
+        changes["min_new_tokens"] = max(least - known, 0)
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+# the automaton that was checked last, by its arrays: a server uses one for many calls
+_checked: tuple[Automaton, int] | None = None
+
+
+def _automaton(constraint: Any, vocab_size: int) -> Automaton | None:
+    global _checked
+    if constraint is None:
+        return None
+    if not isinstance(constraint, Automaton):
+        check_sequence("constraint", constraint, "token sequences, or an Automaton")
+        constraint = Automaton.from_sequences(constraint)
+        _check_vocabulary("constraint", constraint.arc_tokens.tolist(), vocab_size)
+        return constraint
+    known = _checked
+    same = known is not None and known[1] == vocab_size
+    if not (same and all(a is b for a, b in zip(constraint, known[0], strict=True))):  # type: ignore[index]
+        constraint.check(vocab_size)
+        _checked = (constraint, vocab_size)
+    return constraint
+
+
+def _check_vocabulary(name: str, tokens: Any, vocab_size: int) -> None:
+    ids = [] if tokens is None else [tokens] if isinstance(tokens, int) else tokens
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, got {token}")

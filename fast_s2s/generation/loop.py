@@ -1,0 +1,177 @@
+"""The step loop in Python, for what one native call cannot do: callables, scores of all tokens at
+each step, and dropout.
+
+It is the op's reference with a model, rules and eyes of its own, so all options mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fast_s2s.decoding.choice import Candidates
+from fast_s2s.decoding.contract import Options, Parameters, Rules, split_state
+from fast_s2s.decoding.reference import DenseDecoder, Search
+from fast_s2s.decoding.reference import step as dense_step
+
+# token (N,), h and c (layers, N, H) -> logits (N, V), h, c
+Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+# tokens so far (N, steps), scores (N, V) -> scores; as transformers' LogitsProcessor
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+# tokens so far (N, steps), scores of the steps before or None -> (N,) bool or one for all
+StoppingCriterion = Callable[..., Any]
+
+
+class StepDecoder:
+    """A `Decoder` that runs step by step, and keeps what it is told to.
+
+    scores, logits: of each step, (slots, V); None: not asked for
+    tokens:         of each step, the slots' tokens before it
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        sizes: tuple[int, int, int, int],
+        acc: torch.dtype,
+        device: torch.device,
+        processors: Sequence[LogitsProcessor] = (),
+        criteria: Sequence[StoppingCriterion] = (),
+        *,
+        output_scores: bool = False,
+        output_logits: bool = False,
+    ) -> None:
+        self.compute = compute
+        self.num_layers, self.hidden_size, self.output_size, self.vocab_size = sizes
+        self.acc, self.device = acc, device
+        self.processors, self.criteria = processors, criteria
+        self.scores: list[Tensor] | None = [] if output_scores else None
+        self.logits: list[Tensor] | None = [] if output_logits else None
+        self.tokens: list[Tensor] = []
+
+    def run(
+        self,
+        state: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+        max_steps: int,
+    ) -> list[Tensor]:
+        """As `fast_s2s.decoding.reference.decode`."""
+        return _Loop(self, state, rules, options, parameters).run(max_steps)
+
+    def process(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """What the callables make of the scores."""
+        for processor in self.processors:
+            changed = processor(tokens, scores)
+            if not isinstance(changed, Tensor) or changed.shape != scores.shape:
+                shape = tuple(changed.shape) if isinstance(changed, Tensor) else None
+                raise ValueError(
+                    f"logits_processor: expected {type(processor).__name__} to return scores "
+                    f"{tuple(scores.shape)}, got {shape or type(changed).__name__}"
+                )
+            scores = changed.to(scores.dtype)
+        return scores
+
+    def stops(self, tokens: Tensor) -> Tensor:
+        """(N,) bool: where any of the criteria says so."""
+        history = None if self.scores is None else tuple(self.scores)
+        stopped = torch.zeros(tokens.size(0), dtype=torch.bool, device=tokens.device)
+        for criterion in self.criteria:
+            answer = criterion(tokens, history)
+            if not isinstance(answer, (bool, Tensor)) or (
+                isinstance(answer, Tensor) and answer.shape not in ((), stopped.shape)
+            ):
+                raise ValueError(
+                    f"stopping_criteria: expected {type(criterion).__name__} to return a bool or "
+                    f"bools {tuple(stopped.shape)}, got {answer!r}"
+                )
+            stopped = stopped | answer
+        return stopped
+
+
+class _Loop(Search):
+    def __init__(
+        self,
+        owner: StepDecoder,
+        state: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+    ) -> None:
+        begin, hypotheses = split_state(state)
+        self.owner = owner
+        # no weights: `compute` is the owner's
+        weights: Any = None
+        named = Rules(*rules), Options(*options), Parameters(*parameters)
+        super().__init__(weights, begin, hypotheses, *named)
+        if self.beams is not None and owner.criteria:
+            self.beams.stops = lambda tokens: owner.stops(tokens).tolist()
+
+    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        logits, h, c = self.owner.compute(token, h, c)
+        return logits, h.to(self.owner.acc), c.to(self.owner.acc)
+
+    def process(self, scores: Tensor, at: Candidates) -> Tensor:
+        scores = super().process(scores, at)
+        tokens = self._so_far()
+        self.owner.tokens.append(tokens)
+        return self.owner.process(tokens, scores)
+
+    def observe(self, logits: Tensor, scores: Tensor) -> None:
+        for kept, values in ((self.owner.logits, logits), (self.owner.scores, scores)):
+            if kept is not None:
+                kept.append(values.float().clone())
+
+    def take_step(self, running: Tensor) -> None:
+        super().take_step(running)
+        if self.beams is None and self.owner.criteria:
+            stopped = self.owner.stops(self._so_far())
+            finished = self.state.finished | (stopped & running)
+            self.state = self.state._replace(finished=finished)
+
+    def _so_far(self) -> Tensor:
+        """Tokens up to the longest row's last."""
+        position = self.state.position
+        longest = int(position.max()) if position.numel() else 0
+        return self.state.tokens[:, : 1 + longest].clone()
+
+
+def dense_compute(decoder: DenseDecoder) -> Compute:
+    """One step with a pack's own numbers, as the native call computes them."""
+
+    def compute(token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, h, c = dense_step(decoder, token, h, c)
+        return logits, h, c
+
+    return compute
+
+
+def beam_indices(
+    before: Sequence[Tensor], sequences: Tensor, lengths: Tensor, begin: Tensor, width: int
+) -> Tensor:
+    """(N, T): the slot that each token was chosen in; -1 past the end.
+
+    before:    the slots' tokens before each step
+    sequences: (N, 1 + P + T) all tokens of what was found, the same number of every `width` slots'
+    lengths:   (N,), how many of the T
+    begin:     (N,), P of each row
+
+    Beams of a row are different sequences, so a sequence tells in which slot it was at each step.
+    """
+    steps = sequences.size(1) - 1 - (int(begin.min()) if begin.numel() else 0)
+    found = torch.full((sequences.size(0), max(steps, 0)), -1, device=sequences.device)
+    if not before:
+        return found
+    per_row = sequences.size(0) // (before[0].size(0) // width)
+    for index, (tokens, length) in enumerate(zip(sequences, lengths.tolist(), strict=True)):
+        first = index // per_row * width
+        for step in range(min(length, len(before))):
+            known = 1 + int(begin[index]) + step
+            slots = before[step][first : first + width, :known]
+            same = (slots == tokens[:known]).all(1).nonzero()
+            found[index, step] = first + int(same[0])
+    return found

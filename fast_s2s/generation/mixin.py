@@ -1,0 +1,234 @@
+"""`GenerationMixin`: `generate` and `compile_decoder` of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fast_s2s.configuration import GenerationConfig, Seq2SeqConfig
+from fast_s2s.decoding import Automaton, DecoderWeights, PackedDecoder
+from fast_s2s.decoding.contract import Decoder
+from fast_s2s.generation import arguments, search
+from fast_s2s.generation.loop import Compute, StepDecoder, beam_indices, dense_compute
+from fast_s2s.generation.output import GenerateOutput
+from fast_s2s.generation.packing import PackedCache
+from fast_s2s.generation.state import DecoderState
+from fast_s2s.generation.streams import Streamer
+
+Model = TypeVar("Model", bound="GenerationMixin")
+
+
+class GenerationMixin:
+    """What a model inherits that can `encode` and has an LSTM decoder.
+
+    It gives `config`, `generation_config`, `device`, `dtype`, `training`, and
+    the methods at the end.
+    """
+
+    config: Seq2SeqConfig
+    generation_config: GenerationConfig
+    training: bool
+    _packed: PackedCache
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        src: Tensor | None = None,
+        src_lengths: Tensor | Sequence[int] | None = None,
+        *,
+        generation_config: GenerationConfig | None = None,
+        state: DecoderState | None = None,
+        return_state: bool = False,
+        prefix: Tensor | None = None,
+        prefix_lengths: Tensor | Sequence[int] | None = None,
+        constraint: Automaton | Sequence[Sequence[int]] | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        streamer: Streamer | Sequence[Streamer] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Generate until every row ended: greedily, by sampling, or by beam search.
+
+        In training mode dropout is on: call `eval()`.
+
+        src, src_lengths:  as in `forward`
+        generation_config: default `self.generation_config`
+        state:             instead of src: go on from what `generate`, `encode` or `forward` gave
+        return_state:      also return the state to go on from
+        prefix:            (B, M) int64, tokens that each row begins with, bos not among them
+        prefix_lengths:    (B,) integers in 0..M; default M
+        constraint:        what a row may be, from its first token on: an `Automaton`, or sequences
+                           of token ids, without eos, one of which it must be
+        logits_processor:  a callable or a list, (tokens so far, scores) -> scores
+        stopping_criteria: a callable or a list, (tokens so far, scores or None) -> bool (N,)
+        streamer:          with put and end, as in transformers; for several sequences a list
+        options:           any field of `GenerationConfig`; `max_new_tokens` may also be (B,) int64,
+                           one limit for each row; `seed` (B,) int64, one stream of random numbers
+                           for each row; `max_length`, `min_length` as in transformers
+
+        Callables, `output_scores`, `output_logits` and dropout make it a step loop in Python; all
+        else runs in the kernels.
+
+        Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
+        side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
+        state); with `return_dict_in_generate` a `GenerateOutput`, which has the state too. The
+        parts of a resumed generation join as `torch.cat((first, second[:, 1:]), dim=1)`.
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        resolved = arguments.resolve(
+            self.generation_config if generation_config is None else generation_config,
+            options,
+            self.config.tgt_vocab_size,
+        )
+        processors = arguments.callables("logits_processor", logits_processor)
+        criteria = arguments.callables("stopping_criteria", stopping_criteria)
+        arguments.check_bool("return_state", return_state)
+        if state is not None:
+            if src is not None or src_lengths is not None:
+                raise ValueError("state: expected None beside src or src_lengths, got both")
+            self._check_state(state)
+        elif src is None:
+            raise ValueError("src: expected a tensor, or a state to go on from, got neither")
+        else:
+            src_lengths = self._check_src(src, src_lengths)
+        batch = state.h.size(1) if state is not None else len(src)  # type: ignore[arg-type]
+        request = arguments.request(
+            resolved,
+            batch,
+            self.device,
+            self.config.tgt_vocab_size,
+            prefix,
+            prefix_lengths,
+            constraint,
+            streamer,
+            resumed=state is not None,
+        )
+        if state is None:
+            state = self._context(src, src_lengths)
+        config = request.config
+        decoder = self._decoder(config, processors, criteria)
+        with self._own_precision():
+            found = search.run(decoder, state, request)
+        if config.return_dict_in_generate:
+            return _output(found, decoder, request)
+        return (found.tokens, found.state) if return_state else found.tokens
+
+    def compile_decoder(self: Model, dtype: torch.dtype | str | None = None) -> Model:
+        """Pack the decoder's weights for serving, in a type of choice, and return the model.
+
+        dtype: torch.float32, torch.bfloat16, or torch.int8, which keeps a scale for each row; or
+               their names; default the parameters' own type
+
+        From then on `generate` multiplies by weights of this type; states and sums stay float32.
+        Weights that change later are packed again. The type is part of `config`, so
+        `save_pretrained` keeps it and `from_pretrained` packs once more: the file holds the
+        parameters themselves.
+
+        Raises ValueError for another type.
+        """
+        self.config = arguments.with_decoder_dtype(self.config, dtype)
+        self._packed.clear()
+        self._pack()
+        return self
+
+    def _pack(self) -> PackedDecoder:
+        name = self.config.decoder_dtype
+        dtype = None if name is None else getattr(torch, name)
+        return self._packed.get(self._decoder_weights(), dtype)
+
+    def _decoder(
+        self, config: GenerationConfig, processors: list[Any], criteria: list[Any]
+    ) -> Decoder:
+        dropout = self._dropout_is_on()
+        wanted = config.return_dict_in_generate
+        scores = wanted and config.output_scores
+        logits = wanted and config.output_logits
+        if not (dropout or processors or criteria or scores or logits):
+            return self._pack()
+        size = self.config
+        sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
+        compute: Compute
+        if dropout:
+            compute = self._compute
+            acc = torch.promote_types(self.dtype, torch.float32)
+        else:
+            packed = self._pack()
+            compute, acc = dense_compute(packed.dense), packed.acc
+        return StepDecoder(
+            compute,
+            sizes,
+            acc,
+            self.device,
+            processors,
+            criteria,
+            output_scores=scores,
+            output_logits=logits,
+        )
+
+    def _compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, state = self._step(token, DecoderState(h, c))
+        return logits, state.h, state.c
+
+    def _dropout_is_on(self) -> bool:
+        return self.training and self.config.dropout > 0
+
+    def _own_precision(self) -> torch.autocast:
+        """Packed weights have a type of their own, which autocast must not change."""
+        enabled = self._dropout_is_on() and torch.is_autocast_enabled(self.device.type)
+        return torch.autocast(self.device.type, enabled=enabled)
+
+    # what the model gives
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        raise NotImplementedError
+
+    def _context(self, src: Any, lengths: Any) -> DecoderState:
+        raise NotImplementedError
+
+    def _decoder_weights(self) -> DecoderWeights:
+        raise NotImplementedError
+
+    def _step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        raise NotImplementedError
+
+    def _check_state(self, state: DecoderState) -> None:
+        raise NotImplementedError
+
+    def _check_src(self, src: Any, lengths: Any) -> Tensor:
+        raise NotImplementedError
+
+
+def _output(found: search.Found, decoder: Decoder, request: search.Request) -> GenerateOutput:
+    scores = logits = indices = None
+    if isinstance(decoder, StepDecoder):
+        scores = None if decoder.scores is None else tuple(decoder.scores)
+        logits = None if decoder.logits is None else tuple(decoder.logits)
+        if request.config.num_beams > 1 and (scores is not None or logits is not None):
+            indices = beam_indices(
+                decoder.tokens,
+                found.result.tokens,
+                found.lengths,
+                found.begin,
+                request.config.num_beams,
+            )
+    return GenerateOutput(
+        sequences=found.tokens,
+        lengths=found.lengths,
+        sequences_scores=found.result.scores,
+        token_scores=found.scores,
+        scores=scores,
+        logits=logits,
+        beam_indices=indices,
+        state=found.state,
+    )

@@ -1,0 +1,57 @@
+"""What `generate` returns with `return_dict_in_generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fast_s2s.generation.state import DecoderState
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateOutput:
+    """Sequences and what is known of them: N = B · num_return_sequences rows, a row's side by side.
+
+    sequences:        (N, 1 + T) int64: the first input, what was generated, pad
+    lengths:          (N,) int64, tokens generated, those of a prefix and eos included
+    sequences_scores: (N,) float64, of beams the sum of `token_scores` over the length to the power
+                      of `length_penalty`, else the sum. -inf: a row in which nothing was possible,
+                      or a beam search that found fewer sequences than it should return
+    token_scores:     (N, T) float64, log-probability of each token among those that could be
+                      chosen; of beams, what it added to the sum: `compute_transition_scores` in
+                      transformers. 0 for tokens of a prefix, forced ones and past the end
+    scores:           with `output_scores` a tuple of (slots, tgt_vocab_size), one for each step:
+                      what choices were made by. Slots are sequences, of beams B · num_beams
+    logits:           with `output_logits` likewise, as the model gave them
+    beam_indices:     (N, T) int64, with `output_scores` or `output_logits` and beams: the slot in
+                      `scores` that each token comes from; -1 past the end
+    state:            to go on from; of beams, each sequence goes on for itself
+    """
+
+    sequences: Tensor
+    lengths: Tensor
+    sequences_scores: Tensor
+    token_scores: Tensor
+    scores: tuple[Tensor, ...] | None
+    logits: tuple[Tensor, ...] | None
+    beam_indices: Tensor | None
+    state: DecoderState
+
+    @property
+    def past_key_values(self) -> DecoderState:
+        """`state`, by the name it has in transformers."""
+        return self.state
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by name, as transformers' outputs allow."""
+        if name not in self.keys():
+            raise KeyError(f"expected one of {', '.join(self.keys())}, got {name!r}")
+        return getattr(self, name)
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are there."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return [name for name in names if getattr(self, name) is not None]

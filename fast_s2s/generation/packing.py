@@ -1,0 +1,92 @@
+"""Packed weights that follow a model's: packed again when, and only when, they change."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s.decoding import DecoderWeights, LayerWeights, PackedDecoder, pack_decoder
+from fast_s2s.lstm import LSTM
+
+
+class _Seen(NamedTuple):
+    """A weight as it was packed. The alias keeps its memory from being given to another one."""
+
+    alias: Tensor
+    version: int
+
+    def is_still(self, weight: Tensor) -> bool:
+        alias = self.alias
+        return (
+            weight.data_ptr() == alias.data_ptr()
+            and weight._version == self.version
+            and weight.dtype == alias.dtype
+            and weight.device == alias.device
+            and weight.shape == alias.shape
+            and weight.stride() == alias.stride()
+        )
+
+
+class PackedCache:
+    """The last pack, with what it was made of. Copies and pickles of it are empty."""
+
+    def __init__(self) -> None:
+        # one tuple, replaced as a whole: another thread sees the old one or the new one
+        self._last: tuple[list[_Seen], torch.dtype | None, PackedDecoder] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedCache, ()
+
+    def get(self, weights: DecoderWeights, dtype: torch.dtype | None) -> PackedDecoder:
+        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed.
+
+        Changes are seen by a tensor's memory and version. One through `.data` leaves no trace.
+        """
+        tensors = _flat(weights)
+        # tensors made in inference mode have no version
+        tracked = not any(tensor.is_inference() for tensor in tensors)
+        last = self._last
+        if (
+            last is not None
+            and tracked
+            and last[1] == dtype
+            and len(last[0]) == len(tensors)
+            and all(seen.is_still(now) for seen, now in zip(last[0], tensors, strict=True))
+        ):
+            return last[2]
+        packed = pack_decoder(weights, dtype)
+        if tracked:
+            seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors]
+            self._last = (seen, dtype, packed)
+        return packed
+
+    def clear(self) -> None:
+        """Pack anew at the next call."""
+        self._last = None
+
+
+def decoder_weights(
+    embedding: Tensor, lstm: LSTM, output_weight: Tensor, output_bias: Tensor | None
+) -> DecoderWeights:
+    """The tensors of a decoder made of modules."""
+    layers = []
+    for names in lstm._all_weights:
+        by_kind = {name.split("_l")[0]: getattr(lstm, name) for name in names}
+        layers.append(
+            LayerWeights(
+                by_kind["weight_ih"],
+                by_kind["weight_hh"],
+                by_kind.get("bias_ih"),
+                by_kind.get("bias_hh"),
+                by_kind.get("weight_hr"),
+            )
+        )
+    return DecoderWeights(embedding, tuple(layers), output_weight, output_bias)
+
+
+def _flat(weights: DecoderWeights) -> list[Tensor]:
+    ends = (weights.embedding, weights.output_weight, weights.output_bias)
+    parts = [*ends, *(part for layer in weights.layers for part in layer)]
+    return [part for part in parts if part is not None]

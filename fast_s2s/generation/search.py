@@ -1,0 +1,298 @@
+"""One generation: where it begins, its chunks, and what comes out of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_s2s.configuration import GenerationConfig
+from fast_s2s.decoding import (
+    Automaton,
+    DecodeOptions,
+    DecodeResult,
+    DecodeState,
+    decode,
+    initial_state,
+)
+from fast_s2s.decoding.contract import Decoder, Hypotheses, State
+from fast_s2s.generation.state import DecoderState
+from fast_s2s.generation.streams import Streams, check_streamers
+
+# a call into the kernels cannot be interrupted, so it should not take much longer than this
+_CHUNK_SECONDS = 0.1
+_CHUNK_STEPS = 64
+# with a streamer, tokens should not wait for others much longer than this
+_STREAM_SECONDS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one call of `generate` asks for, beside where to begin.
+
+    max_new_tokens: an int or (B,) int64
+    seeds:          (B,) int64, of sampling
+    """
+
+    config: GenerationConfig
+    max_new_tokens: int | Tensor
+    seeds: Tensor | None = None
+    prefix: Tensor | None = None
+    prefix_lengths: Tensor | None = None
+    automaton: Automaton | None = None
+    streamer: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of it.
+
+    result:  of the last chunk; its tokens are all since the first input
+    begin:   (N,), how many tokens of each sequence were there before this generation
+    tokens:  (N, 1 + T), from the input on that this generation began with
+    lengths: (N,)
+    scores:  (N, T) float64, of each token
+    """
+
+    result: DecodeResult
+    begin: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    scores: Tensor
+    state: DecoderState
+
+
+def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
+    """Generate until all rows ended or are at their limit.
+
+    In chunks, so that streamers see tokens soon and Ctrl-C is heard. Nothing is changed but what is
+    returned: whatever is raised meanwhile, the same call can be made again.
+    """
+    state = _complete(state, request.config.bos_token_id)
+    assert state.position is not None and state.token is not None
+    options = _options(request, state)
+    slots = _begin(decoder, state, options)
+    rows = state.position.repeat_interleave(options.num_return_sequences)
+    streams = _streams(request, state, options)
+    pace = _Pace(streaming=streams is not None)
+    while True:
+        result = decode(decoder, slots, options, pace.steps)
+        pace.took(result.steps)
+        slots = result.state
+        if streams is not None:
+            streams.update(result, _ended(slots.slots, options), options.width)
+        if result.done:
+            return _found(result, rows, request.config, options)
+
+
+class _Pace:
+    """How many steps the next chunk takes."""
+
+    def __init__(self, streaming: bool) -> None:
+        self.steps = 1 if streaming else _CHUNK_STEPS
+        self._seconds = _STREAM_SECONDS if streaming else _CHUNK_SECONDS
+        self._started = time.monotonic()
+
+    def took(self, steps: int) -> None:
+        now = time.monotonic()
+        per_step = (now - self._started) / max(steps, 1)
+        self._started = now
+        fitting = int(self._seconds / max(per_step, 1e-9))
+        self.steps = max(1, min(fitting, 4 * self.steps))
+
+
+def _complete(state: DecoderState, bos_token_id: int) -> DecoderState:
+    """With every part."""
+    rows = torch.zeros(state.h.size(1), dtype=torch.int64, device=state.h.device)
+    blank = {
+        "token": rows + bos_token_id,
+        "finished": rows.bool(),
+        "node": rows,
+        "history": rows.new_empty(len(rows), 0),
+        "position": rows,
+    }
+    missing = {name: value for name, value in blank.items() if getattr(state, name) is None}
+    return state._replace(**missing)
+
+
+def _options(request: Request, state: DecoderState) -> DecodeOptions:
+    config = request.config
+    never = (config.pad_token_id, config.bos_token_id, *(config.suppress_tokens or ()))
+    prefix, prefix_lengths = _prefix(request, state)
+    return DecodeOptions(
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seeds,
+        min_p=config.min_p or 0.0,
+        suppress_tokens=never,
+        eos_token_id=config.eos_token_ids,
+        prefix=prefix,
+        prefix_lengths=prefix_lengths,
+        automaton=request.automaton,
+        **{name: getattr(config, name) for name in _SAME},
+    )
+
+
+_SAME = (
+    "min_new_tokens",
+    "num_beams",
+    "do_sample",
+    "num_return_sequences",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "length_penalty",
+    "early_stopping",
+    "renormalize_logits",
+    "pad_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+)
+
+
+def _prefix(request: Request, state: DecoderState) -> tuple[Tensor | None, Tensor | None]:
+    """The history counts as a prefix that is there already: limits and lengths begin after it."""
+    assert state.position is not None
+    so_far, position = _inputs(state), state.position
+    given, lengths = request.prefix, request.prefix_lengths
+    if so_far.size(1) == 1:
+        return given, lengths
+    if given is None:
+        return so_far[:, 1:], position
+    if lengths is None:
+        lengths = torch.full_like(position, given.size(1))
+    whole = F.pad(so_far[:, 1:], (0, given.size(1)))
+    columns = torch.arange(given.size(1), device=given.device)
+    return whole.scatter(1, position.unsqueeze(1) + columns, given), position + lengths
+
+
+def _inputs(state: DecoderState) -> Tensor:
+    """(B, 1 + P): the history, and behind each row's the token to go on from."""
+    assert state.history is not None and state.position is not None and state.token is not None
+    room = F.pad(state.history, (0, 1))
+    return room.scatter(1, state.position.unsqueeze(1), state.token.unsqueeze(1))
+
+
+def _begin(decoder: Decoder, state: DecoderState, options: DecodeOptions) -> DecodeState:
+    """`initial_state`, with the history and rows that have ended."""
+    assert state.position is not None and state.token is not None and state.finished is not None
+    begin = initial_state(decoder, state.h, state.c, state.token, options, state.node)
+    inputs = _inputs(state)
+    if inputs.size(1) == 1 and not state.finished.any():
+        return begin
+    width = options.width
+    tokens = inputs.repeat_interleave(width, 0)
+    columns = torch.arange(tokens.size(1), device=tokens.device)
+    position = state.position.repeat_interleave(width)
+    tokens = tokens.masked_fill(columns > position.unsqueeze(1), options.pad_token_id)
+    blank = begin.slots.token_scores.new_zeros(len(tokens), tokens.size(1) - 1)
+    over = state.finished.repeat_interleave(width)
+    slots = begin.slots._replace(
+        tokens=tokens,
+        token_scores=blank,
+        position=position,
+        finished=begin.slots.finished | over,
+    )
+    found = begin.hypotheses
+    if found is not None:
+        # a row that had ended is its own only result
+        first = over & (torch.arange(len(over), device=over.device) % width == 0)
+        found = Hypotheses(
+            h=slots.h.where(first.view(1, -1, 1), found.h),
+            c=slots.c.where(first.view(1, -1, 1), found.c),
+            tokens=tokens.where(first.unsqueeze(1), options.pad_token_id),
+            token_scores=blank.clone(),
+            position=position.where(first, found.position),
+            score=torch.zeros_like(found.score).where(first, found.score),
+            node=slots.node.where(first, found.node),
+        )
+    return DecodeState(slots, found)
+
+
+def _streams(request: Request, state: DecoderState, options: DecodeOptions) -> Streams | None:
+    if request.streamer is None:
+        return None
+    assert state.position is not None and state.token is not None
+    times = options.num_return_sequences
+    streamers = check_streamers(request.streamer, state.token.size(0) * times)
+    prompts = list(state.token.unsqueeze(1))
+    known = state.position
+    if request.prefix is not None:
+        lengths = request.prefix_lengths
+        if lengths is None:
+            lengths = torch.full_like(known, request.prefix.size(1))
+        prompts = [
+            torch.cat((first, row[:length]))
+            for first, row, length in zip(prompts, request.prefix, lengths.tolist(), strict=True)
+        ]
+        known = known + lengths
+    prompts = [prompt for prompt in prompts for _ in range(times)]
+    return Streams(streamers, prompts, known.repeat_interleave(times))
+
+
+def _ended(slots: State, options: DecodeOptions) -> list[bool]:
+    """Rows in which nothing more comes."""
+    limits = options.max_new_tokens
+    before = 0 if options.prefix_lengths is None else options.prefix_lengths
+    if options.prefix is not None and options.prefix_lengths is None:
+        before = options.prefix.size(1)
+    position = slots.position.view(-1, options.width)
+    most = torch.as_tensor(limits + before, device=position.device)
+    room = position < most.expand(position.size(0)).unsqueeze(1)
+    running = ~slots.finished.view(-1, options.width) & room
+    return (~running.any(1)).tolist()
+
+
+def _found(
+    result: DecodeResult, begin: Tensor, config: GenerationConfig, options: DecodeOptions
+) -> Found:
+    tokens, scores = result.tokens, result.token_scores
+    lengths = (result.lengths - begin).clamp(min=0)
+    if begin.any():
+        longest = int(lengths.max())
+        columns = torch.arange(1 + longest, device=begin.device)
+        index = begin.unsqueeze(1) + columns
+        behind = columns > lengths.unsqueeze(1)
+        room = tokens.size(1) - 1
+        tokens = tokens.gather(1, index.clamp(max=room))
+        tokens = tokens.masked_fill(behind, config.pad_token_id)
+        scores = scores.gather(1, index[:, :-1].clamp(max=max(room - 1, 0)))
+        scores = scores.masked_fill(behind[:, 1:], 0.0)
+    state = _after(result, begin, tokens, config, options)
+    return Found(result, begin, tokens, lengths, scores, state)
+
+
+def _after(
+    result: DecodeResult,
+    begin: Tensor,
+    tokens: Tensor,
+    config: GenerationConfig,
+    options: DecodeOptions,
+) -> DecoderState:
+    """Where each sequence stands."""
+    slots, ended = result.state
+    position = result.lengths
+    last = result.tokens.gather(1, position.unsqueeze(1)).squeeze(1)
+    if ended is None:
+        h, c, node, finished = slots.h, slots.c, slots.node, slots.finished
+    else:
+        first = slice(0, options.num_return_sequences)
+        h, c = (part.unflatten(1, (-1, options.width))[:, :, first] for part in ended[:2])
+        h, c = h.flatten(1, 2), c.flatten(1, 2)
+        node = ended.node.view(-1, options.width)[:, first].flatten()
+        # one at its limit may go on; one that ended before this call, or is not there, may not
+        eos = torch.tensor(config.eos_token_ids, device=last.device)
+        finished = torch.isin(last, eos) | (position <= begin)
+    columns = torch.arange(result.tokens.size(1) - 1, device=last.device)
+    history = result.tokens[:, :-1]
+    history = history.masked_fill(columns >= position.unsqueeze(1), config.pad_token_id)
+    # an ended row's token is what its sequence ends with here, pad perhaps
+    token = tokens[:, -1].where(finished, last)
+    return DecoderState(h, c, token, finished, node, history, position.clone())

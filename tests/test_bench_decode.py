@@ -1,0 +1,70 @@
+"""The sides of `bench_decode` agree, and its rows come out whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers_benchmarks import PLAN
+
+from benchmarks import bench_decode
+from benchmarks.bench_decode import TOLERANCE, case_rows, decode_cases
+from benchmarks.cases import Case, Versus
+from benchmarks.decode_sides import SIDES, SLOW, DecodeProblem, Generation
+from benchmarks.harness import gate
+
+GREEDY, BEAM = Generation(2, 8, 11, 3, steps=6), Generation(1, 8, 11, 2, beams=3, steps=6)
+
+
+@pytest.mark.parametrize("name", sorted(set(SIDES) - SLOW - {"streaming the weights"}))
+@pytest.mark.parametrize("workload", [GREEDY, BEAM], ids=str)
+def test_sides_agree_with_the_reference(name, workload):
+    searches = name.startswith("fast_s2s") or (name == "plain torch beam") == (workload.beams > 1)
+    if not searches:
+        return
+    if name.startswith("ONNX"):
+        pytest.importorskip("onnxruntime")
+    side, expected = SIDES[name](DecodeProblem(workload))
+    assert gate(side, expected, TOLERANCE)
+
+
+def test_every_case_names_sides_that_exist():
+    cases = decode_cases()
+    assert len({case.row_name(versus) for case in cases for versus in case.peers}) >= 17
+    for case in cases:
+        sides = bench_decode.g2p_sides.SIDES if case.group == "words" else SIDES
+        assert {case.ours, *(versus.peer for versus in case.peers)} <= set(sides)
+
+
+def test_a_row_is_measured():
+    case = Case("generation", GREEDY, (Versus("LSTMCell loop", 5), Versus("streaming the weights")))
+    rows = list(case_rows(case, PLAN, 60, False))
+    assert [row["status"] for row in rows] == ["measured", "measured"]
+    assert rows[0]["errors"]["ours"]["tokens"] == 0 and rows[0]["ratio"]["median"] > 0
+
+
+def test_a_wrong_side_is_refused(monkeypatch):
+    def wrong(problem):
+        side, expected = SIDES["LSTMCell loop"](problem)
+        return side, {name: value + 1 for name, value in expected.items()}
+
+    monkeypatch.setitem(SIDES, "wrong", wrong)
+    case = Case("generation", GREEDY, (Versus("wrong"),))
+    (row,) = case_rows(case, PLAN, 60, False)
+    assert row["status"] == "refused" and "tokens" in row["reason"]
+
+
+def test_the_command_writes_json(tmp_path, monkeypatch, capsys):
+    case = Case("generation", BEAM, (Versus("plain torch beam", 1),))
+    monkeypatch.setattr(bench_decode, "decode_cases", lambda: [case])
+    monkeypatch.setattr(bench_decode.machine, "ceilings", lambda quick: _CEILINGS)
+    output = tmp_path / "result.json"
+    assert bench_decode.main(["--quick", "--threads", "1", "--output", str(output)]) == 0
+    document = json.loads(output.read_text())
+    assert document["complete"] and document["rows"][0]["status"] == "measured"
+    assert "plain torch beam" in capsys.readouterr().out
+    assert torch.get_num_threads() == 1
+
+
+_CEILINGS = {"gemm_gflops": 1.0, "stream_gbs": {"4": 1.0}, "other_cores": 0.0}

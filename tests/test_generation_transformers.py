@@ -1,0 +1,243 @@
+"""Greedy and beam search against transformers' own `generate`, on the same toy decoder."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from helpers_seq2seq import BOS, EOS, PAD, TGT_VOCAB, TorchSeq2Seq, make_batch, make_model
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ((5, 7, 3), (5, 7), (9,), (4, 4, 4, 4), (11, 3))
+# what is asked of both; `constraint` becomes prefix_allowed_tokens_fn there
+OPTIONS = {
+    "plain": {},
+    "min_new_tokens": {"min_new_tokens": 4},
+    "repetition_penalty": {"repetition_penalty": 1.7},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
+    "bad_words_ids": {"bad_words_ids": [[5, 5], [9], [7, 11, 7], [2]]},
+    "suppress_tokens": {"suppress_tokens": [5, 11]},
+    "begin_suppress_tokens": {"begin_suppress_tokens": [5, 11, 9]},
+    "forced_bos_token_id": {"forced_bos_token_id": 6, "begin_suppress_tokens": [5, 11]},
+    "forced_eos_token_id": {"forced_eos_token_id": EOS},
+    "several eos": {"eos_token_id": [EOS, 7]},
+    "prefix": {"prefix": [5, 9]},
+    "constraint": {"constraint": WORDS},
+    "everything": {
+        "min_new_tokens": 3,
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 3,
+        "bad_words_ids": [[5, 5], [9]],
+        "suppress_tokens": [12],
+        "forced_eos_token_id": EOS,
+        "prefix": [4],
+    },
+}
+BEAMS = {
+    "greedy": {},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "early": {"num_beams": 4, "num_return_sequences": 2, "early_stopping": True},
+    "never": {"num_beams": 3, "early_stopping": "never", "length_penalty": 0.3},
+    "short": {"num_beams": 3, "length_penalty": -0.5, "num_return_sequences": 2},
+    "renormalized": {"num_beams": 2, "renormalize_logits": True, "num_return_sequences": 2},
+}
+MAX_NEW_TOKENS = 9
+
+
+class Toy(transformers.PreTrainedModel, transformers.GenerationMixin):
+    """The decoder of a `TorchSeq2Seq` at one context; runs over all tokens at each step."""
+
+    config_class = transformers.PretrainedConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, reference, src):
+        super().__init__(transformers.PretrainedConfig(vocab_size=TGT_VOCAB))
+        self.reference = reference
+        self.h, self.c = reference.context(src)
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        h, c = (
+            part.unsqueeze(1).repeat(1, len(input_ids), 1).contiguous() for part in (self.h, self.c)
+        )
+        reference = self.reference
+        embedded = reference.tgt_embedding(input_ids).transpose(0, 1)
+        output, _ = reference.decoder(embedded, (h, c))
+        logits = reference.output_projection(output).transpose(0, 1)
+        return transformers.modeling_outputs.CausalLMOutput(logits=logits)
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **_):
+        return {"input_ids": input_ids}
+
+
+def theirs(reference, src, options):
+    options = dict(options)
+    prompt = torch.tensor([[BOS, *options.pop("prefix", ())]])
+    constraint = options.pop("constraint", None)
+    if constraint is not None:
+
+        def allowed(_, tokens):
+            done = tuple(tokens.tolist()[1:])
+            at = len(done)
+            words = [word for word in constraint if word[:at] == done]
+            ends = [EOS] if done in constraint else []
+            return sorted({word[at] for word in words if len(word) > at}) + ends or [EOS]
+
+        options["prefix_allowed_tokens_fn"] = allowed
+    suppressed = [PAD, BOS, *options.pop("suppress_tokens", ())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Toy(reference, src).generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            use_cache=False,
+            do_sample=False,
+            pad_token_id=PAD,
+            bos_token_id=BOS,
+            suppress_tokens=suppressed,
+            return_dict_in_generate=True,
+            output_scores=True,
+            max_new_tokens=MAX_NEW_TOKENS,
+            **{"eos_token_id": EOS, **options},
+        )
+
+
+def rows_of(tokens, options):
+    """Lists that end with eos. With pad 0 transformers fills up with eos."""
+    ends = {EOS, *options.get("eos_token_id", ())}
+    begin = 1 + len(options.get("prefix", ()))
+    rows = []
+    for row in tokens.tolist():
+        end = next((i + 1 for i, t in enumerate(row) if i >= begin and t in ends), len(row))
+        rows.append([token for token in row[:end] if token != PAD])
+    return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet():
+    transformers.logging.set_verbosity_error()
+
+
+@pytest.mark.parametrize("beams", BEAMS)
+@pytest.mark.parametrize("case", OPTIONS)
+def test_equals_transformers(case, beams, assert_close):
+    model = make_model(torch.float32, num_layers=2)
+    with torch.no_grad():
+        model.output_projection.weight.mul_(0.5)
+        model.output_projection.bias[EOS] += 1.0
+    reference = TorchSeq2Seq(model).eval()
+    batch = make_batch(rows=4)
+    options = {**OPTIONS[case], **BEAMS[beams]}
+    ours = dict(options)
+    if "prefix" in ours:
+        ours["prefix"] = torch.tensor([ours["prefix"]] * 4)
+
+    output = model.generate(
+        batch.src,
+        batch.src_lengths,
+        max_new_tokens=MAX_NEW_TOKENS,
+        return_dict_in_generate=True,
+        **ours,
+    )
+
+    count = options.get("num_return_sequences", 1)
+    for row, (src, length) in enumerate(zip(batch.src, batch.src_lengths, strict=True)):
+        expected = theirs(reference, src[:length], options)
+        mine = slice(row * count, (row + 1) * count)
+        # a search that found fewer than asked for has rows of pad here, and made-up ones there
+        here = output.sequences_scores[mine] > -torch.inf
+        if case != "constraint":
+            assert here.all()
+        found = rows_of(output.sequences[mine][here], options)
+        assert found == rows_of(expected.sequences[: here.sum()], options)
+        if beams != "greedy":
+            scores = expected.sequences_scores[: here.sum()]
+            assert_close(output.sequences_scores[mine][here], scores, "scores", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.6},
+        {"top_k": 4},
+        {"top_p": 0.7},
+        {"min_p": 0.2, "top_k": 0},
+        {"temperature": 1.4, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.5},
+    ],
+    ids=str,
+)
+def test_distribution_to_sample_from(options, assert_close):
+    """Scores of all tokens at the first step, where nothing has been drawn yet."""
+    model = make_model(torch.float32)
+    batch = make_batch(rows=3)
+    output = model.generate(
+        batch.src,
+        batch.src_lengths,
+        do_sample=True,
+        seed=1,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    reference = TorchSeq2Seq(model).eval()
+    for row, (src, length) in enumerate(zip(batch.src, batch.src_lengths, strict=True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            prompt = torch.tensor([[BOS]])
+            expected = Toy(reference, src[:length]).generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                use_cache=False,
+                do_sample=True,
+                max_new_tokens=1,
+                suppress_tokens=[PAD, BOS],
+                pad_token_id=PAD,
+                eos_token_id=EOS,
+                return_dict_in_generate=True,
+                output_scores=True,
+                **options,
+            )
+        assert_close(
+            output.scores[0][row].softmax(0), expected.scores[0][0].softmax(0), f"row {row}"
+        )
+
+
+def test_their_processors_and_criteria_run_in_the_step_loop():
+    model = make_model(torch.float32)
+    batch = make_batch(rows=4)
+    names = transformers.generation
+    given = {
+        "logits_processor": names.LogitsProcessorList(
+            [names.NoRepeatNGramLogitsProcessor(2), names.RepetitionPenaltyLogitsProcessor(1.3)]
+        ),
+        "stopping_criteria": names.StoppingCriteriaList([names.MaxLengthCriteria(6)]),
+    }
+    for beams in ({}, {"num_beams": 3}):
+        found = model.generate(batch.src, batch.src_lengths, max_new_tokens=9, **given, **beams)
+        longest = found.size(1)
+        assert longest == 6
+        if not beams:
+            # the same rules in the kernels; the order of the two does not matter to the choice
+            native = model.generate(
+                batch.src,
+                batch.src_lengths,
+                max_new_tokens=5,
+                no_repeat_ngram_size=2,
+                repetition_penalty=1.3,
+            )
+            assert torch.equal(found, native)
+
+
+def test_their_text_streamer(capsys):
+    model = make_model(torch.float32)
+
+    class Tokenizer:
+        def decode(self, ids, **_):
+            return " ".join(map(str, ids)) + " "
+
+    src = make_batch(rows=1).src
+    streamer = transformers.TextStreamer(Tokenizer(), skip_prompt=True)
+    tokens = model.generate(src, max_new_tokens=6, streamer=streamer)
+    assert capsys.readouterr().out.split() == [str(t) for t in tokens[0, 1:].tolist()]

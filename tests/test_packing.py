@@ -1,0 +1,247 @@
+"""Packed weights: made again when the model's change, in a type of choice, and saved with it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_seq2seq import ARCHITECTURES, make_batch, make_model
+
+from fast_s2s import Seq2Seq
+from fast_s2s.generation import packing
+
+
+@pytest.fixture
+def packs(monkeypatch):
+    """A list that grows with every pack."""
+    made = []
+    pack = packing.pack_decoder
+    monkeypatch.setattr(packing, "pack_decoder", lambda *a: made.append(1) or pack(*a))
+    return made
+
+
+def looped(model, batch):
+    """Tokens by `step` on the parameters as they are now."""
+    config = model.config
+    with torch.no_grad():
+        state = model.encode(batch.src, batch.src_lengths)
+        token = torch.full((len(batch.src),), config.bos_token_id)
+        columns = [token]
+        for _ in range(6):
+            logits, state = model.step(token, state)
+            logits[:, [config.pad_token_id, config.bos_token_id]] = -torch.inf
+            token = logits.argmax(1)
+            columns.append(token)
+    return torch.stack(columns, 1)
+
+
+def assert_current(model, batch):
+    bias = model.output_projection.bias
+    # not again where it is so: that alone would be seen
+    if bias[2] != -1e4:
+        with torch.no_grad():
+            bias[2] = -1e4
+    tokens = model.generate(batch.src, batch.src_lengths, max_new_tokens=6)
+    assert torch.equal(tokens, looped(model, batch))
+    return tokens
+
+
+def step_of_an_optimizer(model):
+    batch = make_batch()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    model(batch.src, batch.tgt).loss.backward()
+    optimizer.step()
+
+
+def in_place(model):
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+
+def load(model):
+    torch.manual_seed(99)
+    model.load_state_dict(make_model(**_fields(model)).state_dict())
+
+
+def replace(model):
+    shape = model.decoder.weight_hh_l0.shape
+    model.decoder.weight_hh_l0 = torch.nn.Parameter(torch.randn(shape, dtype=model.dtype))
+
+
+def there_and_back(model):
+    # rounds to bfloat16, perhaps into the memory that was freed
+    model.bfloat16().double()
+
+
+def other_memory(model):
+    # as `Module.to` and `vector_to_parameters` do; the version stays
+    for parameter in model.decoder.parameters():
+        parameter.data = torch.randn_like(parameter.data)
+
+
+def tie(model):
+    model.output_projection.weight = model.tgt_embedding.weight
+
+
+def _fields(model):
+    config = model.config
+    return {
+        "tie_embeddings": config.tie_embeddings,
+        "embedding_size": config.embedding_size,
+        "num_layers": config.num_layers,
+    }
+
+
+CHANGES = (step_of_an_optimizer, in_place, load, replace, there_and_back, other_memory)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_changes_are_seen(change, tied, packs):
+    fields = {"tie_embeddings": tied, "embedding_size": 16 if tied else 8}
+    model = make_model(num_layers=2, **fields)
+    batch = make_batch()
+    before = assert_current(model, batch)
+    count = len(packs)
+    model.generate(batch.src, num_beams=2)
+    assert len(packs) == count
+    change(model)
+    after = assert_current(model, batch)
+    assert len(packs) > count
+    # bfloat16 keeps too much of the weights to be sure of
+    if change is not there_and_back:
+        assert not torch.equal(before, after)
+
+
+def test_tying_later_is_seen(packs):
+    model = make_model(embedding_size=16)
+    batch = make_batch()
+    before = assert_current(model, batch)
+    tie(model)
+    assert not torch.equal(assert_current(model, batch), before)
+
+
+def test_nothing_changed_nothing_packed(packs):
+    model = make_model()
+    src = make_batch().src
+    for _ in range(3):
+        model.generate(src)
+        model.eval()
+        model.train().eval()
+    with torch.no_grad():
+        model(src, src)
+    model.src_embedding.weight.data.mul_(2)
+    model.generate(src)
+    assert len(packs) == 1
+
+
+def test_weights_made_in_inference_mode_are_never_stale():
+    with torch.inference_mode():
+        model = make_model()
+        batch = make_batch()
+        first = model.generate(batch.src, max_new_tokens=6)
+        for parameter in model.decoder.parameters():
+            parameter.mul_(-1)
+        assert not torch.equal(model.generate(batch.src, max_new_tokens=6), first)
+
+
+def test_copies_and_pickles_hold_no_packed_weights():
+    model = make_model()
+    src = make_batch().src
+    expected = model.generate(src)
+    twin = copy.deepcopy(model)
+    assert twin._packed._last is None and torch.equal(twin.generate(src), expected)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert loaded._packed._last is None and torch.equal(loaded.generate(src), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, "bfloat16", torch.int8])
+@pytest.mark.parametrize("architecture", ["two-layers", "tied", "bidirectional"])
+def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, packs):
+    model = make_model(torch.float32, **ARCHITECTURES[architecture])
+    batch = make_batch(rows=8)
+    plain = model.generate(batch.src, batch.src_lengths)
+    assert model.compile_decoder(dtype) is model
+    count = len(packs)
+    name = str(dtype).removeprefix("torch.")
+    assert model.config.decoder_dtype == name
+    output = model.generate(batch.src, batch.src_lengths, num_beams=3, return_dict_in_generate=True)
+    assert len(packs) == count
+    assert model._pack().dtype == getattr(torch, name)
+    model.save_pretrained(tmp_path)
+    loaded = Seq2Seq.from_pretrained(tmp_path)
+    assert loaded.config == model.config and loaded._packed._last is not None
+    again = loaded.generate(batch.src, batch.src_lengths, num_beams=3, return_dict_in_generate=True)
+    assert torch.equal(again.sequences, output.sequences)
+    assert torch.equal(again.sequences_scores, output.sequences_scores)
+    # and back
+    assert torch.equal(loaded.compile_decoder().generate(batch.src, batch.src_lengths), plain)
+    assert loaded.config.decoder_dtype is None
+
+
+def test_compiled_types_are_close(assert_close):
+    model = make_model(torch.float32, num_layers=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.1)
+    batch = make_batch()
+    forced = {"prefix": batch.tgt, "max_new_tokens": 1, "return_dict_in_generate": True}
+
+    def scores():
+        # of one more token, after all those of the prefix
+        return model.generate(batch.src, batch.src_lengths, **forced).token_scores[:, -1]
+
+    expected = scores()
+    for dtype in ("float32", "bfloat16", "int8"):
+        model.compile_decoder(dtype)
+        bound = torch.float32 if dtype == "float32" else torch.bfloat16
+        assert_close(scores(), expected, dtype, bound)
+    # the loop in Python multiplies by the same numbers
+    looped = model.generate(
+        batch.src, batch.src_lengths, logits_processor=lambda _, scores: scores, **forced
+    )
+    assert_close(scores(), looped.token_scores[:, -1], "loop", torch.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float64", torch.float16, "int4", 8])
+def test_other_types_are_refused(dtype):
+    with pytest.raises(ValueError, match="dtype: expected one of float32, bfloat16, int8, got"):
+        make_model().compile_decoder(dtype)
+
+
+def _resident():
+    """Kilobytes of memory in use now; the peak may be that of another test."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+def test_memory_does_not_grow():
+    model = make_model(torch.float32, tie_embeddings=True, embedding_size=16)
+    batch = make_batch(rows=2)
+    automaton = [[3, 4, 5], [6]]
+    options = (
+        {},
+        {"num_beams": 2},
+        {"do_sample": True, "num_return_sequences": 2},
+        {"constraint": automaton},
+        {"return_state": True},
+    )
+
+    def call(times):
+        for index in range(times):
+            chosen = options[index % len(options)]
+            model.generate(batch.src, batch.src_lengths, max_new_tokens=4, **chosen)
+
+    call(300)
+    before = _resident()
+    call(2000)
+    # a leak of one small tensor a call would be more
+    assert _resident() - before < 1000
