@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py $(shell find csrc -type f)
 BUILT := $(VENV)/.built
+CPP := $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # the compiled code under AddressSanitizer and UBSan, in a folder of its own
 SANITIZED := build/sanitize
@@ -11,7 +12,7 @@ SANITIZED := build/sanitize
 SANITIZER_LIBRARIES = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 SANITIZED_TESTS := tests/test_lstm_ops.py tests/test_lstm_stress.py tests/test_lstm_threads.py
 
-.PHONY: demo test sanitize lint format bench build clean
+.PHONY: demo test sanitize lint format bench cuda-table build clean
 
 demo: build
 	$(BIN)/fast-s2s demo $(ARGS)
@@ -19,27 +20,32 @@ demo: build
 test: build
 	$(BIN)/python -m pytest $(ARGS)
 
-# short stacks in ASAN_OPTIONS: a leak is told by who allocated, and only our own count
+# short stacks: a leak is told by who allocated, and only our own count. Reports go to stderr itself, which
+# pytest must not capture: the process ends with them
 sanitize: build
 	FAST_S2S_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build \
 		--build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=4 \
+	LD_PRELOAD="$(SANITIZER_LIBRARIES)" ASAN_OPTIONS=malloc_context_size=2 \
 		LSAN_OPTIONS=suppressions=tests/leaks_of_others.txt UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/pytest -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
+		$(BIN)/pytest --capture=sys -o pythonpath="$(SANITIZED)/lib tests" $(SANITIZED_TESTS) $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format -i $(CPP)
 
 bench: build
 	$(BIN)/python -m benchmarks.bench_lstm $(ARGS)
+
+# what each CUDA kernel takes, by nvcc and cuobjdump: a quarter of an hour
+cuda-table: build
+	$(BIN)/python csrc/cuda_resources.py
 
 build: $(BUILT)
 

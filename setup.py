@@ -1,22 +1,28 @@
-"""Builds the compiled extension only; everything else is in pyproject.toml."""
+"""Builds the compiled extensions only; everything else is in pyproject.toml."""
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pybind11
 from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
+sys.path.insert(0, str(Path(__file__).parent / "csrc"))
+import build_cuda
+
 VERSION = re.search(r'^version = "(.+)"$', Path("pyproject.toml").read_text(), re.M)[1]
 # the oldest torch whose stable ABI has what we use; one build then serves every later torch
 TORCH_TARGET_VERSION = "0x020a000000000000"
 # for -fsanitize=, as `make sanitize` sets it
 SANITIZERS = os.environ.get("FAST_S2S_SANITIZE", "")
+CUDA_LIBRARY = "fast_s2s._cuda"
 
 
 def cpu_extension() -> Extension:
-    sources = ["csrc/module.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc").glob("*/*.cpp")))]
+    kernels = [str(p) for p in sorted(Path("csrc").glob("*/*.cpp")) if "_cuda" not in p.name]
+    sources = ["csrc/module.cpp", "csrc/ops.cpp", *kernels]
     flags = [
         "-std=c++17",
         "-O3",
@@ -50,21 +56,33 @@ def cpu_extension() -> Extension:
     )
 
 
-def check_cuda_setting() -> None:
-    """There are no CUDA sources yet; a build that insists on them must not pass without a word."""
-    setting = os.environ.get("FAST_S2S_CUDA", "0")
-    if setting not in ("0", "1"):
-        raise SystemExit(f"FAST_S2S_CUDA: expected 0 or 1, got {setting!r}")
-    if setting == "1":
-        raise SystemExit(
-            "FAST_S2S_CUDA=1: this version of fast_s2s has no CUDA ops to build; unset it. "
-            "On CUDA tensors the reference backend runs."
-        )
+class BuildExtensions(cpp_extension.BuildExtension):
+    """torch's builder, and the CUDA library, which torch's cannot build against a CPU torch."""
+
+    def build_extensions(self) -> None:
+        """Build the CUDA library, then leave the rest to torch."""
+        everything = self.extensions
+        for extension in everything:
+            if extension.name == CUDA_LIBRARY:
+                self._build_cuda(Path(self.get_ext_fullpath(extension.name)))
+        self.extensions = [e for e in everything if e.name != CUDA_LIBRARY]
+        super().build_extensions()
+        self.extensions = everything
+
+    def _build_cuda(self, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            build_cuda.build_library(target, Path(self.build_temp) / "cuda", TORCH_TARGET_VERSION)
+        except build_cuda.CannotBuild as error:
+            raise SystemExit(str(error)) from None
 
 
 os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
-check_cuda_setting()
+extensions = [cpu_extension()]
+if build_cuda.wanted():
+    # no Python module, but one to setuptools, which so puts it in its place
+    extensions.append(Extension(CUDA_LIBRARY, sources=[]))
 setup(
-    ext_modules=[cpu_extension()],
-    cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=False)},
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildExtensions.with_options(no_python_abi_suffix=False)},
 )

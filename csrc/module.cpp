@@ -8,6 +8,9 @@
 #include <string>
 
 #include "cpu/isa.h"
+#include "lstm/plan.h"
+
+namespace py = pybind11;
 
 namespace {
 
@@ -24,9 +27,62 @@ std::map<std::string, std::string> build_info() {
           {"version", FAST_S2S_VERSION}};
 }
 
+std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_t hidden,
+                                            int64_t batch, int64_t directions, bool backward,
+                                            int64_t sms, int64_t shared_bytes, int64_t max_cluster,
+                                            bool cooperative, int64_t weight_registers,
+                                            const std::string& only, int64_t row_tiles) {
+  using fast_s2s::Precision;
+  using fast_s2s::Variant;
+  static const std::map<std::string, Precision> precisions = {{"bf16", Precision::kBf16},
+                                                              {"fp16", Precision::kFp16},
+                                                              {"tf32", Precision::kTf32},
+                                                              {"fp32", Precision::kFp32}};
+  static const std::map<std::string, std::optional<Variant>> variants = {
+      {"", std::nullopt},
+      {"block", Variant::kBlock},
+      {"cluster", Variant::kCluster},
+      {"grid", Variant::kGrid},
+      {"stream", Variant::kStream}};
+  if (precisions.count(precision) == 0)
+    throw std::invalid_argument("precision: expected bf16, fp16, tf32 or fp32, got " + precision);
+  if (variants.count(only) == 0)
+    throw std::invalid_argument("only: expected block, cluster, grid or stream, got " + only);
+  const fast_s2s::Plan plan = fast_s2s::plan_lstm(
+      {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only), row_tiles},
+      {precisions.at(precision), hidden, batch, directions, backward});
+  const fast_s2s::Layout& l = plan.layout;
+  return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
+          {"explanation", py::cast(fast_s2s::explain(plan))},
+          {"ranks", py::cast(l.ranks)},
+          {"strips", py::cast(l.strips)},
+          {"strips_per_block", py::cast(l.strips_per_block)},
+          {"rows", py::cast(l.rows)},
+          {"row_tiles", py::cast(plan.row_tiles)},
+          {"k_tiles", py::cast(l.k_tiles)},
+          {"k_groups", py::cast(l.k_groups)},
+          {"register_tiles", py::cast(l.register_tiles)},
+          {"shared_tiles", py::cast(l.shared_tiles)},
+          {"tiles", py::cast(plan.tiles)},
+          {"launches", py::cast(plan.launches)},
+          {"stepwise", py::cast(plan.stepwise)},
+          {"shared_bytes", py::cast(plan.shared_bytes)},
+          {"workspace_bytes", py::cast(plan.workspace_bytes)},
+          {"register_bytes", py::cast(plan.register_bytes)},
+          {"resident_bytes", py::cast(plan.resident_bytes)},
+          {"streamed_bytes", py::cast(plan.streamed_bytes)},
+          {"exchanged_bytes", py::cast(plan.exchanged_bytes)},
+          {"estimated_ns", py::cast(plan.estimated_ns)}};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fast_s2s: op kernels and facts about the build.";
   m.def("build_info", &build_info, "Facts about the build and this machine, name -> value.");
+  m.def("plan_lstm", &plan_lstm, "How an LSTM layer is laid over a GPU, name -> value.",
+        py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
+        py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),
+        py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
+        py::arg("weight_registers") = 128, py::arg("only") = "", py::arg("row_tiles") = 0);
 }

@@ -7,8 +7,9 @@ import importlib
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,6 +46,27 @@ if extension is None and os.environ.get("FAST_S2S_NATIVE", "1") != "0":
 _NATIVE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
+def _load_cuda_library() -> tuple[bool, str]:
+    if os.environ.get("FAST_S2S_NATIVE", "1") == "0":
+        return False, "switched off by FAST_S2S_NATIVE=0"
+    if torch.version.cuda is None:
+        return False, "this torch has no CUDA"
+    path = next(Path(__file__).parent.glob("_cuda*.so"), None)
+    if path is None:
+        return False, "built without CUDA kernels (FAST_S2S_CUDA=1 builds them)"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return False, f"the CUDA library {path.name} does not load ({error})"
+    return True, f"CUDA library {path.name}"
+
+
+cuda_loaded, cuda_reason = _load_cuda_library()
+
+# as the planner of the CUDA kernels names them
+_CUDA_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
 class Choice(NamedTuple):
     """A backend's name and why it was chosen."""
 
@@ -52,10 +74,14 @@ class Choice(NamedTuple):
     reason: str
 
 
-def unsupported(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+def unsupported(
+    name: str, device_type: str, dtype: torch.dtype, projection: bool = False
+) -> str | None:
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
     if name == "reference":
         return None
+    if device_type == "cuda":
+        return _cuda_unsupported(dtype, projection)
     if extension is None:
         return extension_reason
     if device_type != "cpu":
@@ -65,31 +91,43 @@ def unsupported(name: str, device_type: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-def select(device_type: str, dtype: torch.dtype, override: str | None = None) -> Choice:
+def _cuda_unsupported(dtype: torch.dtype, projection: bool) -> str | None:
+    if not cuda_loaded:
+        return f"no native kernel for device 'cuda': {cuda_reason}"
+    if dtype not in _CUDA_PRECISIONS:
+        return f"no native cuda kernel for {dtype}"
+    return "no native cuda kernel with projections" if projection else None
+
+
+def select(
+    device_type: str, dtype: torch.dtype, override: str | None = None, projection: bool = False
+) -> Choice:
     """The backend for tensors of this device and type: the fastest one that supports them.
 
     device_type: `tensor.device.type`
     override:    a name from `NAMES`, as given to `backend()`
+    projection:  whether the layer has one
 
     Raises RuntimeError if the override cannot serve them.
     """
     if override is not None:
-        why_not = unsupported(override, device_type, dtype)
+        why_not = unsupported(override, device_type, dtype, projection)
         if why_not is not None:
             raise RuntimeError(f"backend {override!r} was asked for, but {why_not}")
         return Choice(override, "asked for by fast_s2s.backend()")
     refusals: list[str] = []
     for name in NAMES:
-        why_not = unsupported(name, device_type, dtype)
+        why_not = unsupported(name, device_type, dtype, projection)
         if why_not is None:
-            return Choice(name, "; ".join(refusals) or extension_reason)
+            serves = cuda_reason if device_type == "cuda" else extension_reason
+            return Choice(name, "; ".join(refusals) or serves)
         refusals.append(f"{name}: {why_not}")
     raise AssertionError("the reference backend serves everything")
 
 
-def current(device_type: str, dtype: torch.dtype) -> Choice:
+def current(device_type: str, dtype: torch.dtype, projection: bool = False) -> Choice:
     """`select` under the override of the enclosing `backend()` block, if any."""
-    return select(device_type, dtype, _override)
+    return select(device_type, dtype, _override, projection)
 
 
 @contextlib.contextmanager
@@ -110,6 +148,30 @@ def backend(name: str) -> Iterator[None]:
         _override = before
 
 
+def explain_cuda(
+    properties: Any, dtype: torch.dtype, hidden: int, batch: int, *, backward: bool = False
+) -> str:
+    """How the CUDA kernels would run a layer of this size, and on what of the device.
+
+    properties: as `torch.cuda.get_device_properties` returns them; needs no GPU otherwise
+
+    Raises RuntimeError without the compiled extension, ValueError for a size below 1.
+    """
+    if extension is None:
+        raise RuntimeError(f"explain_cuda: {extension_reason}")
+    data_center = properties.major in (9, 10)
+    plan = extension.plan_lstm(
+        precision=_CUDA_PRECISIONS[dtype],
+        hidden=hidden,
+        batch=batch,
+        backward=backward,
+        sms=properties.multi_processor_count,
+        shared_bytes=properties.shared_memory_per_block_optin,
+        max_cluster=16 if data_center else 8 if properties.major > 9 else 1,
+    )
+    return str(plan["explanation"])
+
+
 def describe() -> str:
     """A few lines on what was built and which backend serves which tensors."""
     lines = [f"extension: {extension_reason}"]
@@ -122,4 +184,9 @@ def describe() -> str:
             choice = select(device_type, dtype)
             type_name = str(dtype).removeprefix("torch.")
             lines.append(f"{device_type} {type_name}: {choice.backend} ({choice.reason})")
+    if cuda_loaded and torch.cuda.is_available() and extension is not None:
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        for hidden in (128, 512, 1024, 2048):
+            plan = explain_cuda(properties, torch.bfloat16, hidden, 8)
+            lines.append(f"cuda bfloat16, H={hidden}, B=8: {plan}")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ def lstm_forward(
     save: int = SAVE_NONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
-    if backends.current(x.device.type, x.dtype).backend == "reference":
+    if backends.current(x.device.type, x.dtype, w_hr is not None).backend == "reference":
         op = reference.lstm_forward
     else:
         op = torch.ops.fast_s2s.lstm_forward.default

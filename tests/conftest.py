@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import helpers_emulator
 import pytest
 import torch
 
@@ -85,6 +86,21 @@ def pytest_configure() -> None:
     facts = backends.extension.build_info() if backends.extension else {}
     if preloaded and "sanitizers" not in facts:
         pytest.exit(f"no sanitized build: {backends.extension_reason}, {facts}", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def _emulator_library() -> helpers_emulator.Emulator:
+    why_not = helpers_emulator.why_not()
+    if why_not is not None:
+        pytest.skip(why_not)
+    return helpers_emulator.Emulator(helpers_emulator.build())
+
+
+@pytest.fixture
+def emulator(_emulator_library: helpers_emulator.Emulator) -> helpers_emulator.Emulator:
+    """The CUDA kernels in the emulator, on its default device."""
+    _emulator_library.configure()
+    return _emulator_library
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

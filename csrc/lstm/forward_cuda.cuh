@@ -1,0 +1,268 @@
+// The forward kernel: a strip is 8 units, whose gates i, f and g, o make two tiles of W of 16 rows,
+// so that a thread ends up with all four gates of unit lane / 4 for rows 2·(lane % 4) and the next.
+#pragma once
+
+#include "sequence_cuda.cuh"
+
+namespace fast_s2s {
+
+template <class Operand, Variant kVariant, int kRowTiles>
+class ForwardKernel {
+  typedef typename Operand::Io Io;
+  static constexpr int kStripUnits = 8;
+  static constexpr int kHeld = weight_registers(kVariant, kRowTiles) / 8;
+  typedef float Sums[2][kRowTiles][4];
+
+ public:
+  FAST_S2S_DEVICE explicit ForwardKernel(const ForwardArgs& args)
+      : args_(args),
+        l_(args.layout),
+        place_(args),
+        d_(args.directions[place_.direction]),
+        rows_(l_, d_.shape, place_.row0, place_.rows),
+        share_(l_),
+        weights_(l_, share_, d_.w_hh, place_.rank * l_.strips_per_block),
+        exchange_(args, place_),
+        depth_(l_, share_) {}
+
+  FAST_S2S_DEVICE void run() {
+    rows_.load();
+    const bool begins = args_.first_phase == 0;
+    const int64_t last = args_.first_phase + args_.phases - 1;
+    load_bias();
+    weights_.load();
+    exchange_.clear_padding();
+    sync_threads();
+    if (begins) {
+      for_each([&](int row, int unit) { begin(row, unit); });
+      zero_past_the_tile();
+    } else {
+      carry(false);
+    }
+    // without a step nobody would wait for what peers are given, and they may have ended
+    if (begins && rows_.steps() > 0) {
+      publish_initial();
+      prefetch(0);
+      exchange_.deliver(0);
+    } else if (!begins && args_.first_phase <= rows_.steps()) {
+      prefetch(static_cast<int>(args_.first_phase) - 1);
+    }
+    // phase 0 publishes the initial state, phase s + 1 makes step s
+    for (int s = begins ? 0 : static_cast<int>(args_.first_phase) - 1;
+         s < rows_.steps() && s + 1 <= last; ++s) {
+      step(s);
+      if (s + 1 < rows_.steps() && s + 2 <= last) {
+        prefetch(s + 1);
+        exchange_.deliver(s + 1);
+      }
+    }
+    if (args_.carried != nullptr) carry(true);
+  }
+
+ private:
+  // f(row, unit) of the tile's rows and this block's units, spread over the threads
+  template <class F>
+  FAST_S2S_DEVICE void for_each(const F& f) const {
+    const int units = l_.strips_per_block * kStripUnits;
+    for (int i = thread_rank(); i < place_.rows * units; i += block_threads()) {
+      const int unit = first_unit() + i % units;
+      if (unit < l_.hidden) f(i / units, unit);
+    }
+  }
+
+  FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
+  FAST_S2S_DEVICE uint32_t cell_at(int row, int unit) const {
+    return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
+  }
+  FAST_S2S_DEVICE uint32_t bias_at(int gate, int unit) const {
+    return l_.bias + (gate * l_.strips_per_block * kStripUnits + unit - first_unit()) * 4;
+  }
+  FAST_S2S_DEVICE int64_t state_at(int row, int unit) const {
+    return (place_.row0 + row) * l_.hidden + unit;
+  }
+  template <class T>
+  FAST_S2S_DEVICE static float read(const T* from, int64_t at) {
+    return to_float(load_constant(from + at));
+  }
+  FAST_S2S_DEVICE const Io* io(const void* data) const { return static_cast<const Io*>(data); }
+  FAST_S2S_DEVICE Io* io(void* data) const { return static_cast<Io*>(data); }
+
+  FAST_S2S_DEVICE void load_bias() const {
+    const int units = l_.strips_per_block * kStripUnits;
+    for (int i = thread_rank(); i < 4 * units; i += block_threads()) {
+      const int gate = i / units, unit = first_unit() + i % units;
+      float sum = 0;
+      if (unit < l_.hidden) {
+        const int64_t at = static_cast<int64_t>(gate) * l_.hidden + unit;
+        if (d_.b_ih != nullptr) sum += read(io(d_.b_ih), at);
+        if (d_.b_hh != nullptr) sum += read(io(d_.b_hh), at);
+      }
+      shared_store(bias_at(gate, unit), sum);
+    }
+  }
+
+  FAST_S2S_DEVICE void begin(int row, int unit) const {
+    const float c = read(io(d_.c0), state_at(row, unit));
+    shared_store(cell_at(row, unit), c);
+    if (rows_.length(row) > 0) return;
+    store(io(d_.h_n) + state_at(row, unit), load_constant(io(d_.h0) + state_at(row, unit)));
+    store(io(d_.c_n) + state_at(row, unit), from_float<Io>(c));
+  }
+
+  // Steps that no row of the tile reaches.
+  FAST_S2S_DEVICE void zero_past_the_tile() const {
+    for (int t = rows_.steps(); t < d_.shape.steps; ++t)
+      for_each([&](int row, int unit) { save(t, row, unit, Io{}, Gates<float>{}, 0); });
+  }
+
+  FAST_S2S_DEVICE void save(int t, int row, int unit, Io h, const Gates<float>& gates,
+                            float c) const {
+    const int64_t at = rows_.at(t, row);
+    store(io(d_.y) + at * l_.hidden + unit, h);
+    if (d_.cells != nullptr) store(d_.cells + at * l_.hidden + unit, c);
+    if (d_.gates == nullptr) return;
+    Io* out = io(d_.gates) + at * 4 * l_.hidden + unit;
+    const float parts[4] = {gates.i, gates.f, gates.g, gates.o};
+    for (int gate = 0; gate < 4; ++gate) store(out + gate * l_.hidden, from_float<Io>(parts[gate]));
+  }
+
+  // Cells of a stepwise plan, from one launch to the next.
+  FAST_S2S_DEVICE void carry(bool out) const {
+    const int units = l_.strips * kStripUnits;
+    const int64_t base = static_cast<int64_t>(place_.group) * l_.rows * units;
+    sync_threads();
+    for_each([&](int row, int unit) {
+      float* at = args_.carried + base + static_cast<int64_t>(row) * units + unit;
+      if (out) {
+        store(at, shared_load<float>(cell_at(row, unit)));
+      } else {
+        shared_store(cell_at(row, unit), load(at));
+      }
+    });
+    sync_threads();
+  }
+
+  // f(n, row, unit) for the elements of this thread in tile n of rows, e of two; past the tile's
+  // rows and the layer's units, too.
+  template <class F>
+  FAST_S2S_DEVICE void for_elements(int row, int strip, const F& f) const {
+    const int unit = strip * kStripUnits + lane() / 4;
+#pragma unroll
+    for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) f(n, e, row + 8 * n + 2 * (lane() % 4) + e, unit);
+  }
+  FAST_S2S_DEVICE bool inside(int row, int unit) const {
+    return row < place_.rows && unit < l_.hidden;
+  }
+
+  // f(strip, its index in the warp, first row) of all that this warp computes
+  template <class F>
+  FAST_S2S_DEVICE void for_strips(const F& f) const {
+    for (int s = 0; s < share_.strips(l_); ++s)
+      for (int row = 0; row < l_.rows; row += 8 * kRowTiles) f(s, row);
+  }
+
+  FAST_S2S_DEVICE void publish_initial() {
+    for_strips([&](int s, int row) {
+      if (share_.k_group > 0 || !weights_.exists(s)) return;
+      for_elements(row, weights_.strip(s), [&](int, int, int r, int unit) {
+        const bool there = inside(r, unit) && !forgets(0, r);
+        put(0, r, unit, there ? load_constant(io(d_.h0) + state_at(r, unit)) : Io{});
+      });
+      exchange_.strip_done(0, row, weights_.strip(s));
+    });
+  }
+
+  FAST_S2S_DEVICE void put(int n, int row, int unit, Io h) {
+    exchange_.put(n, row, unit * static_cast<int>(sizeof(Io)), h);
+  }
+
+  // Whether the row's state is zero before step s.
+  FAST_S2S_DEVICE bool forgets(int s, int row) const {
+    const int t = rows_.time(s);
+    return rows_.runs(t, row) && rows_.resets(t, row);
+  }
+
+  FAST_S2S_DEVICE Gates<float> gates_x(int t, int row, int unit) const {
+    const Io* from = io(d_.gates_x) + rows_.at(t, row) * 4 * l_.hidden + unit;
+    return {read(from, 0), read(from, l_.hidden), read(from, 2 * l_.hidden),
+            read(from, 3 * l_.hidden)};
+  }
+
+  // What the first strip adds in step s, fetched while the ranks still exchange step s - 1.
+  FAST_S2S_DEVICE void prefetch(int s) {
+    if constexpr (kRowTiles == 1) {
+      if (share_.k_group > 0 || !weights_.exists(0)) return;
+      for_elements(0, weights_.strip(0), [&](int, int e, int row, int unit) {
+        if (inside(row, unit)) ahead_[e] = gates_x(rows_.time(s), row, unit);
+      });
+    }
+  }
+
+  FAST_S2S_DEVICE void step(int s) {
+    for_strips([&](int strip, int row) {
+      Sums sums = {};
+      if (weights_.exists(strip)) weights_.multiply(strip, exchange_.state(s, row), sums);
+      depth_.add(sums);
+      if (share_.k_group > 0 || !weights_.exists(strip)) return;
+      for_elements(row, weights_.strip(strip), [&](int n, int e, int r, int unit) {
+        Gates<float> pre{sums[0][n][e], sums[0][n][2 + e], sums[1][n][e], sums[1][n][2 + e]};
+        Io h = Io{};
+        if (inside(r, unit)) {
+          const bool fetched = kRowTiles == 1 && strip == 0 && row == 0;
+          h = finish(s, r, unit, pre, fetched ? ahead_[e] : gates_x(rows_.time(s), r, unit));
+        }
+        if (s + 1 < rows_.steps()) put(s + 1, r, unit, h);
+      });
+      if (s + 1 < rows_.steps()) exchange_.strip_done(s + 1, row, weights_.strip(strip));
+    });
+  }
+
+  // One unit of one row: state, results, and the h that the next step sees.
+  FAST_S2S_DEVICE Io finish(int s, int row, int unit, Gates<float> pre,
+                            const Gates<float>& from_x) const {
+    const int t = rows_.time(s);
+    if (!rows_.runs(t, row)) {
+      save(t, row, unit, Io{}, Gates<float>{}, 0);
+      // a row that has not begun yet, in reverse; one that has ended is looked at by nobody
+      return s + 1 < rows_.steps() && forgets(s + 1, row)
+                 ? Io{}
+                 : load_constant(io(d_.h0) + state_at(row, unit));
+    }
+    pre.i += from_x.i + shared_load<float>(bias_at(0, unit));
+    pre.f += from_x.f + shared_load<float>(bias_at(1, unit));
+    pre.g += from_x.g + shared_load<float>(bias_at(2, unit));
+    pre.o += from_x.o + shared_load<float>(bias_at(3, unit));
+    const Gates<float> gates = activate<DeviceMath>(pre);
+    const float c_prev = rows_.resets(t, row) ? 0.0f : shared_load<float>(cell_at(row, unit));
+    const float c = next_cell(gates, c_prev);
+    const Io h = from_float<Io>(next_hidden<DeviceMath>(gates, c));
+    shared_store(cell_at(row, unit), c);
+    save(t, row, unit, h, gates, c);
+    if (t == rows_.last(row)) {
+      store(io(d_.h_n) + state_at(row, unit), h);
+      store(io(d_.c_n) + state_at(row, unit), from_float<Io>(c));
+    }
+    return s + 1 < rows_.steps() && forgets(s + 1, row) ? Io{} : h;
+  }
+
+  const ForwardArgs& args_;
+  const Layout& l_;
+  const Place<ForwardDirection> place_;
+  const ForwardDirection& d_;
+  TileRows rows_;
+  const WarpShare share_;
+  WarpWeights<Operand, 2, kRowTiles, kHeld> weights_;
+  Exchange<kVariant, kStripUnits * sizeof(Io), kRowTiles> exchange_;
+  DepthSum<2, kRowTiles> depth_;
+  Gates<float> ahead_[2];
+};
+
+template <class Operand, Variant kVariant, int kRowTiles>
+FAST_S2S_KERNEL(kThreads)
+lstm_forward_kernel(const FAST_S2S_GRID_CONSTANT ForwardArgs args) {
+  ForwardKernel<Operand, kVariant, kRowTiles>(args).run();
+}
+
+}  // namespace fast_s2s

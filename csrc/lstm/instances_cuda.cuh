@@ -1,0 +1,73 @@
+// Every kernel of one precision. Each instance is a source file of its own, so that they compile
+// beside each other.
+#pragma once
+
+#include "backward_cuda.cuh"
+#include "forward_cuda.cuh"
+
+namespace fast_s2s {
+
+template <class Args>
+using Kernel = void (*)(Args);
+
+template <class Operand, Variant kVariant>
+Kernel<ForwardArgs> forward_kernel(const Plan& plan) {
+  return plan.row_tiles == 1 ? &lstm_forward_kernel<Operand, kVariant, 1>
+                             : &lstm_forward_kernel<Operand, kVariant, 4>;
+}
+
+template <class Operand, Variant kVariant>
+Kernel<BackwardArgs> backward_kernel(const Plan& plan) {
+  return plan.row_tiles == 1 ? &lstm_backward_kernel<Operand, kVariant, 1>
+                             : &lstm_backward_kernel<Operand, kVariant, 4>;
+}
+
+template <class Args>
+std::string launch_sequence(Kernel<Args> kernel, const Plan& plan, const Args& args,
+                            Stream stream) {
+  const Layout& l = plan.layout;
+  LaunchShape shape;
+  shape.blocks = static_cast<int>(plan.tiles) * l.directions * l.ranks;
+  shape.threads = kThreads;
+  shape.shared_bytes = static_cast<int>(plan.shared_bytes);
+  const bool through_l2 = plan.variant == Variant::kGrid || plan.variant == Variant::kStream;
+  shape.cluster = plan.variant == Variant::kCluster ? l.ranks : 1;
+  shape.cooperative = through_l2 && !plan.stepwise;
+  return launch(kernel, shape, stream, args);
+}
+
+template <class Operand>
+std::string launch_forward(const Plan& plan, const ForwardArgs& args, Stream stream) {
+  const auto with = [&](Kernel<ForwardArgs> kernel) {
+    return launch_sequence(kernel, plan, args, stream);
+  };
+  switch (plan.variant) {
+    case Variant::kBlock:
+      return with(forward_kernel<Operand, Variant::kBlock>(plan));
+    case Variant::kCluster:
+      return with(forward_kernel<Operand, Variant::kCluster>(plan));
+    case Variant::kGrid:
+      return with(forward_kernel<Operand, Variant::kGrid>(plan));
+    default:
+      return with(forward_kernel<Operand, Variant::kStream>(plan));
+  }
+}
+
+template <class Operand>
+std::string launch_backward(const Plan& plan, const BackwardArgs& args, Stream stream) {
+  const auto with = [&](Kernel<BackwardArgs> kernel) {
+    return launch_sequence(kernel, plan, args, stream);
+  };
+  switch (plan.variant) {
+    case Variant::kBlock:
+      return with(backward_kernel<Operand, Variant::kBlock>(plan));
+    case Variant::kCluster:
+      return with(backward_kernel<Operand, Variant::kCluster>(plan));
+    case Variant::kGrid:
+      return with(backward_kernel<Operand, Variant::kGrid>(plan));
+    default:
+      return with(backward_kernel<Operand, Variant::kStream>(plan));
+  }
+}
+
+}  // namespace fast_s2s

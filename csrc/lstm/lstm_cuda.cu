@@ -1,0 +1,102 @@
+// Chooses the kernel of a precision, and launches the small ones.
+
+#include "cell_cuda.cuh"
+#include "elementwise_cuda.cuh"
+
+namespace fast_s2s {
+
+// forward_cuda_*.cu, backward_cuda_*.cu
+template <class Operand>
+std::string launch_forward(const Plan& plan, const ForwardArgs& args, Stream stream);
+template <class Operand>
+std::string launch_backward(const Plan& plan, const BackwardArgs& args, Stream stream);
+
+namespace {
+
+template <class F>
+std::string by_precision(Precision precision, const F& f) {
+  switch (precision) {
+    case Precision::kBf16:
+      return f(OperandBf16{});
+    case Precision::kFp16:
+      return f(OperandFp16{});
+    case Precision::kTf32:
+      return f(OperandTf32{});
+    default:
+      return f(OperandFp32{});
+  }
+}
+
+template <class Args>
+std::string launch_elementwise(void (*kernel)(Args), int64_t count, const Args& args,
+                               Stream stream) {
+  if (count == 0) return "";
+  const int64_t blocks = (count + kElementwiseThreads - 1) / kElementwiseThreads;
+  LaunchShape shape;
+  shape.blocks = static_cast<int>(blocks < kMostBlocks ? blocks : kMostBlocks);
+  shape.threads = kElementwiseThreads;
+  return launch(kernel, shape, stream, args);
+}
+
+int64_t elements(const SequenceShape& shape, int64_t hidden) {
+  return shape.steps * shape.batch * hidden;
+}
+
+}  // namespace
+
+std::string lstm_forward_cuda(Precision precision, const Plan& plan, const ForwardArgs& args,
+                              Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_forward<decltype(operand)>(plan, args, stream);
+  });
+}
+
+std::string lstm_backward_cuda(Precision precision, const Plan& plan, const BackwardArgs& args,
+                               Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_backward<decltype(operand)>(plan, args, stream);
+  });
+}
+
+int64_t packed_bytes(const Layout& layout, bool backward) {
+  return static_cast<int64_t>(layout.strips) * layout.k_tiles * (backward ? 512 : 1024);
+}
+
+std::string pack_weights_cuda(Precision precision, const Layout& layout, bool backward,
+                              const void* w_hh, Words* packed, Stream stream) {
+  const int64_t words = packed_bytes(layout, backward) / 16;
+  const PackArgs args{w_hh, packed, layout.hidden, layout.k_tiles, words};
+  return by_precision(precision, [&](auto operand) {
+    typedef typename decltype(operand)::Io Io;
+    return launch_elementwise(backward ? &pack_kernel<Io, true> : &pack_kernel<Io, false>, words,
+                              args, stream);
+  });
+}
+
+std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args, Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_elementwise(&previous_hidden_kernel<typename decltype(operand)::Io>,
+                              elements(args.shape, args.hidden), args, stream);
+  });
+}
+
+std::string activate_cuda(Precision precision, const Activate& args, Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_elementwise(&activate_kernel<typename decltype(operand)::Io>,
+                              args.rows * args.hidden, args, stream);
+  });
+}
+
+std::string lstm_cell_cuda(Precision precision, const CellArgs& args, Stream stream) {
+  const int64_t blocks = (args.hidden + kWarps - 1) / kWarps;
+  LaunchShape shape;
+  shape.blocks = static_cast<int>(blocks < kMostBlocks ? blocks : kMostBlocks);
+  shape.threads = 32 * kWarps;
+  return by_precision(precision, [&](auto operand) {
+    typedef typename decltype(operand)::Io Io;
+    return launch(args.batch == 1 ? &lstm_cell_kernel<Io, 1> : &lstm_cell_kernel<Io, 8>, shape,
+                  stream, args);
+  });
+}
+
+}  // namespace fast_s2s

@@ -1,0 +1,63 @@
+// CUDA registration of every op, by torch's stable ABI, in a library of its own: it loads only
+// where torch has CUDA. Schemas: fast_s2s/ops.py. No logic here.
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "lstm/lstm_ops_cuda.h"
+
+namespace fast_s2s {
+namespace cuda {
+
+void* current_stream() {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
+      torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
+  return stream;
+}
+
+bool allows_tf32() {
+  static const bool allowed = [] {
+    const char* value = std::getenv("FAST_S2S_TF32");
+    return value != nullptr && std::string(value) == "1";
+  }();
+  return allowed;
+}
+
+namespace {
+
+using torch::stable::accelerator::DeviceGuard;
+
+auto lstm_forward_on_device(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih,
+                            const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+                            const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+                            const std::optional<Tensor>& lengths,
+                            const std::optional<Tensor>& reset, bool reverse, int64_t save) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save);
+}
+
+auto lstm_backward_on_device(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+    const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
+    const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_backward(grad_y, grad_h_n, grad_c_n, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths,
+                       reset, reverse, y, gates, cells, needs_x, needs_weights);
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace fast_s2s
+
+STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
+  m.impl("lstm_forward", TORCH_BOX(&fast_s2s::cuda::lstm_forward_on_device));
+  m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward_on_device));
+}

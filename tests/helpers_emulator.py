@@ -1,0 +1,180 @@
+"""Builds the emulator of the CUDA kernels, and runs ops in it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths
+
+ROOT = Path(__file__).parent.parent
+BUILD = ROOT / "build" / "emulator"
+EMULATOR = ROOT / "tests" / "emulator"
+# as in csrc/lstm/plan.h
+VARIANTS = ("block", "cluster", "grid", "stream")
+NAMESPACE, MUTANT_NAMESPACE = "fast_s2s_emulator", "fast_s2s_mutant"
+_PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
+_FLAGS = [
+    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
+    *("-DFAST_S2S_EMULATE", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+]
+KERNELS = [
+    "csrc/lstm/lstm_cuda.cu",
+    "csrc/cuda/device.cu",
+    *(f"csrc/lstm/{way}_cuda_{p}.cu" for way in ("forward", "backward") for p in _PRECISIONS),
+]
+SOURCES = [
+    *KERNELS,
+    "csrc/lstm/plan.cpp",
+    "csrc/lstm/lstm_ops_cuda.cpp",
+    "csrc/lstm/sequence_launch_cuda.cpp",
+    *(
+        f"tests/emulator/{name}.cpp"
+        for name in ("access", "context", "machine", "memory", "products")
+    ),
+    "tests/emulator/both_directions.cpp",
+    "tests/emulator/ops.cpp",
+    "tests/emulator/primitive_kernels.cpp",
+]
+
+
+def _digest(root: Path) -> str:
+    texts = hashlib.sha256(" ".join((*_FLAGS, torch.__version__)).encode())
+    for folder in ("csrc", "tests/emulator"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in (".h", ".cuh", ".cu", ".cpp"):
+                texts.update(path.read_bytes())
+    return texts.hexdigest()[:16]
+
+
+def _compile(source: Path, root: Path, out: Path, *defines: str) -> Path:
+    target = out / f"{source.name}{''.join(defines)}.o"
+    if target.exists():
+        return target
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.o")
+    folders = [root / "tests/emulator", root / "csrc", root / "csrc/cuda", *include_paths()]
+    command = ["g++", "-x", "c++", *_FLAGS, *defines, *(f"-I{folder}" for folder in folders)]
+    # torch's headers are not ours to warn about
+    command = [c.replace("-I", "-isystem", 1) if "site-packages" in c else c for c in command]
+    done = subprocess.run(
+        [*command, "-c", str(source), "-o", str(scratch)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{source.name} does not compile:\n{done.stderr}"
+    assert "warning:" not in done.stderr, done.stderr
+    scratch.rename(target)
+    return target
+
+
+def _link(objects: list[Path], target: Path) -> Path:
+    libraries = Path(torch.__file__).parent / "lib"
+    scratch = target.with_suffix(f".{os.getpid()}.so")
+    command = ["g++", "-shared", *map(str, objects), "-o", str(scratch), f"-L{libraries}"]
+    subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)
+    scratch.rename(target)
+    return target
+
+
+def build() -> Path:
+    """The emulator of the kernels as they are; compiled only after a change."""
+    out = BUILD / _digest(ROOT)
+    target = out / "emulator.so"
+    if target.exists():
+        return target
+    # those of sources that are no more
+    shutil.rmtree(BUILD, ignore_errors=True)
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda s: _compile(ROOT / s, ROOT, out), SOURCES))
+    return _link(objects, target)
+
+
+def build_mutant(name: str, path: str, old: str, new: str, recompiled: list[str]) -> Path:
+    """The emulator with `old`, found once in a kernel's source, replaced by `new`."""
+    original = build().parent
+    text = (ROOT / path).read_text()
+    assert text.count(old) == 1, f"{name}: expected once in {path}, found {text.count(old)} times"
+    out = original / "mutants" / name
+    # includes are relative, so a copy of the tree is read as a whole
+    for folder in ("csrc", "tests/emulator"):
+        for source in (ROOT / folder).rglob("*"):
+            if source.suffix in (".h", ".cuh", ".cu", ".cpp"):
+                copy = out / source.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(source.read_bytes())
+    (out / path).write_text(text.replace(old, new))
+    # run for a moment only: what compiles fastest
+    mutated = {s: _compile(out / s, out, out, "-O0") for s in recompiled}
+    rename = f"-DEMULATOR_NAMESPACE={MUTANT_NAMESPACE}"
+    for renamed in ("tests/emulator/ops.cpp", "tests/emulator/both_directions.cpp"):
+        mutated[renamed] = _compile(ROOT / renamed, ROOT, original, rename)
+    # of an inline function that several have, the linker takes the first
+    rest = [_compile(ROOT / s, ROOT, original) for s in SOURCES if s not in mutated]
+    return _link([*mutated.values(), *rest], out / "mutant.so")
+
+
+class Emulator:
+    """A loaded emulator library."""
+
+    # a small device on which a few hundred units already need every variant
+    DEFAULTS: Mapping[str, int] = {
+        "seed": 1,
+        "sms": 8,
+        "shared_bytes": 227 * 1024,
+        "max_cluster": 8,
+        "cooperative": 1,
+        "weight_registers": 128,
+        "only": -1,
+        "row_tiles": 0,
+        "tf32": 0,
+    }
+
+    def __init__(self, library: Path, namespace: str = NAMESPACE) -> None:
+        torch.ops.load_library(str(library))
+        self.library = ctypes.CDLL(str(library))
+        ops = getattr(torch.ops, namespace)
+        self.lstm_forward = ops.lstm_forward
+        self.lstm_backward = ops.lstm_backward
+        self.both_forward = ops.both_forward
+        self.both_backward = ops.both_backward
+        self.configure()
+
+    def configure(self, **properties: int) -> None:
+        """Set the device's properties and the scheduler's seed; the others as in `DEFAULTS`."""
+        values = {**self.DEFAULTS, **properties}
+        assert values.keys() == self.DEFAULTS.keys(), properties
+        seed, *rest = values.values()
+        self.library.emulator_set(ctypes.c_uint64(seed), *rest)
+
+    def counts(self) -> dict[str, int]:
+        """Launches, threads, matrix products and barriers so far."""
+        out = (ctypes.c_uint64 * 4)()
+        self.library.emulator_counts(out)
+        return dict(zip(("launches", "threads", "products", "barriers"), out, strict=True))
+
+    def run(self, inputs, save: int) -> list[torch.Tensor]:
+        """Outputs, saved tensors and gradients, in the order of `helpers_lstm.Inputs.run`."""
+        tensors = [t.detach() for t in inputs.tensors]
+        arguments = inputs.arguments(tensors)
+        y, h_n, c_n, *saved = self.lstm_forward(*arguments, save)
+        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, _ = self.lstm_backward(
+            *inputs.cotangents, *arguments, y, *saved, True, True
+        )
+        biases = [d_bias, d_bias] if "b_ih" in inputs.names else []
+        return [y, h_n, c_n, d_x, d_h0, d_c0, d_w_ih, d_w_hh, *biases]
+
+
+def why_not() -> str | None:
+    """Why the emulator cannot be built here; None if it can."""
+    if sysconfig.get_platform().split("-")[0] != "linux":
+        return "the emulator is built on Linux only"
+    return None

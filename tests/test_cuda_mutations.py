@@ -1,0 +1,376 @@
+"""That the emulator's tests bite: each of these faults, put into a kernel, must make a run fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import helpers_emulator
+import pytest
+import torch
+from conftest import TOLERANCE, assert_close
+from helpers_emulator import MUTANT_NAMESPACE, VARIANTS, Emulator
+from helpers_lstm import Case, make_inputs, reference_results
+
+FORWARD, BACKWARD = "csrc/lstm/forward_cuda_bf16.cu", "csrc/lstm/backward_cuda_bf16.cu"
+BOTH, SMALL = [FORWARD, BACKWARD], ["csrc/lstm/lstm_cuda.cu"]
+FP32 = ["csrc/lstm/forward_cuda_fp32.cu", "csrc/lstm/backward_cuda_fp32.cu"]
+
+
+class Mutation(NamedTuple):
+    """`old`, once in the file, becomes `new`; found by running `variant` on `device`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    variant: str = "block"
+    device: dict = {}
+    recompiled: list = [FORWARD]
+    dtype: torch.dtype = torch.bfloat16
+    case: Case = Case(5, 11, 150, lengths=True, reset=True)
+
+
+REVERSE = Case(5, 11, 40, lengths=True, reset=True, reverse=True)
+CELL = Case(1, 5, 40)
+# W partly in registers, partly in shared memory, partly in L2
+MIXED = {"weight_registers": 8, "shared_bytes": 90_000}
+STEPWISE = {"cooperative": 0}
+SEQUENCE, OPERAND = "sequence_cuda.cuh", "operand_cuda.cuh"
+FORWARD_FILE, BACKWARD_FILE = "forward_cuda.cuh", "backward_cuda.cuh"
+ELEMENTWISE = "elementwise_cuda.cuh"
+
+MUTATIONS = [
+    # barriers
+    Mutation(
+        "no barrier after the prologue",
+        FORWARD_FILE,
+        "exchange_.clear_padding();\n    sync_threads();",
+        "exchange_.clear_padding();",
+    ),
+    Mutation(
+        "no barrier between steps",
+        SEQUENCE,
+        "if constexpr (kVariant == Variant::kBlock) {\n      sync_threads();",
+        "if constexpr (kVariant == Variant::kBlock) {",
+    ),
+    Mutation(
+        "no cluster barrier between steps",
+        SEQUENCE,
+        "} else if constexpr (kVariant == Variant::kCluster) {\n"
+        "      cluster_arrive();\n      cluster_wait();",
+        "} else if constexpr (kVariant == Variant::kCluster) {\n      sync_threads();",
+        "cluster",
+    ),
+    Mutation(
+        "peers may not have begun",
+        SEQUENCE,
+        "anything is put into their memory\n    if constexpr (kVariant == Variant::kCluster) {",
+        "anything is put into their memory\n    if constexpr (false) {",
+        "cluster",
+    ),
+    Mutation(
+        "a strip copied before all lanes wrote it",
+        SEQUENCE,
+        "      sync_warp();\n      constexpr int kWords",
+        "      constexpr int kWords",
+        "cluster",
+    ),
+    Mutation(
+        "arrives before the block is done",
+        "../cuda/primitives.cuh",
+        "  sync_threads();\n  if (thread_rank() == 0) add_release(counter, 1);",
+        "  if (thread_rank() == 0) add_release(counter, 1);",
+        "stream",
+    ),
+    Mutation(
+        "only one thread waits",
+        "../cuda/primitives.cuh",
+        "      if (++polls == kSpinLimit) trap();\n  }\n  sync_threads();",
+        "      if (++polls == kSpinLimit) trap();\n  }",
+        "stream",
+    ),
+    Mutation(
+        "waits for the step before", SEQUENCE, "l_.ranks) * (n + 1));", "l_.ranks) * n);", "grid"
+    ),
+    Mutation(
+        "waits for a rank too many",
+        SEQUENCE,
+        "l_.ranks) * (n + 1)",
+        "l_.ranks) * (n + 1) + 1",
+        "grid",
+    ),
+    Mutation(
+        "copies not waited for", SEQUENCE, "copy_async_wait<0>();", "copy_async_wait<1>();", "grid"
+    ),
+    Mutation(
+        "copies seen by their own thread alone",
+        SEQUENCE,
+        "copy_async_wait<0>();\n    sync_threads();",
+        "copy_async_wait<0>();",
+        "grid",
+    ),
+    Mutation(
+        "partial sums without a barrier",
+        SEQUENCE,
+        "    sync_threads();\n    if (share_.k_group > 0) return;",
+        "    if (share_.k_group > 0) return;",
+    ),
+    # buffers
+    Mutation("one buffer in shared memory", SEQUENCE, "kGrid ? 0 : n % 2;", "kGrid ? 0 : 0 * n;"),
+    Mutation(
+        "one buffer in peers", SEQUENCE, "kGrid ? 0 : n % 2;", "kGrid ? 0 : 0 * n;", "cluster"
+    ),
+    Mutation(
+        "one buffer in L2",
+        SEQUENCE,
+        "buffer_ + n % 2 * to_second_",
+        "buffer_ + 0 * n * to_second_",
+        "grid",
+    ),
+    Mutation("one buffer of partial sums", SEQUENCE, "    turn_ ^= 1;\n", ""),
+    Mutation(
+        "padding left unwritten", SEQUENCE, "i < 2 * l_.rows * words;", "i < l_.rows * words;"
+    ),
+    # fragments
+    Mutation(
+        "halves of a k-tile swapped", OPERAND, "(lane() / 8 % 2) * 16", "(1 - lane() / 8 % 2) * 16"
+    ),
+    Mutation(
+        "tiles of rows swapped",
+        OPERAND,
+        "b[n + i / 2][i % 2] = both[i];",
+        "b[n + i % 2][i / 2] = both[i];",
+        device={"row_tiles": 4},
+        case=Case(3, 40, 40),
+    ),
+    Mutation(
+        "fragments from L2 swapped",
+        OPERAND,
+        "half * 16 + (lane() % 4)",
+        "(1 - half) * 16 + (lane() % 4)",
+        "stream",
+    ),
+    Mutation(
+        "registers of A swapped",
+        ELEMENTWISE,
+        "row = lane / 4 + 8 * (r % 2), byte = 4 * (lane % 4) + 16 * (r / 2);",
+        "row = lane / 4 + 8 * (r / 2), byte = 4 * (lane % 4) + 16 * (r % 2);",
+        recompiled=SMALL,
+    ),
+    Mutation(
+        "gates g and o swapped",
+        FORWARD_FILE,
+        "sums[1][n][e], sums[1][n][2 + e]}",
+        "sums[1][n][2 + e], sums[1][n][e]}",
+    ),
+    Mutation(
+        "a share of the depth left out",
+        SEQUENCE,
+        "for (int k = 1; k < l_.k_groups",
+        "for (int k = 2; k < l_.k_groups",
+    ),
+    Mutation(
+        "tiles in shared memory off",
+        OPERAND,
+        "s * share_.k_count - held();",
+        "s * share_.k_count;",
+        device=MIXED,
+    ),
+    Mutation(
+        "tiles in L2 off by one",
+        OPERAND,
+        "      fetch(a, s, j);\n      add(a, state, j, sums);",
+        "      fetch(a, s, j - 1);\n      add(a, state, j, sums);",
+        device=MIXED,
+    ),
+    Mutation(
+        "no low parts of float32",
+        OPERAND,
+        "    mma_tf32(d, high_a, low_b);\n",
+        "",
+        recompiled=FP32,
+        dtype=torch.float32,
+    ),
+    # rows and steps
+    Mutation(
+        "a length off by one", SEQUENCE, "return t < length(row);", "return t <= length(row);"
+    ),
+    Mutation(
+        "a last step off by one",
+        SEQUENCE,
+        "shape_.reverse ? 0 : length(row) - 1;",
+        "shape_.reverse ? 0 : length(row) - 2;",
+    ),
+    Mutation(
+        "a first step off by one",
+        SEQUENCE,
+        "shape_.reverse ? length(row) - 1 : 0;",
+        "shape_.reverse ? length(row) : 0;",
+        recompiled=[BACKWARD],
+        case=REVERSE,
+    ),
+    Mutation(
+        "resets a step late",
+        FORWARD_FILE,
+        "const int t = rows_.time(s);\n    return rows_.runs(t, row) &&",
+        "const int t = rows_.time(s ? s - 1 : 0);\n    return rows_.runs(t, row) &&",
+    ),
+    Mutation(
+        "a reset keeps the cell",
+        FORWARD_FILE,
+        "rows_.resets(t, row) ? 0.0f : shared_load",
+        "false ? 0.0f : shared_load",
+    ),
+    Mutation(
+        "input of the step before",
+        FORWARD_FILE,
+        "        prefetch(s + 1);",
+        "        prefetch(s);",
+        case=Case(4, 3, 40),
+    ),
+    Mutation(
+        "nothing past the longest row",
+        FORWARD_FILE,
+        "      zero_past_the_tile();\n",
+        "",
+        case=Case(5, 9, 20, lengths=True),
+    ),
+    Mutation(
+        "no b_hh",
+        FORWARD_FILE,
+        "        if (d_.b_hh != nullptr) sum += read(io(d_.b_hh), at);\n",
+        "",
+    ),
+    Mutation(
+        "rows of later launches",
+        SEQUENCE,
+        "row0 = args.first_row + static_cast",
+        "row0 = static_cast",
+        "grid",
+        device={"shared_bytes": 30_000},
+        case=Case(2, 70, 130),
+    ),
+    Mutation(
+        "cells lost between launches",
+        FORWARD_FILE,
+        "if (args_.carried != nullptr) carry(true);",
+        "if (false) carry(true);",
+        "stream",
+        STEPWISE,
+    ),
+    # backward
+    Mutation(
+        "a reset lets gradients through",
+        BACKWARD_FILE,
+        "dh = rows_.resets(t, r) ? 0.0f : sums[0][n][e];",
+        "dh = sums[0][n][e];",
+        recompiled=[BACKWARD],
+    ),
+    Mutation(
+        "rows that rest lose their gradient",
+        BACKWARD_FILE,
+        "if (!rows_.runs(t, r)) {",
+        "if (false) {",
+        recompiled=[BACKWARD],
+    ),
+    Mutation(
+        "no initial cell",
+        BACKWARD_FILE,
+        "? read(d_.c0, row, unit)",
+        "? 0.0f",
+        recompiled=[BACKWARD],
+    ),
+    Mutation(
+        "gradients lost between launches",
+        BACKWARD_FILE,
+        "        store(at + half, shared_load<float>(dc_at(row, unit)));\n",
+        "",
+        "stream",
+        STEPWISE,
+        recompiled=[BACKWARD],
+    ),
+    # small kernels
+    Mutation(
+        "sum over half of the lanes",
+        "cell_cuda.cuh",
+        "int mask = 16;",
+        "int mask = 8;",
+        recompiled=SMALL,
+        case=CELL,
+    ),
+    Mutation(
+        "the state of the step after",
+        ELEMENTWISE,
+        "s.reverse ? s.batch : -s.batch",
+        "s.reverse ? -s.batch : s.batch",
+        recompiled=SMALL,
+    ),
+]
+
+
+def _survives(library: Path, namespace: str, mutation: Mutation) -> bool:
+    torch.manual_seed(0)
+    only = VARIANTS.index(mutation.variant)
+    inputs = make_inputs(mutation.case, mutation.dtype)
+    expected = reference_results(inputs)
+    emulator = Emulator(library, namespace)
+    emulator.configure(only=only, **mutation.device)
+    try:
+        # with the gates saved and computed again
+        for save in (1, 2):
+            for ours, theirs in zip(emulator.run(inputs, save), expected, strict=True):
+                assert_close(ours, theirs, mutation.name)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def _child(library: Path, mutation: Mutation, answer) -> None:
+    answer.send(_survives(library, MUTANT_NAMESPACE, mutation))
+
+
+@pytest.fixture(scope="module")
+def mutants(_emulator_library) -> dict[str, Future[Path]]:
+    """All mutants, built two at a time."""
+
+    def build(mutation: Mutation) -> Path:
+        name = mutation.name.replace(" ", "-")
+        path = os.path.normpath(Path("csrc/lstm") / mutation.file)
+        return helpers_emulator.build_mutant(
+            name, path, mutation.old, mutation.new, mutation.recompiled
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        return {mutation.name: pool.submit(build, mutation) for mutation in MUTATIONS}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
+def test_a_mutant_is_found_out(emulator, mutants, mutation):
+    # a library cannot be unloaded: each mutant gets a process of its own
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(mutants[mutation.name].result(), mutation, theirs))
+    child.start()
+    assert ours.poll(60), "the mutant does not end"
+    survived = ours.recv()
+    child.join()
+    assert not survived, f"no test would notice: {mutation.name}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "device", "case", "dtype"),
+    sorted({(m.variant, tuple(m.device.items()), m.case, m.dtype) for m in MUTATIONS}, key=str),
+    ids=str,
+)
+def test_the_kernels_as_they_are_pass_the_same_runs(emulator, variant, device, case, dtype):
+    inputs = make_inputs(case, dtype)
+    emulator.configure(only=VARIANTS.index(variant), **dict(device))
+    assert dtype in TOLERANCE
+    for save in (1, 2):
+        expected = reference_results(inputs)
+        for ours, theirs in zip(emulator.run(inputs, save), expected, strict=True):
+            assert_close(ours, theirs, f"{variant} {case}")

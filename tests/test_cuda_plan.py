@@ -1,0 +1,138 @@
+"""How an LSTM layer is laid over a GPU: every size has a plan, and the plan fits the device."""
+
+from __future__ import annotations
+
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fast_s2s import backends
+
+pytestmark = pytest.mark.skipif(
+    backends.extension is None, reason=f"no planner: {backends.extension_reason}"
+)
+
+DEVICES = {
+    "A100": {"sms": 108, "shared_bytes": 163 * 1024, "max_cluster": 1},
+    "RTX 4090": {"sms": 128, "shared_bytes": 99 * 1024, "max_cluster": 1},
+    "H200": {"sms": 132, "shared_bytes": 227 * 1024, "max_cluster": 16},
+    "B200": {"sms": 148, "shared_bytes": 227 * 1024, "max_cluster": 16},
+    "RTX 5090": {"sms": 170, "shared_bytes": 99 * 1024, "max_cluster": 8},
+    "a slice of an A100": {"sms": 14, "shared_bytes": 163 * 1024, "max_cluster": 1},
+    "nothing resident": {
+        "sms": 1,
+        "shared_bytes": 48 * 1024,
+        "max_cluster": 1,
+        "cooperative": False,
+    },
+}
+SIZES = (1, 7, 8, 17, 64, 100, 128, 500, 512, 650, 1000, 1024, 1500, 2048, 4096, 10_000, 65_536)
+BATCHES = (1, 3, 8, 9, 20, 32, 100, 128, 1000, 70_000)
+PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
+
+
+def plan(device="H200", precision="bf16", hidden=512, batch=1, **more):
+    values = {**DEVICES[device], **more}
+    return backends.extension.plan_lstm(precision=precision, hidden=hidden, batch=batch, **values)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_every_size_has_a_plan_that_fits(device, backward):
+    limits = DEVICES[device]
+    for hidden, batch, precision, directions in product(SIZES, BATCHES, PRECISIONS, (1, 2)):
+        p = plan(device, precision, hidden, batch, directions=directions, backward=backward)
+        size = 2 if precision in ("bf16", "fp16") else 4
+        units = 16 if backward else 8
+        where = f"{device} {precision} H={hidden} B={batch} D={directions}: {p}"
+        assert p["shared_bytes"] <= limits["shared_bytes"], where
+        # every unit and every row is somebody's
+        assert p["strips"] * units >= hidden > (p["strips"] - 1) * units, where
+        assert p["ranks"] * p["strips_per_block"] >= p["strips"], where
+        assert p["launches"] * p["tiles"] * p["rows"] >= batch, where
+        assert (p["launches"] - 1) * p["tiles"] * p["rows"] < batch, where
+        assert p["rows"] % (8 * p["row_tiles"]) == 0, where
+        depth = 4 * p["strips"] * units if backward else hidden
+        assert p["k_tiles"] * 32 >= depth * size, where
+        # blocks that wait for each other through L2 must be there at once
+        if p["variant"] in ("grid", "stream") and not p["stepwise"]:
+            assert limits.get("cooperative", True), where
+            assert p["ranks"] * p["tiles"] * directions <= limits["sms"], where
+        if p["variant"] == "cluster":
+            assert p["ranks"] in (2, 4, 8, 16) and p["ranks"] <= limits["max_cluster"], where
+        if p["variant"] == "block":
+            assert p["ranks"] == 1, where
+        # W is read from L2 exactly as far as it is kept nowhere else
+        groups = p["rows"] // (8 * p["row_tiles"])
+        chunk = -(-p["k_tiles"] // p["k_groups"])
+        mine = -(-p["strips_per_block"] // (8 // p["k_groups"])) * chunk
+        tile = 512 if backward else 1024
+        left = 8 * mine * tile - p["register_bytes"] - p["resident_bytes"]
+        assert left >= 0 and p["streamed_bytes"] == left * groups, where
+        assert 4 * p["register_tiles"] * (1 if backward else 2) <= 128, where
+
+
+def test_the_order_of_sums_depends_on_the_depth_alone():
+    for device, hidden, precision in product(DEVICES, SIZES, PRECISIONS):
+        groups = {
+            plan(device, precision, hidden, batch, directions=d)["k_groups"]
+            for batch, d in product(BATCHES, (1, 2))
+        }
+        groups.add(plan("H200", precision, hidden, 1)["k_groups"])
+        assert len(groups) == 1, (device, hidden, precision)
+
+
+@pytest.mark.parametrize(
+    ("device", "hidden", "batch", "variant"),
+    [
+        ("H200", 32, 1, "block"),
+        ("H200", 256, 1, "cluster"),
+        ("H200", 512, 8, "cluster"),
+        ("H200", 1024, 8, "grid"),
+        ("H200", 20_000, 8, "stream"),
+        ("A100", 512, 8, "grid"),
+        ("nothing resident", 512, 8, "stream"),
+    ],
+)
+def test_choices(device, hidden, batch, variant):
+    assert plan(device, "bf16", hidden, batch)["variant"] == variant
+
+
+@pytest.mark.parametrize(("hidden", "batch"), [(512, 16), (1024, 8)])
+def test_weights_stay_on_chip_at_the_sizes_of_the_flagship(hidden, batch):
+    assert plan("H200", "bf16", hidden, batch)["streamed_bytes"] == 0
+
+
+def test_a_device_without_cooperative_launches_gets_one_launch_a_step():
+    p = plan("A100", hidden=2048, cooperative=False)
+    assert p["stepwise"] and p["register_bytes"] == p["resident_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 0}, "hidden: expected at least 1"),
+        ({"hidden": 2**24 + 1}, "hidden: expected at most 2.24"),
+        ({"batch": 0}, "batch: expected at least 1"),
+        ({"directions": 3}, "directions: expected 1 or 2"),
+        ({"precision": "fp8"}, "precision: expected bf16, fp16, tf32 or fp32, got fp8"),
+        ({"only": "warp"}, "only: expected block, cluster, grid or stream, got warp"),
+        ({"sms": 0}, "sms: expected at least 1"),
+        ({"shared_bytes": 100}, "too little shared memory"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan(**changes)
+
+
+def test_explanation():
+    properties = SimpleNamespace(
+        major=9, multi_processor_count=132, shared_memory_per_block_optin=227 * 1024
+    )
+    text = backends.explain_cuda(properties, torch.bfloat16, 1024, 8)
+    assert text.startswith("grid: 128 blocks to a copy of the weights, 1 x 8 rows; a block has 128")
+    assert backends.explain_cuda(properties, torch.bfloat16, 32, 8).startswith("block: 1 block to")
