@@ -213,6 +213,24 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
 
 
 @needs_native
+def test_threads_wait_for_each_other_in_a_prefix():
+    """There no logits are computed, so one barrier of a step less is met."""
+    size = Size(hidden=300, vocab=50)
+    made = make(size, 1, torch.float32)
+    packed = pack_encoder(*random_weights(size)[:2], torch.float32)
+    tokens = torch.randint(0, 50, (1, 12))
+    options = DecodeOptions(max_new_tokens=3, prefix=tokens)
+    expected = read(packed, *made[1:], tokens)[0], run(made, options).tokens
+    torch.set_num_threads(2)
+    try:
+        for _ in range(300):
+            assert torch.equal(read(packed, *made[1:], tokens)[0], expected[0])
+            assert torch.equal(run(made, options).tokens, expected[1])
+    finally:
+        torch.set_num_threads(1)
+
+
+@needs_native
 def test_python_threads_do_not_disturb_each_other():
     made = make(Size(layers=2, hidden=150, vocab=300), 6, torch.float32)
     options = [

@@ -119,6 +119,9 @@ class Engine {
   void run_thread(int thread, int threads) {
     Own own(network_);
     while (true) {
+      // read before the first barrier: past the last one the first thread may change them
+      const bool needs_logits = wanted_.any();
+      const int64_t rows = static_cast<int64_t>(live_.rows.size());
       for (int64_t layer = 0; layer < h_.layers; ++layer) {
         network_.step_layer(layer, live_, thread, threads, own.products);
         barrier_.wait(threads);
@@ -127,11 +130,10 @@ class Engine {
           barrier_.wait(threads);
         }
       }
-      if (wanted_.any()) {
+      if (needs_logits) {
         network_.compute_logits(live_, wanted_, thread, threads, own.products);
         barrier_.wait(threads);
       }
-      const int64_t rows = static_cast<int64_t>(live_.rows.size());
       // one row is not worth a barrier
       const bool together = threads > 1 && rows > 1;
       if (together || thread == 0) {
