@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -30,16 +31,25 @@ class Barrier {
       woken_.notify_all();
       return;
     }
-    for (int spin = 0; spin < kSpins; ++spin) {
-      if (phase_.load(std::memory_order_acquire) != phase) return;
-      pause();
-    }
-    sleep(phase);
+    if (!spin(phase)) sleep(phase);
   }
 
  private:
-  // some 10 µs: about what a sleep and a wake-up cost, so that spinning at most doubles it
-  static constexpr int kSpins = 500;
+  // Several times what a wake-up takes, which on a virtual machine is up to 50 µs: one thread that
+  // slept would else send all others to sleep, who wait for it to wake, in every step from then on.
+  static constexpr std::chrono::microseconds kSpinTime{200};
+
+  // Whether the phase ended in time.
+  bool spin(uint32_t phase) const {
+    const auto end = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (phase_.load(std::memory_order_acquire) != phase) return true;
+        pause();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
 
   static void pause() {
 #if defined(__x86_64__)
