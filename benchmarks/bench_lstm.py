@@ -115,7 +115,7 @@ def _recorded(options: argparse.Namespace) -> dict[str, Any]:
         "quick": options.quick,
         "filter": options.filter,
         "compile": options.compile,
-        "plan": dataclasses.asdict(QUICK if options.quick else Plan()),
+        "plan": dataclasses.asdict(_plan(options)),
     }
 
 
@@ -138,12 +138,16 @@ _SAME = ("cpu", "cores", "threads", "isa", "torch", "commit")
 
 def _settings(options: argparse.Namespace, ceilings: dict[str, Any]) -> Settings:
     return Settings(
-        plan=QUICK if options.quick else Plan(),
+        plan=_plan(options),
         ceilings=ceilings,
         limit_s=options.limit,
         slow=options.compile,
         memory_runs=1 if options.quick else 3,
     )
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return QUICK if options.quick else Plan(budget_s=options.budget)
 
 
 def _default_output(facts: dict[str, Any], options: argparse.Namespace) -> Path:
@@ -158,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_lstm", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no evidence")
     parser.add_argument("--filter", default="", metavar="TEXT", help="rows with TEXT in the name")
+    parser.add_argument("--budget", type=float, default=5.0, metavar="SECONDS", help="for each row")
     parser.add_argument("--threads", type=_positive, default=min(2, os.cpu_count() or 1))
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="default: benchmarks/results"
