@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "isa": build.get("cpu isa", backends.extension_reason),
         "build": dict(build),
-        "package": str(Path(fast_s2s.__file__).parent),
+        "package": _package(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -44,6 +44,12 @@ def describe() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load": load(),
     }
+
+
+def _package() -> str:
+    """Where the measured package lies: below this checkout, or somewhere else."""
+    folder, root = Path(fast_s2s.__file__).parent, Path(__file__).parent.parent
+    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
 
 def line(machine: dict[str, Any]) -> str:
