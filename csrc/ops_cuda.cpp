@@ -4,6 +4,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdlib>
 #include <string>
@@ -15,7 +16,8 @@ namespace cuda {
 
 void* current_stream() {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
+  // the STABLE_ form came after torch 2.11
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
       torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   return stream;
 }
