@@ -43,9 +43,9 @@ format: build
 bench: build
 	$(BIN)/python -m benchmarks.bench_lstm $(ARGS)
 
-# what each CUDA kernel takes, by nvcc and cuobjdump: a quarter of an hour
+# what each CUDA kernel takes, by nvcc and cuobjdump, of the sources that changed; ARGS=--all: of all, a quarter of an hour
 cuda-table: build
-	$(BIN)/python csrc/cuda_resources.py
+	$(BIN)/python csrc/cuda_resources.py $(ARGS)
 
 build: $(BUILT)
 

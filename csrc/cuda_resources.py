@@ -1,7 +1,8 @@
 """The table of what each CUDA kernel takes: registers, stack, spills, shared memory, instructions.
 
-`python csrc/cuda_resources.py` compiles every kernel for every architecture and writes
-cuda_resources.json (a quarter of an hour on two cores); tests hold the table against the sources.
+`python csrc/cuda_resources.py` compiles the sources that changed since the table was written, for
+every architecture, and writes cuda_resources.json; `--all` compiles all of them (a quarter of an
+hour on two cores). Tests hold the table against the sources.
 """
 
 from __future__ import annotations
@@ -34,15 +35,41 @@ _PTXAS = re.compile(
 _VARIANTS = ("block", "cluster", "grid", "stream")
 
 
-def digest() -> str:
-    """Of everything the kernels are compiled from."""
+def closure(source: Path) -> list[Path]:
+    """The source and what it includes of ours, directly or not."""
+    found = {source.resolve()}
+    pending = [source.resolve()]
+    while pending:
+        path = pending.pop()
+        for name in re.findall(r'^ *#include "([^"]+)"', path.read_text(), re.M):
+            included = (path.parent / name).resolve()
+            # the emulator's headers are in its own folder
+            if included.exists() and included not in found:
+                found.add(included)
+                pending.append(included)
+    return sorted(found)
+
+
+def digest(source: Path) -> str:
+    """Of everything the kernels of this source are compiled from."""
     text = hashlib.sha256(" ".join(build_cuda.NVCC_FLAGS).encode())
-    headers = [p for p in build_cuda.CSRC.rglob("*") if p.suffix in (".cuh", ".cu")]
-    headers += [build_cuda.CSRC / name for name in ("lstm_math.h", "lstm/kernels_cuda.h")]
-    headers += [build_cuda.CSRC / name for name in ("lstm/plan.h", "cuda/device.h")]
-    for path in sorted(headers):
+    for path in closure(source):
         text.update(path.read_bytes())
     return text.hexdigest()
+
+
+def name_of(source: Path) -> str:
+    """As the table names it: `lstm/lstm_cuda.cu`."""
+    return source.relative_to(build_cuda.CSRC).as_posix()
+
+
+def kernels(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Architecture -> kernel -> what it takes, of all sources together."""
+    found: dict[str, dict[str, Any]] = {arch: {} for arch in ARCHITECTURES}
+    for source in table["sources"].values():
+        for arch, of_source in source["kernels"].items():
+            found[arch].update(of_source)
+    return found
 
 
 def find_cuobjdump() -> Path | None:
@@ -103,22 +130,39 @@ def instructions(cubin: Path, cuobjdump: Path) -> dict[str, dict[str, int]]:
     return found
 
 
+def write(table: dict[str, Any]) -> None:
+    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+
+
+def update(table: dict[str, Any], source: Path, cuobjdump: Path | None) -> None:
+    """Compile one source for every architecture, and put it into the table."""
+    before = digest(source)
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda arch: measure(source, arch, cuobjdump), ARCHITECTURES)
+        found = dict(zip(ARCHITECTURES, results, strict=True))
+    if digest(source) != before:
+        sys.exit(f"{name_of(source)} changed meanwhile: once more, please")
+    table["sources"][name_of(source)] = {"digest": before, "kernels": found}
+
+
 def main() -> None:
-    """Write the table."""
+    """Bring the table up to date."""
     cuobjdump = find_cuobjdump()
     if cuobjdump is None:
         sys.exit("cuobjdump: found neither in the CUDA toolkit nor in triton (pip install triton)")
-    sources = digest()
-    jobs = [(source, arch) for arch in ARCHITECTURES for source in build_cuda.KERNELS]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda job: measure(*job, cuobjdump), jobs))
-    kernels: dict[str, dict[str, Any]] = {arch: {} for arch in ARCHITECTURES}
-    for (_, arch), found in zip(jobs, results, strict=True):
-        kernels[arch].update(found)
-    if sources != digest():
-        sys.exit("the sources changed meanwhile: once more, please")
-    table = {"sources": sources, "nvcc": toolkit(), "kernels": kernels}
-    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    table = json.loads(TABLE.read_text())
+    version = toolkit()
+    if "--all" in sys.argv[1:] or table["nvcc"] != version:
+        table = {"nvcc": version, "sources": {}}
+    sources = {name_of(source): source for source in build_cuda.KERNELS}
+    table["sources"] = {n: found for n, found in table["sources"].items() if n in sources}
+    for name, source in sources.items():
+        if table["sources"].get(name, {}).get("digest") != digest(source):
+            sys.stdout.write(f"{name}\n")
+            update(table, source, cuobjdump)
+            # what is done is kept, should the rest be interrupted
+            write(table)
+    write(table)
 
 
 if __name__ == "__main__":

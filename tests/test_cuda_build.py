@@ -16,29 +16,41 @@ import build_cuda  # noqa: E402
 import cuda_resources  # noqa: E402
 
 TABLE = json.loads(cuda_resources.TABLE.read_text())
+KERNELS = cuda_resources.kernels(TABLE)
 SEQUENCES = [
     (arch, name)
     for arch in cuda_resources.ARCHITECTURES
-    for name in TABLE["kernels"][arch]
+    for name in KERNELS[arch]
     if name.startswith(("lstm_forward", "lstm_backward"))
 ]
 needs_nvcc = pytest.mark.skipif(build_cuda.find_nvcc() is None, reason="no nvcc here")
 
 
 def test_the_table_is_that_of_these_sources():
-    assert TABLE["sources"] == cuda_resources.digest(), "run `make cuda-table`"
+    current = {cuda_resources.name_of(s): cuda_resources.digest(s) for s in build_cuda.KERNELS}
+    recorded = {name: source["digest"] for name, source in TABLE["sources"].items()}
+    assert recorded == current, "run `make cuda-table`"
+
+
+def test_a_change_of_a_header_changes_the_digests_of_those_that_include_it():
+    folder = build_cuda.CSRC / "lstm"
+    small, forward = folder / "lstm_cuda.cu", folder / "forward_cuda_bf16.cu"
+    included = {path.name for path in cuda_resources.closure(forward)}
+    assert included >= {"forward_cuda.cuh", "primitives_ptx.cuh", "lstm_math.h", "plan.h"}
+    # what only the one includes is compiled for the one alone
+    assert "cell_cuda.cuh" in {path.name for path in cuda_resources.closure(small)} - included
 
 
 def test_the_table_has_every_kernel():
     # 4 precisions, 4 variants, 1 and 4 tiles of rows, forward and backward
     assert len(SEQUENCES) == len(cuda_resources.ARCHITECTURES) * 4 * 4 * 2 * 2
-    others = {name.split("<")[0] for name in TABLE["kernels"]["sm_90a"]}
+    others = {name.split("<")[0] for name in KERNELS["sm_90a"]}
     assert others >= {"lstm_cell_kernel", "pack_kernel", "previous_hidden_kernel"}
 
 
 @pytest.mark.parametrize("arch", cuda_resources.ARCHITECTURES)
 def test_nothing_spills_and_nothing_is_on_the_stack(arch):
-    for name, taken in TABLE["kernels"][arch].items():
+    for name, taken in KERNELS[arch].items():
         assert taken["spills"] == taken["stack"] == 0, name
         assert "LDL" not in taken["instructions"] and "STL" not in taken["instructions"], name
         # shared memory is the launch's to give
@@ -48,7 +60,7 @@ def test_nothing_spills_and_nothing_is_on_the_stack(arch):
 
 @pytest.mark.parametrize(("arch", "name"), SEQUENCES)
 def test_sequence_kernels_have_the_instructions_they_must(arch, name):
-    found = TABLE["kernels"][arch][name]["instructions"]
+    found = KERNELS[arch][name]["instructions"]
     if "cluster" in name and arch == "sm_80":
         # there are no clusters: the kernel is a trap, and plans never choose it
         return
@@ -69,7 +81,7 @@ def test_compiling_gives_what_the_table_says(arch):
     found = cuda_resources.measure(CSRC / "lstm" / "lstm_cuda.cu", arch, cuobjdump)
     assert found
     for name, taken in found.items():
-        expected = TABLE["kernels"][arch][name]
+        expected = KERNELS[arch][name]
         if cuobjdump is None:
             expected = {**expected, "instructions": {}}
         assert taken == expected, name
