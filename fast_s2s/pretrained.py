@@ -75,6 +75,14 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
     Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both name
     the file.
     """
+    configs = read_configs(directory)
+    return Pretrained(*configs, serialization.load_tensors(Path(directory) / WEIGHTS_FILE))
+
+
+def read_configs(
+    directory: str | os.PathLike[str],
+) -> tuple[Seq2SeqConfig, GenerationConfig]:
+    """`read` without the weights."""
     directory = check_path("directory", directory)
     values = serialization.read_json(directory / CONFIG_FILE)
     with _errors_naming(directory / CONFIG_FILE):
@@ -83,8 +91,7 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
     with _errors_naming(directory / GENERATION_CONFIG_FILE):
         generation_config = GenerationConfig.from_dict(values)
         check_special_tokens_fit(generation_config, config.tgt_vocab_size)
-    tensors = serialization.load_tensors(directory / WEIGHTS_FILE)
-    return Pretrained(config, generation_config, tensors)
+    return config, generation_config
 
 
 def check_tensors(

@@ -68,7 +68,7 @@ def shell(*argv, stdin=b""):
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["train"], ["generate"], ["evaluate"], ["interactive"], ["info"], ["demo"]],
+    [[], ["train"], ["generate"], ["evaluate"], ["interactive"], ["info"], ["demo"], ["average"]],
     ids=" ".join,
 )
 def test_help(argv, capsys):

@@ -24,10 +24,10 @@ from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.training import Trainer, TrainingConfig, evaluation
 from fast_s2s.training.checkpoint import latest_checkpoint
 from fast_s2s.training.curve import plot_learning_curve
+from fast_s2s.training.gradients import accumulate_gradients
 from fast_s2s.training.progress import Progress
 from fast_s2s.training.run_folder import TrainLog
 from fast_s2s.training.schedule import Schedule
-from fast_s2s.training.trainer import accumulate_gradients
 
 
 @pytest.mark.parametrize(

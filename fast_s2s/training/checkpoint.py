@@ -17,6 +17,8 @@ from fast_s2s.serialization import atomic_write_json, load_tensors, read_json, s
 _FORMAT = "fast_s2s-checkpoint"
 _MODEL, _OPTIMIZER, _RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
 _STATE = "state.json"
+# of a run that keeps an average of its weights
+AVERAGE_FILE = "average.safetensors"
 
 
 @dataclass
@@ -28,12 +30,19 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
     state: dict[str, Any]
+    average: dict[str, Tensor] | None = None
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Any
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Any,
+    average: nn.Module | None = None,
 ) -> Path:
-    """Write `folder/step-N`: the model, the optimiser, torch's random states and `state` (JSON).
+    """Write `folder/step-N`: the model, the optimiser, torch's random states and `state` (JSON);
+    the model with averaged weights, if there is one.
 
     The files are written and synced under a temporary name; the rename that ends it is atomic.
     """
@@ -45,6 +54,8 @@ def save_checkpoint(
     save_tensors(temporary / _MODEL, _model_tensors(model))
     save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(optimizer))
     save_tensors(temporary / _RANDOM, _random_states())
+    if average is not None:
+        save_tensors(temporary / AVERAGE_FILE, _model_tensors(average))
     atomic_write_json(temporary / _STATE, {"format": _FORMAT, "version": 1, "state": state})
     if path.exists():
         shutil.rmtree(path)
@@ -60,12 +71,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     content = read_json(path / _STATE)
     if content.get("format") != _FORMAT or "state" not in content:
         raise ValueError(f"{path / _STATE}: expected the state of a fast_s2s checkpoint")
+    average = path / AVERAGE_FILE
     return Checkpoint(
         path,
         load_tensors(path / _MODEL),
         load_tensors(path / _OPTIMIZER),
         load_tensors(path / _RANDOM),
         content["state"],
+        load_tensors(average) if average.exists() else None,
     )
 
 
@@ -74,7 +87,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
     A damaged one is passed over with a warning. Raises ValueError if all are damaged.
     """
-    steps = _steps(folder)
+    steps = checkpoint_steps(folder)
     for step in reversed(steps):
         try:
             return load_checkpoint(folder / f"step-{step}")
@@ -87,7 +100,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints."""
-    for step in _steps(folder)[:-keep]:
+    for step in checkpoint_steps(folder)[:-keep]:
         # a half-removed folder must not be taken for a checkpoint
         doomed = folder / f".tmp-step-{step}"
         (folder / f"step-{step}").rename(doomed)
@@ -95,17 +108,19 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Put a checkpoint into the model, the optimiser and torch's generators; returns its `state`.
+    """Put a checkpoint into the model, the optimiser, the model with averaged weights if there is
+    one, and torch's generators; returns its `state`.
 
     Raises ValueError if it is of another model.
     """
-    tensors = _model_tensors(model)
-    _check_same_names(checkpoint.path / _MODEL, tensors, checkpoint.model)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(checkpoint.model[name])
+    _fill(model, checkpoint.model, checkpoint.path / _MODEL)
+    if average is not None:
+        _fill(average, checkpoint.average or {}, checkpoint.path / AVERAGE_FILE)
     saved: dict[int, dict[str, Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
         number, name = key.split(".", 1)
@@ -141,6 +156,14 @@ def _random_states() -> dict[str, Tensor]:
     return states
 
 
+def _fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+    tensors = _model_tensors(model)
+    _check_same_names(path, tensors, found)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(found[name])
+
+
 def _check_same_names(path: Path, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     for name in (*ours, *theirs):
         shapes = [tuple(d[name].shape) if name in d else None for d in (ours, theirs)]
@@ -148,7 +171,8 @@ def _check_same_names(path: Path, ours: dict[str, Tensor], theirs: dict[str, Ten
             raise ValueError(f"{path}: {name} expected of shape {shapes[0]}, found {shapes[1]}")
 
 
-def _steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, the oldest first."""
     names: Iterable[str] = (path.name for path in folder.glob("step-*"))
     numbers = (name.removeprefix("step-") for name in names)
     return sorted(int(number) for number in numbers if number.isdecimal())

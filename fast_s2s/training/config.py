@@ -38,6 +38,8 @@ class TrainingConfig:
     plateau_factor:     plateau: what the learning rate is multiplied by
     plateau_patience:   plateau: evaluations without a better dev score until that happens
     clip_norm:          largest norm of the gradient; None: no clipping
+    ema:                decay of an exponential moving average of the weights, 0.999 say, which is
+                        then what is evaluated and saved; None: no average
     precision:          fp32, or bf16: forward and backward under autocast, the weights stay fp32
     seed:               seed of new weights, the order of batches and dropout
     evaluate_every:     updates between evaluations on the dev set
@@ -70,6 +72,7 @@ class TrainingConfig:
     plateau_factor: float = 0.5
     plateau_patience: int = 2
     clip_norm: float | None = 1.0
+    ema: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 1
     evaluate_every: int = 500
@@ -91,9 +94,10 @@ class TrainingConfig:
                 _check_bound(name, getattr(self, name), low, strict)
         if self.seed >= 2**63:
             raise ValueError(f"seed: expected below 2^63, got {self.seed}")
-        for name in ("adam_beta1", "adam_beta2", "plateau_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected between 0 and 1, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2", "plateau_factor", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name}: expected between 0 and 1, got {value}")
         if self.schedule == "linear" and self.warmup_updates >= self.max_updates:
             raise ValueError(
                 f"warmup_updates: expected fewer than max_updates = {self.max_updates} with the "

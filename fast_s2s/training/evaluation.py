@@ -12,6 +12,7 @@ from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.text import Level, Tokenizer
+from fast_s2s.training.config import TrainingConfig
 
 
 def scoring_level(target_tokenizer: Tokenizer) -> Level:
@@ -56,6 +57,24 @@ def score_outputs(
     if with_bleu:
         result["bleu"] = metrics.bleu(outputs, references)
     return result
+
+
+def dev_scores(
+    pipeline: TextPipeline, dev: Sequence[Entry], config: TrainingConfig
+) -> dict[str, float]:
+    """Loss and scores on the dev set; none without one. The model is left in eval mode."""
+    if not dev:
+        return {}
+    pipeline.model.eval()
+    outputs = predict_all(
+        pipeline,
+        [entry.source for entry in dev],
+        batch_size=config.eval_batch_size,
+        max_new_tokens=config.max_new_tokens,
+    )
+    level = scoring_level(pipeline.target_tokenizer)
+    scores = score_outputs(outputs, dev, level, with_bleu=config.dev_metric == "bleu")
+    return {"dev_loss": mean_loss(pipeline, dev, config.max_tokens), **scores}
 
 
 @torch.inference_mode()

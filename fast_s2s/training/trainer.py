@@ -20,6 +20,7 @@ from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import Tokenizer
 from fast_s2s.training import evaluation
+from fast_s2s.training.average import ExponentialAverage
 from fast_s2s.training.checkpoint import (
     latest_checkpoint,
     prune_checkpoints,
@@ -29,30 +30,12 @@ from fast_s2s.training.checkpoint import (
 from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
 from fast_s2s.training.curve import plot_learning_curve
 from fast_s2s.training.fingerprint import check_fingerprint, fingerprint
+from fast_s2s.training.gradients import accumulate_gradients
 from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
 from fast_s2s.training.progress import Progress
 from fast_s2s.training.run_folder import RunFolder, TrainLog
 from fast_s2s.training.schedule import Schedule
 from fast_s2s.training.state import TrainingResult, TrainingState
-
-
-def accumulate_gradients(
-    model: Seq2Seq, batches: Sequence[Batch], *, bf16: bool = False
-) -> tuple[float, int]:
-    """Add the gradient of the mean loss per target token over all batches, as if they were one.
-
-    Returns the sum of the loss over the target tokens, and their number.
-    """
-    counts = [int(batch.tgt_lengths.sum()) for batch in batches]
-    total = sum(counts)
-    losses = []
-    for batch, count in zip(batches, counts, strict=True):
-        src, src_lengths, tgt, tgt_lengths = batch.to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            loss = model(src, tgt, src_lengths, tgt_lengths).loss
-        (loss * (count / total)).backward()
-        losses.append(loss.detach().double() * count)
-    return float(torch.stack(losses).sum()), total
 
 
 class Trainer:
@@ -152,6 +135,13 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self._schedule = Schedule(config)
+        self._average: ExponentialAverage | None = None
+        # what is evaluated and saved
+        self._best = pipeline
+        if config.ema is not None:
+            self._average = ExponentialAverage(self.model, config.ema)
+            tokenizers = pipeline.source_tokenizer, pipeline.target_tokenizer
+            self._best = TextPipeline(self._average.model, *tokenizers)
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
         self._saved_at = -1
 
@@ -162,8 +152,11 @@ class Trainer:
         checkpoint = latest_checkpoint(self.folder.checkpoints) if going_on else None
         if checkpoint is not None:
             check_fingerprint(checkpoint.state["fingerprint"], self._fingerprint)
-            content = restore(checkpoint, self.model, self._optimizer)
+            average = None if self._average is None else self._average.model
+            content = restore(checkpoint, self.model, self._optimizer, average)
             self.state = TrainingState(**content["training"])
+            if self._average is not None:
+                self._average.go_on(self.state.update)
             self._schedule.load_state_dict(content["schedule"])
             self._saved_at = self.state.update
         self._log.rewind(self.state.log_position)
@@ -235,6 +228,8 @@ class Trainer:
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         state.update += 1
         state.tokens += tokens
         state.window_loss += loss
@@ -275,7 +270,7 @@ class Trainer:
             "update": state.update,
             "epoch": round(self._epochs(), 4),
             "train_loss": state.window_loss / max(state.window_tokens, 1),
-            **self._dev_scores(),
+            **evaluation.dev_scores(self._best, self._dev, config),
             "learning_rate": rate,
             "tokens": state.tokens,
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
@@ -292,24 +287,6 @@ class Trainer:
                     self._writer.add_scalar(f"dev/{name}", record[name], state.update)
         if best:
             self._save_model()
-
-    def _dev_scores(self) -> dict[str, float]:
-        if not self._dev:
-            return {}
-        config = self.config
-        self.model.eval()
-        outputs = evaluation.predict_all(
-            self.pipeline,
-            [entry.source for entry in self._dev],
-            batch_size=config.eval_batch_size,
-            max_new_tokens=config.max_new_tokens,
-        )
-        level = evaluation.scoring_level(self.pipeline.target_tokenizer)
-        scores = evaluation.score_outputs(
-            outputs, self._dev, level, with_bleu=config.dev_metric == "bleu"
-        )
-        loss = evaluation.mean_loss(self.pipeline, self._dev, config.max_tokens)
-        return {"dev_loss": loss, **scores}
 
     def _take_note(self, score: float | None) -> bool:
         """Whether this is the best dev score so far; without one the latest model is the best."""
@@ -335,13 +312,16 @@ class Trainer:
             "fingerprint": self._fingerprint,
         }
         folder = self.folder.checkpoints
-        save_checkpoint(folder, self.state.update, self.model, self._optimizer, content)
+        average = None if self._average is None else self._average.model
+        update = self.state.update
+        save_checkpoint(folder, update, self.model, self._optimizer, content, average)
         self._saved_at = self.state.update
         prune_checkpoints(folder, self.config.keep_checkpoints)
 
     def _save_model(self) -> None:
-        self.model.save_pretrained(
-            self.folder.path, self.pipeline.source_tokenizer, self.pipeline.target_tokenizer
+        pipeline = self._best
+        pipeline.model.save_pretrained(
+            self.folder.path, pipeline.source_tokenizer, pipeline.target_tokenizer
         )
 
     def _finish(self, stop_reason: str) -> TrainingResult:
