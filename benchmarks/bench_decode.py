@@ -17,10 +17,12 @@ from typing import Any
 import torch
 
 from benchmarks import g2p_sides, machine, report
-from benchmarks.bench_lstm import FORMAT, RESULTS, _positive, _say
+from benchmarks.bench_lstm import _positive, _say
 from benchmarks.cases import Case, Versus, select
 from benchmarks.decode_sides import OURS, SIDES, DecodeProblem, Generation, unavailable_unless
 from benchmarks.harness import QUICK, Plan, Side, Summary, compare, gate, time_limit
+from benchmarks.results import FOLDER as RESULTS
+from benchmarks.results import FORMAT
 from benchmarks.suite import _failure, _rounds, judge
 from fast_s2s.serialization import atomic_write_json
 
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = QUICK if options.quick else Plan(budget_s=options.budget)
     document: dict[str, Any] = {
         "format": FORMAT,
+        "suite": "decode",
         "machine": machine.describe(),
         "ceilings": machine.ceilings(options.quick),
         "options": {"quick": options.quick, "filter": options.filter, "compile": options.compile},

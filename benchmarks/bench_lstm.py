@@ -22,11 +22,10 @@ import torch
 from benchmarks import machine, report
 from benchmarks.cases import Case, lstm_cases, select
 from benchmarks.harness import QUICK, Plan
+from benchmarks.results import FOLDER as RESULTS
+from benchmarks.results import FORMAT
 from benchmarks.suite import Settings, case_rows
 from fast_s2s.serialization import atomic_write_json
-
-RESULTS = Path(__file__).parent / "results"
-FORMAT = "fast_s2s benchmark 1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,6 +101,7 @@ class _Progress:
 def _new_document(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": FORMAT,
+        "suite": "lstm",
         "machine": machine.describe(),
         "ceilings": machine.ceilings(options.quick),
         "options": _recorded(options),

@@ -31,7 +31,12 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [f"Machine: {machine.line(document['machine'])}", ceilings_line(document["ceilings"])]
     if not document["complete"]:
         parts.append("**Interrupted: not every case was measured.**")
-    return "\n\n".join([*parts, table(document["rows"]), _NOTES, summary(document["rows"])])
+    return "\n\n".join([*parts, table(document["rows"]), notes(), summary(document["rows"])])
+
+
+def notes() -> str:
+    """How to read the table."""
+    return _NOTES
 
 
 _NOTES = (

@@ -252,7 +252,15 @@ def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
     document = json.loads(output.read_text())
     assert written == [document]
     assert [row["peer"] for row in document["rows"]] == ["nn.LSTM"] and not document["complete"]
-    assert document.keys() == {"format", "machine", "ceilings", "options", "complete", "rows"}
+    assert document.keys() == {
+        "format",
+        "suite",
+        "machine",
+        "ceilings",
+        "options",
+        "complete",
+        "rows",
+    }
     facts = {"cpu", "cores", "threads", "isa", "torch", "commit", "date", "load"}
     assert facts <= document["machine"].keys()
     shown = capsys.readouterr()
