@@ -101,11 +101,17 @@ class Choice(NamedTuple):
 
 
 def unsupported(
-    name: str, device_type: str, dtype: torch.dtype, projection: bool = False
+    name: str,
+    device_type: str,
+    dtype: torch.dtype,
+    projection: bool = False,
+    variant: str = "",
 ) -> str | None:
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
     if name == "reference":
         return None
+    if variant:
+        return f"no {name} kernel with {variant}"
     if name == "triton":
         return _triton_unsupported(device_type, dtype)
     if device_type == "cuda":
@@ -140,24 +146,29 @@ def _triton_unsupported(device_type: str, dtype: torch.dtype) -> str | None:
 
 
 def select(
-    device_type: str, dtype: torch.dtype, override: str | None = None, projection: bool = False
+    device_type: str,
+    dtype: torch.dtype,
+    override: str | None = None,
+    projection: bool = False,
+    variant: str = "",
 ) -> Choice:
     """The backend for tensors of this device and type: the fastest one that supports them.
 
     device_type: `tensor.device.type`
     override:    a name from `NAMES`, as given to `backend()`
     projection:  whether the layer has one
+    variant:     what makes the layer's formula another than `torch.nn.LSTM`'s, in words
 
     Raises RuntimeError if the override cannot serve them.
     """
     if override is not None:
-        why_not = unsupported(override, device_type, dtype, projection)
+        why_not = unsupported(override, device_type, dtype, projection, variant)
         if why_not is not None:
             raise RuntimeError(f"backend {override!r} was asked for, but {why_not}")
         return Choice(override, "asked for by fast_s2s.backend()")
     refusals: list[str] = []
     for name in NAMES:
-        why_not = unsupported(name, device_type, dtype, projection)
+        why_not = unsupported(name, device_type, dtype, projection, variant)
         if name == "triton" and device_type == "cpu" and why_not is None:
             why_not = "its interpreter is for tests, and runs where it is asked for"
         if why_not is None:
@@ -172,9 +183,11 @@ def _serves(name: str, device_type: str) -> str:
     return cuda_reason if device_type == "cuda" else extension_reason
 
 
-def current(device_type: str, dtype: torch.dtype, projection: bool = False) -> Choice:
+def current(
+    device_type: str, dtype: torch.dtype, projection: bool = False, variant: str = ""
+) -> Choice:
     """`select` under the override of the enclosing `backend()` block, if any."""
-    return select(device_type, dtype, _override, projection)
+    return select(device_type, dtype, _override, projection, variant)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ def to_torch(module: LSTMCell) -> nn.LSTMCell: ...
 def to_torch(module: nn.Module) -> nn.Module:
     """The `torch.nn` module with the very parameters, hooks and mode of a fast one.
 
-    The inverse of `from_torch`. Raises TypeError for any other class.
+    The inverse of `from_torch`. Raises TypeError for any other class, ValueError for a module with
+    options that torch's lacks, such as layer norm.
     """
     return _twin(module, _TO_TORCH, "module")
 
@@ -77,6 +78,11 @@ def _twin(
         kind = type(module)
         got = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
         raise TypeError(f"{name}: expected {expected}, got {got}")
+    options = module.options() if isinstance(module, LSTM) else {}
+    if options:
+        raise ValueError(
+            f"{name}: expected an LSTM without options that torch's lacks, got {options}"
+        )
     twin = twin_class.__new__(twin_class)
     # both classes have the same state; the registries are copied one level deep, so that adding to
     # one module does not add to the other, while the parameters inside are shared

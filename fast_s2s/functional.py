@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fast_s2s import ops
-from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE
+from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE, Variant
 
 # what training keeps of each step for the backward pass, by the name users give
 _SAVE = {"save": SAVE_GATES, "recompute": SAVE_CELLS}
@@ -21,6 +22,30 @@ _AUTOCAST_DEVICES = frozenset(
     for name in ("cpu", "cuda", "hpu", "maia", "mps", "mtia", "xla", "xpu")
     if torch.amp.is_autocast_available(name)
 )
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What training adds to an LSTM, each a probability, off at 0.
+
+    variational_dropout: dropout between layers has one mask for all steps of a row
+    recurrent_dropout:   of h_{t-1} on its way into the gates, one mask for all steps of a row; with
+                         `variational_dropout`, Gal and Ghahramani 2016,
+                         https://arxiv.org/abs/1512.05287
+    weight_dropout:      of single weights of w_hh, one mask for all rows and steps of a call:
+                         DropConnect of Merity et al. 2017, https://arxiv.org/abs/1708.02182. It
+                         costs next to nothing, the kernels seeing other weights only
+    zoneout_hidden:      of units of h that stay as they were, for each step, row and unit; in
+                         evaluation this part of each stays. Krueger et al. 2017,
+                         https://arxiv.org/abs/1606.01305
+    zoneout_cell:        the same of c
+    """
+
+    variational_dropout: bool = False
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout_hidden: float = 0.0
+    zoneout_cell: float = 0.0
 
 
 def lstm(
@@ -35,6 +60,8 @@ def lstm(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     memory: str = "save",
+    norms: Sequence[Sequence[Tensor]] | None = None,
+    regularization: Regularization | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A multi-layer LSTM over time-major input.
 
@@ -50,10 +77,14 @@ def lstm(
     memory:   what training keeps of each step for the backward pass: "save" the activated gates and
               the cell state; "recompute" the cell state only
     dropout:  applied to the outputs of all layers but the last, when training
+    norms:    layer norm: per layer and direction norm_ih, norm_hh (4H,), norm_c and norm_c_bias
+              (H,) of `reference.Variant`
 
     Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
     """
     x, hx, weights = _autocast(x, hx, weights)
+    extras = regularization or _NONE
+    weight_dropout = extras.weight_dropout if training else 0.0
     directions = 2 if bidirectional else 1
     resets = (reset, _reverse_reset(reset) if bidirectional else None)
     h_n, c_n = [], []
@@ -61,24 +92,40 @@ def lstm(
         outputs = []
         for direction in range(directions):
             k = first + direction
+            layer, norm = weights[k], None if norms is None else norms[k]
+            if weight_dropout:
+                layer = (layer[0], F.dropout(layer[1], weight_dropout), *layer[2:])
             y, h, c = _layer(
                 x,
                 hx[0][k],
                 hx[1][k],
-                weights[k],
+                layer,
                 bias,
                 lengths,
                 resets[direction],
                 direction == 1,
                 memory,
+                _variant(x, hx[0][k], hx[1][k], norm, extras, training),
             )
             outputs.append(y)
             h_n.append(h)
             c_n.append(c)
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=2)
         if dropout > 0 and first + directions < len(weights):
-            x = F.dropout(x, dropout, training)
+            x = variational_dropout(x, dropout, training, extras.variational_dropout)
     return x, (_stack(h_n), _stack(c_n))
+
+
+def variational_dropout(
+    x: Tensor, p: float, training: bool, one_mask: bool = True, dim: int = 0
+) -> Tensor:
+    """Dropout of x with the same mask at all steps, which are its dimension `dim`.
+
+    one_mask: False for a mask of its own at each step, as in `torch.nn.functional.dropout`
+    """
+    if not (one_mask and training and p > 0):
+        return F.dropout(x, p, training)
+    return x * F.dropout(torch.ones_like(x.narrow(dim, 0, 1)), p)
 
 
 def lstm_cell(
@@ -107,11 +154,16 @@ def _layer(
     reset: Tensor | None,
     reverse: bool,
     memory: str,
+    variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     w_ih, w_hh = weights[:2]
     b_ih, b_hh = weights[2:4] if bias else (None, None)
     projection = weights[4 if bias else 2 :]
     w_hr = projection[0] if projection else None
+    if variant is not None:
+        return ops.lstm_variant(
+            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
+        )
     saves = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
     y, h_n, c_n, _, _ = ops.lstm_forward(
         x,
@@ -128,6 +180,34 @@ def _layer(
         _SAVE[memory] if saves else SAVE_NONE,
     )
     return y, h_n, c_n
+
+
+_NONE = Regularization()
+
+
+def _variant(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    norms: Sequence[Tensor] | None,
+    extras: Regularization,
+    training: bool,
+) -> Variant | None:
+    """What makes the formula another, masks drawn; None if nothing does."""
+    recurrent = extras.recurrent_dropout if training else 0.0
+    zoneouts = extras.zoneout_hidden, extras.zoneout_cell
+    if norms is None and not recurrent and not any(zoneouts):
+        return None
+    kept: list[Tensor | float] = list(zoneouts)
+    if training:
+        kept = [
+            torch.rand(x.size(0), *state.shape, device=x.device) < p if p else 0.0
+            for p, state in zip(zoneouts, (h0, c0), strict=True)
+        ]
+    mask = F.dropout(torch.ones_like(h0), recurrent) if recurrent else None
+    hidden, cell = kept
+    parts = (None, None, None, None) if norms is None else norms
+    return Variant(parts[0], parts[1], parts[2], parts[3], mask, hidden, cell)
 
 
 def _stack(states: list[Tensor]) -> Tensor:

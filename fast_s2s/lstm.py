@@ -11,14 +11,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from fast_s2s import functional
 from fast_s2s.checks import check_lengths
+from fast_s2s.lstm_options import LSTMOptions
 
 State = tuple[Tensor, Tensor]
 
 
-class LSTM(nn.RNNBase):
+class LSTM(LSTMOptions):
     """`torch.nn.LSTM` with kernels of its own: same arguments, parameters, results and errors.
 
-    `forward` takes two more keyword arguments, `lengths` and `reset`. Formula: see `torch.nn.LSTM`.
+    `forward` takes two more keyword arguments, `lengths` and `reset`. Formula: see `torch.nn.LSTM`,
+    and for `norm` and zoneout `fast_s2s.reference.Variant`.
 
     An `nn.RNNBase` but no `nn.LSTM`: `torch.compile` refuses to trace any instance of that class.
     """
@@ -26,26 +28,53 @@ class LSTM(nn.RNNBase):
     # "save" or "recompute"; a class attribute, so that converted and older modules have it too
     memory: str = "save"
 
-    def __init__(self, *args: Any, memory: str = "save", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        memory: str = "save",
+        norm: str | None = None,
+        variational_dropout: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout_hidden: float = 0.0,
+        zoneout_cell: float = 0.0,
+        forget_bias: float | None = None,
+        recurrent_init: str = "uniform",
+        **kwargs: Any,
+    ) -> None:
         """LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
         bidirectional=False, proj_size=0, device=None, dtype=None), checked as `torch.nn.LSTM` does.
 
         memory: what training keeps for the backward pass, per step, row and hidden unit: "save"
                 four gates and the cell state (20 bytes in float32); "recompute" the cell state
                 (4 bytes), at the price of computing the gates twice
+        norm:   None or "layer", of W_ih x, W_hh h and c
+        forget_bias:    what b_ih + b_hh of the forget gates begin with; None: as torch does
+        recurrent_init: "uniform" as torch does, or "orthogonal": of each gate's part of weight_hh,
+                        Saxe et al. 2014, https://arxiv.org/abs/1312.6120
+        variational_dropout, recurrent_dropout, weight_dropout, zoneout_hidden, zoneout_cell:
+                        see `fast_s2s.functional.Regularization`
 
-        Raises ValueError for another `memory`, TypeError and ValueError as torch does.
+        Layer norm and zoneout, and recurrent dropout in training, have no kernels yet: such calls
+        run on the reference backend, as `backend_choice` says.
+
+        Raises ValueError for another `memory`, `norm` or `recurrent_init`, a probability outside
+        0..1 or a `forget_bias` without biases; TypeError and ValueError as torch does.
         """
         super().__init__("LSTM", *args, **kwargs)
         if memory not in functional.MEMORY_MODES:
             expected = ", ".join(map(repr, functional.MEMORY_MODES))
             raise ValueError(f"memory: expected one of {expected}, got {memory!r}")
         self.memory = memory
+        self._set_regularization(
+            variational_dropout, recurrent_dropout, weight_dropout, zoneout_hidden, zoneout_cell
+        )
+        self._set_initialization(norm, forget_bias, recurrent_init)
 
     def extra_repr(self) -> str:
-        """As torch prints it, and `memory` where it is not the default."""
-        extra = "" if self.memory == "save" else f", memory={self.memory}"
-        return super().extra_repr() + extra
+        """As torch prints it, and the further options where they are not the defaults."""
+        extra = {} if self.memory == "save" else {"memory": self.memory}
+        return super().extra_repr() + self._format({**extra, **self.options()})
 
     # torch's own checks, and so torch's own messages
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -169,6 +198,8 @@ class LSTM(nn.RNNBase):
             lengths=lengths,
             reset=reset,
             memory=self.memory,
+            norms=self._norms(),
+            regularization=self.regularization,
         )
 
     def _fits(self, input: Tensor, hx: State, batch: int) -> bool:

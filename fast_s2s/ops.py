@@ -55,6 +55,30 @@ def lstm_forward(
     return op(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
 
 
+def lstm_variant(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    variant: reference.Variant,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.lstm_variant`, which no other backend has.
+
+    Raises RuntimeError where another one is asked for.
+    """
+    backends.current(x.device.type, x.dtype, w_hr is not None, variant.names)
+    return reference.lstm_variant(
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
+    )
+
+
 _FORWARD: dict[str, Any] = {
     "native": torch.ops.fast_s2s.lstm_forward.default,
     "triton": torch.ops.fast_s2s.lstm_forward_triton.default,

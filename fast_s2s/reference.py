@@ -6,7 +6,10 @@ of times.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # what lstm_forward keeps for lstm_backward: nothing; activated gates and cell states; cell states
@@ -93,3 +96,102 @@ def lstm_forward(
         torch.stack(gates) if saves and save == SAVE_GATES else x.new_empty(0),
         torch.stack(cells) if saves else empty,
     )
+
+
+class Variant(NamedTuple):
+    """What makes a layer's formula another than `torch.nn.LSTM`'s. R is the size of h.
+
+    norm_ih, norm_hh:           (4H,) gains, or None: no layer norm
+    norm_c, norm_c_bias:        (H,) gain and bias of the cell state's, or None likewise
+    recurrent_mask:             (B, R): h_{t-1} times it goes into the gates, at every step
+    zoneout_hidden, _cell:      (T, B, R) and (T, B, H), or a number for all: the part of the
+                                state that stays what it was before the step
+
+    Layer norm, of the whole of each vector, is equations 20 to 22 in the supplement of Ba et al.
+    2016, https://arxiv.org/abs/1607.06450, the biases of the first two being b_ih and b_hh:
+
+        gates = LN(W_ih x; norm_ih) + b_ih + LN(W_hh h; norm_hh) + b_hh
+        h = o * tanh(LN(c; norm_c, norm_c_bias)),  the c that is carried on being as it was
+
+    Zoneout: Krueger et al. 2017, https://arxiv.org/abs/1606.01305; the new h is made of the new c
+    before zoneout. The recurrent mask: Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287,
+    one mask for all four gates.
+    """
+
+    norm_ih: Tensor | None = None
+    norm_hh: Tensor | None = None
+    norm_c: Tensor | None = None
+    norm_c_bias: Tensor | None = None
+    recurrent_mask: Tensor | None = None
+    zoneout_hidden: Tensor | float = 0.0
+    zoneout_cell: Tensor | float = 0.0
+
+    @property
+    def names(self) -> str:
+        """What it has, in words."""
+        parts = {
+            "layer norm": self.norm_ih is not None,
+            "recurrent dropout": self.recurrent_mask is not None,
+            "zoneout": isinstance(self.zoneout_hidden, Tensor)
+            or isinstance(self.zoneout_cell, Tensor)
+            or self.zoneout_hidden + self.zoneout_cell > 0,
+        }
+        return ", ".join(name for name, there in parts.items() if there)
+
+
+def lstm_variant(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    variant: Variant,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lstm_forward` with another formula: the same arguments, and y, h_n, c_n as there."""
+    dtype, acc = x.dtype, accumulate_dtype(x.dtype)
+    steps = x.size(0)
+    gates_x = _normed(x.to(acc) @ w_ih.to(acc).t(), variant.norm_ih)
+    for bias in (b_ih, b_hh):
+        gates_x = gates_x if bias is None else gates_x + bias.to(acc)
+    w_hh_t = w_hh.to(acc).t()
+    h, c = h0, c0.to(acc)
+    ys: list[Tensor] = [h] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        h_prev, c_prev = h, c
+        if reset is not None:
+            keep = ~reset[t].unsqueeze(1)
+            h_prev, c_prev = h_prev * keep, c_prev * keep
+        fed = h_prev if variant.recurrent_mask is None else h_prev * variant.recurrent_mask
+        gates = gates_x[t] + _normed(fed.to(acc) @ w_hh_t, variant.norm_hh)
+        i, f, g, o = gates.chunk(4, dim=1)
+        c_new = f.sigmoid() * c_prev + i.sigmoid() * g.tanh()
+        h_new = o.sigmoid() * _normed(c_new, variant.norm_c, variant.norm_c_bias).tanh()
+        if w_hr is not None:
+            h_new = h_new.to(dtype).to(acc) @ w_hr.to(acc).t()
+        h_new = _zoned(h_prev, h_new.to(dtype), variant.zoneout_hidden, t)
+        c_new = _zoned(c_prev, c_new, variant.zoneout_cell, t)
+        if lengths is None:
+            h, c, ys[t] = h_new, c_new, h_new
+        else:
+            live = (lengths > t).unsqueeze(1)
+            h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
+            ys[t] = h_new * live
+    return torch.stack(ys), h.clone(), c.to(dtype, copy=True)
+
+
+def _normed(x: Tensor, gain: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    if gain is None:
+        return x
+    return F.layer_norm(x, gain.shape, gain.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _zoned(before: Tensor, after: Tensor, kept: Tensor | float, t: int) -> Tensor:
+    if isinstance(kept, Tensor):
+        return torch.where(kept[t], before, after)
+    return after if kept == 0 else kept * before + (1 - kept) * after

@@ -21,6 +21,7 @@ from fast_s2s.checks import (
 )
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
 from fast_s2s.decoding import DecoderWeights
+from fast_s2s.dropout import VariationalDropout
 from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
 from fast_s2s.generation.packing import PackedCache, decoder_weights
@@ -124,7 +125,8 @@ class Seq2Seq(GenerationMixin, nn.Module):
         self.tgt_embedding = _embedding(config, config.tgt_vocab_size, **kind)
         self.decoder = _lstm(config, config.num_decoder_layers, **kind)
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
-        self.dropout = nn.Dropout(config.dropout)
+        kind_of_dropout = VariationalDropout if config.variational_dropout else nn.Dropout
+        self.dropout = kind_of_dropout(config.dropout)
         self._packed = PackedCache()
         if config.tie_embeddings:
             self._tie_embeddings()
@@ -327,6 +329,9 @@ class Seq2Seq(GenerationMixin, nn.Module):
             self.tgt_embedding.weight, self.decoder, projection.weight, projection.bias
         )
 
+    def _decoder_is_plain(self) -> bool:
+        return self.decoder.is_plain
+
     def _tie_embeddings(self) -> None:
         self.output_projection.weight = self.tgt_embedding.weight
 
@@ -372,6 +377,7 @@ def _lstm(config: Seq2SeqConfig, num_layers: int, bidirectional: bool = False, *
         # torch warns about dropout between layers where there is only one
         dropout=config.dropout if num_layers > 1 else 0.0,
         bidirectional=bidirectional,
+        **config.lstm_options,
         **kind,
     )
 

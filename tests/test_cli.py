@@ -535,3 +535,20 @@ def test_saved_and_hugging_face_tokenizers(tmp_path, tsv):
     config = Seq2Seq.from_pretrained(run).config
     assert (config.src_vocab_size, config.tgt_vocab_size) == (9, 10)
     assert main(["generate", "--model", run, "12"]) == 0
+
+
+def test_training_options_as_flags(tmp_path, tsv, capsys):
+    """Layer norm and zoneout from the command line to outputs; a value `none` in between."""
+    flags = ["--norm=layer", "--zoneout-cell=0.1", "--variational-dropout", "--dropout=0.1"]
+    flags += ["--recurrent-init=orthogonal", "--forget-bias=1", "--weight-dropout=0.1", "--ema=0.9"]
+    run = tmp_path / "run"
+    assert main(["train", "--train", tsv, "--output", str(run), *QUICK, *flags]) == 0
+    config = Seq2Seq.from_pretrained(run).config
+    assert (config.norm, config.zoneout_cell, config.forget_bias) == ("layer", 0.1, 1.0)
+    capsys.readouterr()
+    assert main(["generate", "--model", str(run), "--beam=2", "12"]) == 0
+    assert capsys.readouterr().out
+    usage_error("train", "--train", tsv, "--output", str(tmp_path / "b"), *QUICK, "--norm=batch")
+    assert (
+        main(["train", "--train", tsv, "--output", str(tmp_path / "c"), *QUICK, "--norm=none"]) == 0
+    )

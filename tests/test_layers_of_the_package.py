@@ -16,6 +16,7 @@ ROWS = [
     {"backends", "kernels", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
     {"functional", "cmudict", "decoding"},
+    {"lstm_options", "dropout"},
     {"lstm"},
     {"convert", "generation"},
     {"seq2seq"},

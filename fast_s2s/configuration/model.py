@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fast_s2s.checks import check_bool, check_integer, check_mapping, check_number
 from fast_s2s.configuration.common import (
@@ -15,6 +16,9 @@ from fast_s2s.configuration.common import (
 )
 
 MODEL_TYPE = "fast_s2s"
+
+_PROBABILITIES = ("recurrent_dropout", "weight_dropout", "zoneout_hidden", "zoneout_cell")
+_LSTM_OPTIONS = ("variational_dropout", "norm", "forget_bias", "recurrent_init")
 
 DECODER_DTYPES = ("float32", "bfloat16", "int8")
 
@@ -32,6 +36,14 @@ class Seq2SeqConfig:
     decoder_layers:  layers of the decoder, where it differs
     bidirectional:   the encoder reads both ways
     dropout:         probability, on embeddings, between layers and before the output projection
+    variational_dropout: each mask of `dropout` is the same at all steps of a row
+    recurrent_dropout: probability, on h_{t-1} inside the LSTMs, one mask for all steps of a row
+    weight_dropout:  probability, on single recurrent weights of the LSTMs
+    zoneout_hidden:  probability that a unit of h stays as it was
+    zoneout_cell:    probability that a unit of c stays as it was
+    norm:            None, or "layer": layer norm inside the LSTMs
+    forget_bias:     what the bias of the forget gates begins with; None: as torch's
+    recurrent_init:  how the recurrent weights begin: uniform as torch's, or orthogonal
     tie_embeddings:  the decoder's embedding is the output projection's weight; embedding_size and
                      hidden_size must be equal
     label_smoothing: of the training loss, as in `torch.nn.functional.cross_entropy`
@@ -54,6 +66,14 @@ class Seq2SeqConfig:
     decoder_layers: int | None = None
     bidirectional: bool = False
     dropout: float = 0.0
+    variational_dropout: bool = False
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout_hidden: float = 0.0
+    zoneout_cell: float = 0.0
+    norm: str | None = None
+    forget_bias: float | None = None
+    recurrent_init: Literal["uniform", "orthogonal"] = "uniform"
     tie_embeddings: bool = False
     label_smoothing: float = 0.0
     attention: None = None
@@ -68,10 +88,18 @@ class Seq2SeqConfig:
         for name in ("encoder_layers", "decoder_layers"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
-        for name in ("bidirectional", "tie_embeddings"):
+        for name in ("bidirectional", "tie_embeddings", "variational_dropout"):
             check_bool(name, getattr(self, name))
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", *_PROBABILITIES):
             check_number(name, getattr(self, name), 0.0, 1.0)
+        if self.norm not in (None, "layer"):
+            raise ValueError(f"norm: expected None or 'layer', got {self.norm!r}")
+        if self.recurrent_init not in ("uniform", "orthogonal"):
+            raise ValueError(
+                f"recurrent_init: expected 'uniform' or 'orthogonal', got {self.recurrent_init!r}"
+            )
+        if self.forget_bias is not None:
+            check_number("forget_bias", self.forget_bias, -math.inf, math.inf)
         if self.attention is not None:
             raise ValueError(
                 f"attention: expected None, attention is not there yet, got {self.attention!r}"
@@ -94,6 +122,16 @@ class Seq2SeqConfig:
                 f"pad_token_id: expected an id below src_vocab_size = {self.src_vocab_size}, "
                 f"got {self.pad_token_id}"
             )
+
+    @property
+    def lstm_options(self) -> dict[str, Any]:
+        """Those fields that are options of `fast_s2s.LSTM` by the same names."""
+        return {name: getattr(self, name) for name in (*_LSTM_OPTIONS, *_PROBABILITIES)}
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether anything is left to chance in training mode."""
+        return any(getattr(self, name) > 0 for name in ("dropout", *_PROBABILITIES))
 
     @property
     def num_encoder_layers(self) -> int:

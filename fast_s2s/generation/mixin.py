@@ -69,8 +69,8 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, `output_scores`, `output_logits` and dropout make it a step loop in Python; all
-        else runs in the kernels.
+        Callables, `output_scores`, `output_logits`, dropout, and a decoder with layer norm or
+        zoneout make it a step loop in Python; all else runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
@@ -128,8 +128,14 @@ class GenerationMixin:
         `save_pretrained` keeps it and `from_pretrained` packs once more: the file holds the
         parameters themselves.
 
-        Raises ValueError for another type.
+        Raises ValueError for another type, or a decoder with layer norm or zoneout, for which the
+        kernels have no formula.
         """
+        if not self._decoder_is_plain():
+            raise ValueError(
+                "compile_decoder: expected a decoder without layer norm and zoneout, which "
+                "`generate` runs step by step in the parameters' own type"
+            )
         self.config = arguments.with_decoder_dtype(self.config, dtype)
         self._packed.clear()
         self._pack()
@@ -143,16 +149,16 @@ class GenerationMixin:
     def _decoder(
         self, config: GenerationConfig, processors: list[Any], criteria: list[Any]
     ) -> Decoder:
-        dropout = self._dropout_is_on()
+        by_modules = self._runs_by_modules()
         wanted = config.return_dict_in_generate
         scores = wanted and config.output_scores
         logits = wanted and config.output_logits
-        if not (dropout or processors or criteria or scores or logits):
+        if not (by_modules or processors or criteria or scores or logits):
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
         compute: Compute
-        if dropout:
+        if by_modules:
             compute = self._compute
             acc = torch.promote_types(self.dtype, torch.float32)
         else:
@@ -174,11 +180,15 @@ class GenerationMixin:
         return logits, state.h, state.c
 
     def _dropout_is_on(self) -> bool:
-        return self.training and self.config.dropout > 0
+        return self.training and self.config.has_dropout
+
+    def _runs_by_modules(self) -> bool:
+        """Whether each step of the decoder is the model's own, not that of packed weights."""
+        return self._dropout_is_on() or not self._decoder_is_plain()
 
     def _own_precision(self) -> torch.autocast:
         """Packed weights have a type of their own, which autocast must not change."""
-        enabled = self._dropout_is_on() and torch.is_autocast_enabled(self.device.type)
+        enabled = self._runs_by_modules() and torch.is_autocast_enabled(self.device.type)
         return torch.autocast(self.device.type, enabled=enabled)
 
     # what the model gives
@@ -197,6 +207,9 @@ class GenerationMixin:
         raise NotImplementedError
 
     def _decoder_weights(self) -> DecoderWeights:
+        raise NotImplementedError
+
+    def _decoder_is_plain(self) -> bool:
         raise NotImplementedError
 
     def _step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
