@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cpu/isa.h"
+#include "cpu/packing_count.h"
 #include "lstm/plan.h"
 
 namespace py = pybind11;
@@ -80,6 +81,9 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fast_s2s: op kernels and facts about the build.";
   m.def("build_info", &build_info, "Facts about the build and this machine, name -> value.");
+  m.def(
+      "panels_packed", [] { return fast_s2s::panels_packed.load(); },
+      "How many panels of weights inference with the LSTM has packed so far.");
   m.def("plan_lstm", &plan_lstm, "How an LSTM layer is laid over a GPU, name -> value.",
         py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
         py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),

@@ -8,10 +8,14 @@ template <class A>
 class Scratch {
  public:
   explicit Scratch(int64_t count) : block_(ScratchPool::mine().take(sizeof(A) * count)) {}
+  // As the last scratch of this name and size left it, if `found()`.
+  Scratch(const ScratchPool::Name& name, int64_t count)
+      : block_(ScratchPool::mine().take(name, sizeof(A) * count)) {}
   ~Scratch() { ScratchPool::mine().give_back(block_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   A* get() const { return static_cast<A*>(block_.data); }
+  bool found() const { return block_.found; }
 
  private:
   ScratchPool::Block block_;

@@ -93,16 +93,16 @@ class GateWeights {
  public:
   typedef typename Operand<Io>::Type Value;
 
-  GateWeights(const void* w, int64_t hidden, int64_t k_size, bool packed)
+  // `keep`: see PackedPanels.
+  GateWeights(const void* w, int64_t hidden, int64_t k_size, bool packed, bool keep = false)
       : w_(static_cast<const Io*>(w)),
         hidden_(hidden),
         k_size_(k_size),
         packed_(packed),
-        panels_(packed ? ceil_div(hidden, kWidth) * panel_length<Io>(k_size) * panel_columns<A>()
-                       : 0) {}
+        panels_(w_, packed ? ceil_div(hidden, kWidth) : 0, k_size, keep) {}
 
   void pack(int64_t panel) {
-    if (packed_) pack_transposed(w_, columns(panel), k_size_, at(panel));
+    if (packed_) panels_.pack(panel, columns(panel));
   }
 
   // With `Vectors / 4` neighbouring panels; more than one only if packed.
@@ -112,12 +112,10 @@ class GateWeights {
     if constexpr (Vectors == kPanelVectors) {
       if (!packed_) return multiply_rows_unpacked(a, w_, columns(panel), k_size_, sums);
     }
-    multiply_rows(a, at(panel), k_size_, sums, panel_size());
+    multiply_rows(a, panels_.at(panel), k_size_, sums, panels_.panel_size());
   }
 
  private:
-  int64_t panel_size() const { return panel_length<Io>(k_size_) * panel_columns<A>(); }
-  Io* at(int64_t panel) const { return panels_.get() + panel * panel_size(); }
   PanelColumns columns(int64_t panel) const {
     const int count = lanes(hidden_, panel * kWidth, kWidth);
     return {panel * kWidth, hidden_, {count, count, count, count}};
@@ -126,7 +124,7 @@ class GateWeights {
   const Io* w_;
   int64_t hidden_, k_size_;
   bool packed_;
-  Scratch<Io> panels_;
+  PackedPanels<Io> panels_;
 };
 
 // b_ih + b_hh of W units from `unit` on, a vector for each gate.

@@ -8,9 +8,7 @@ namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
 // So few steps read the weights where they lie; more repay packing them. Not a matter of the
-// batch, so that a row's bits do not depend on the rows beside it. Packed anew at each call: a
-// cache would not see every change, as writes through `.data`, or from another process, leave no
-// trace.
+// batch, so that a row's bits do not depend on the rows beside it.
 constexpr int64_t kUnpackedSteps = 4;
 
 template <class Io>
@@ -31,11 +29,11 @@ class Forward {
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_)),
         threads_(team_size(s_, threads, unit_panels_)),
-        w_ih_(args.weights.w_ih, s_.hidden, s_.input, packed_),
-        w_hh_(args.weights.w_hh, s_.hidden, s_.output, packed_),
-        w_hr_(projected_ && packed_
-                  ? output_panels_ * panel_length<Io>(s_.hidden) * panel_columns<A>()
-                  : 0),
+        // training changes the weights between calls
+        keeps_packed_(args.cells == nullptr),
+        w_ih_(args.weights.w_ih, s_.hidden, s_.input, packed_, keeps_packed_),
+        w_hh_(args.weights.w_hh, s_.hidden, s_.output, packed_, keeps_packed_),
+        w_hr_(w_hr(), projected_ && packed_ ? output_panels_ : 0, s_.hidden, keeps_packed_),
         input_(unit_panels_ * chunk_ * s_.batch * panel_columns<A>()),
         h_(2 * s_.batch * s_.output),
         c_(s_.batch * s_.hidden),
@@ -92,7 +90,7 @@ class Forward {
     }
     if (projected_ && packed_) {
       for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
-        pack_transposed(w_hr(), output_columns(panel), s_.hidden, packed_w_hr(panel));
+        w_hr_.pack(panel, output_columns(panel));
     }
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) begin_row(j);
@@ -225,7 +223,7 @@ class Forward {
       const auto a = row_tile<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden);
       const PanelColumns columns = output_columns(panel);
       if (packed_) {
-        multiply_rows(a, packed_w_hr(panel), s_.hidden, sums);
+        multiply_rows(a, w_hr_.at(panel), s_.hidden, sums);
       } else {
         multiply_rows_unpacked(a, w_hr(), columns, s_.hidden, sums);
       }
@@ -237,9 +235,6 @@ class Forward {
   }
 
   const Io* w_hr() const { return static_cast<const Io*>(args_.weights.w_hr); }
-  Io* packed_w_hr(int64_t panel) const {
-    return w_hr_.get() + panel * panel_length<Io>(s_.hidden) * panel_columns<A>();
-  }
   // A panel of the projection holds neighbouring outputs.
   PanelColumns output_columns(int64_t panel) const {
     PanelColumns columns{panel * panel_columns<A>(), kWidth, {}};
@@ -255,8 +250,9 @@ class Forward {
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
   Barrier barrier_;
+  const bool keeps_packed_;
   GateWeights<Io> w_ih_, w_hh_;
-  Scratch<Io> w_hr_;  // packed
+  PackedPanels<Io> w_hr_;
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
   Scratch<Value> h_;  // [2][B, R]: the state before a step and after it, forgotten where reset
   Scratch<A> c_;      // [B, H]

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../cpu/barrier.h"
+#include "../cpu/packing_count.h"
 #include "../cpu/scratch.h"
 #include "lstm.h"
 #include "rows.h"
