@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fast_s2s import pretrained
+from fast_s2s import parts, pretrained
 from fast_s2s.checks import (
     check_bool,
     check_device,
@@ -24,57 +24,32 @@ from fast_s2s.decoding import DecoderWeights
 from fast_s2s.dropout import VariationalDropout
 from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
+from fast_s2s.generation.arguments import check_output_attentions
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
-from fast_s2s.lstm import LSTM
+from fast_s2s.unrolled import Unrolled
 
 
 class Seq2SeqOutput(NamedTuple):
     """What `Seq2Seq.forward` returns.
 
-    loss:   scalar, float32 at least: mean cross entropy of the target tokens that are not pad
-    logits: (B, T, tgt_vocab_size), aligned with tgt
-    state:  the decoder's state after each row's last input; its token is the last target token
+    loss:             scalar, float32 at least: mean cross entropy of the target tokens that are
+                      not pad
+    logits:           (B, T, tgt_vocab_size), aligned with tgt
+    state:            the decoder's state after each row's last input; its token is the last target
+                      token
+    cross_attentions: with `output_attentions` a tuple of one: (B, attention_heads, T, S), where
+                      each output came from; in transformers it has one for each layer
     """
 
     loss: Tensor
     logits: Tensor
     state: DecoderState
-
-
-class Bridge(nn.Module):
-    """From both directions of an encoder layer to a decoder layer, weights for each of them:
-
-    h0 = tanh(W_h [h_forward; h_backward]),  c0 = W_c [c_forward; c_backward]
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        hidden_size: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-
-        def linears() -> nn.ModuleList:
-            sizes = (2 * hidden_size, hidden_size)
-            return nn.ModuleList(
-                nn.Linear(*sizes, bias=False, device=device, dtype=dtype) for _ in range(num_layers)
-            )
-
-        self.h = linears()
-        self.c = linears()
-
-    def forward(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """h, c: (layers, B, 2·hidden_size) -> h0, c0: (layers, B, hidden_size)."""
-        h0 = torch.stack([linear(layer) for linear, layer in zip(self.h, h, strict=True)])
-        c0 = torch.stack([linear(layer) for linear, layer in zip(self.c, c, strict=True)])
-        return h0.tanh(), c0
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 class Seq2Seq(GenerationMixin, nn.Module):
-    """Sequence to sequence with LSTMs and a context of fixed size.
+    """Sequence to sequence with LSTMs: a context of fixed size, and attention if asked for.
 
     The encoder's final state is the context. Decoder layer l starts from the state of encoder layer
     max(0, encoder layers - decoder layers + l): top layers pair with top layers, and where the
@@ -82,7 +57,8 @@ class Seq2Seq(GenerationMixin, nn.Module):
     encoder a `Bridge` lies between.
 
     Sutskever et al. 2014, https://arxiv.org/abs/1409.3215; the bridge follows Bahdanau et al. 2015,
-    https://arxiv.org/abs/1409.0473, and initialises both h and c.
+    https://arxiv.org/abs/1409.0473, and initialises both h and c. With `attention` the decoder also
+    looks at all of the encoder's outputs: `fast_s2s.attention`.
     """
 
     def __init__(
@@ -113,17 +89,12 @@ class Seq2Seq(GenerationMixin, nn.Module):
             bos_token_id=config.bos_token_id,
             eos_token_id=config.eos_token_id,
         )
-        self.src_embedding = _embedding(config, config.src_vocab_size, **kind)
-        self.encoder = _lstm(
-            config, config.num_encoder_layers, bidirectional=config.bidirectional, **kind
-        )
-        self.bridge = (
-            Bridge(config.num_decoder_layers, config.hidden_size, **kind)
-            if config.bidirectional
-            else None
-        )
-        self.tgt_embedding = _embedding(config, config.tgt_vocab_size, **kind)
-        self.decoder = _lstm(config, config.num_decoder_layers, **kind)
+        self.src_embedding = parts.embedding(config, config.src_vocab_size, **kind)
+        self.encoder = parts.encoder(config, **kind)
+        self.bridge = parts.bridge(config, **kind)
+        self.tgt_embedding = parts.embedding(config, config.tgt_vocab_size, **kind)
+        self.decoder = parts.decoder(config, **kind)
+        self.attention = parts.attention(config, **kind)
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
         kind_of_dropout = VariationalDropout if config.variational_dropout else nn.Dropout
         self.dropout = kind_of_dropout(config.dropout)
@@ -150,13 +121,17 @@ class Seq2Seq(GenerationMixin, nn.Module):
         tgt: Tensor,
         src_lengths: Tensor | Sequence[int] | None = None,
         tgt_lengths: Tensor | Sequence[int] | None = None,
+        *,
+        output_attentions: bool = False,
     ) -> Seq2SeqOutput:
         """Teacher forcing: the decoder reads bos and then tgt, and is scored on tgt.
 
-        src:         (B, S) int64
-        tgt:         (B, T) int64, the labels: tokens, eos, then pad; without bos
-        src_lengths: (B,) integers in 0..S; default: up to each row's last token that is not pad
-        tgt_lengths: (B,) integers in 0..T; likewise
+        src:               (B, S) int64
+        tgt:               (B, T) int64, the labels: tokens, eos, then pad; without bos
+        src_lengths:       (B,) integers in 0..S; default: up to each row's last token that is not
+                           pad
+        tgt_lengths:       (B,) integers in 0..T; likewise
+        output_attentions: also return where each output came from
 
         Label smoothing applies in training mode only; the loss in eval mode is the plain one. With
         no target token at all the loss is 0.
@@ -165,16 +140,19 @@ class Seq2Seq(GenerationMixin, nn.Module):
         """
         src_lengths = self._check_src(src, src_lengths)
         tgt_lengths = self._check_tgt(tgt, tgt_lengths, src.size(0))
+        check_output_attentions(output_attentions, self.config)
         context, _ = self._encode(src, src_lengths)
         bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
         fed = torch.cat((bos, tgt), dim=1)
         embedded = self.dropout(self.tgt_embedding(fed[:, :-1]))
-        output, (h, c) = self.decoder(embedded, (context.h, context.c), lengths=tgt_lengths)
-        logits = self.output_projection(self._features(output))
+        features, weights, h, c = self._unrolled().run(embedded, context, tgt_lengths)
+        logits = self.output_projection(features)
         # column l of `fed` comes after l inputs
         token = fed.gather(1, tgt_lengths.unsqueeze(1)).squeeze(1)
-        state = DecoderState(h, c, token, token == self.config.eos_token_id)
-        return Seq2SeqOutput(self._loss(logits, tgt, tgt_lengths), logits, state)
+        finished = token == self.config.eos_token_id
+        state = DecoderState(h, c, token, finished, memory=context.memory)
+        attentions = (weights,) if output_attentions and weights is not None else None
+        return Seq2SeqOutput(self._loss(logits, tgt, tgt_lengths), logits, state, attentions)
 
     def encode(
         self,
@@ -202,8 +180,7 @@ class Seq2Seq(GenerationMixin, nn.Module):
                 "its input from both ends"
             )
         if state is not None:
-            sizes = (src.size(0), self.config.num_encoder_layers, self.config.hidden_size)
-            check_encoder_state(state, *sizes, self.dtype, self.device)
+            check_encoder_state(state, src.size(0), self.config, self.dtype, self.device)
         context, state = self._encode(src, src_lengths, state)
         return (context, state) if return_state else context
 
@@ -222,7 +199,8 @@ class Seq2Seq(GenerationMixin, nn.Module):
         batch = state.h.size(1)
         check_tensor("token", token, "(batch,)", (batch,), torch.int64, self.device)
         check_token_ids("token", token, self.config.tgt_vocab_size)
-        return self._step(token, state)
+        logits, state, _ = self._step(token, state)
+        return logits, state
 
     def save_pretrained(
         self,
@@ -280,11 +258,16 @@ class Seq2Seq(GenerationMixin, nn.Module):
     ) -> tuple[DecoderState, EncoderState]:
         embedded = self.dropout(self.src_embedding(src))
         hx = None if state is None else (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
-        _, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
+        output, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
         h, c = self._pair_layers(h_n), self._pair_layers(c_n)
         if self.bridge is not None:
             h, c = self.bridge(h, c)
-        return DecoderState(h, c), EncoderState(h_n, c_n)
+        if self.config.input_feeding:
+            h = torch.cat((h, torch.zeros_like(h[:1])))
+        memory = None if self.attention is None else self.attention.memory(output, lengths)
+        if memory is not None and state is not None and state.memory is not None:
+            memory = state.memory.extended(memory)
+        return DecoderState(h, c, memory=memory), EncoderState(h_n, c_n, memory)
 
     def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
         return self._encode(src, lengths)[0]
@@ -297,18 +280,18 @@ class Seq2Seq(GenerationMixin, nn.Module):
         pairs = [max(0, offset + index) for index in range(self.config.num_decoder_layers)]
         return torch.stack([layers[index] for index in pairs])
 
-    def _step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        embedded = self.dropout(self.tgt_embedding(token)).unsqueeze(1)
+    def _step(
+        self, token: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
+        embedded = self.dropout(self.tgt_embedding(token))
         # a step of length 0 leaves a row's state as it is
         lengths = None if state.finished is None else (~state.finished).long()
-        hx = (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
-        output, (h, c) = self.decoder(embedded, hx, lengths=lengths)
-        logits = self.output_projection(self._features(output.squeeze(1)))
-        return logits, DecoderState(h, c, None, state.finished)
+        features, weights, h, c = self._unrolled().step(embedded, state, lengths)
+        logits = self.output_projection(features.squeeze(1))
+        return logits, DecoderState(h, c, None, state.finished, memory=state.memory), weights
 
-    def _features(self, output: Tensor) -> Tensor:
-        """What the output projection reads of decoder outputs (…, H). Attention belongs here."""
-        return self.dropout(output)
+    def _unrolled(self) -> Unrolled:
+        return Unrolled(self.decoder, self.attention, self.dropout, self.config.input_feeding)
 
     def _loss(self, logits: Tensor, tgt: Tensor, lengths: Tensor) -> Tensor:
         pad = self.config.pad_token_id
@@ -326,7 +309,12 @@ class Seq2Seq(GenerationMixin, nn.Module):
     def _decoder_weights(self) -> DecoderWeights:
         projection = self.output_projection
         return decoder_weights(
-            self.tgt_embedding.weight, self.decoder, projection.weight, projection.bias
+            self.tgt_embedding.weight,
+            self.decoder,
+            projection.weight,
+            projection.bias,
+            self.attention,
+            feeding=self.config.input_feeding,
         )
 
     def _decoder_is_plain(self) -> bool:
@@ -359,27 +347,7 @@ class Seq2Seq(GenerationMixin, nn.Module):
         return (positions * (ids != self.config.pad_token_id)).amax(1)
 
     def _check_state(self, state: DecoderState) -> None:
-        config = self.config
-        sizes = (config.num_decoder_layers, config.hidden_size, config.tgt_vocab_size)
-        check_state(state, *sizes, self.dtype, self.device)
-
-
-def _embedding(config: Seq2SeqConfig, vocab_size: int, **kind: Any) -> nn.Embedding:
-    return nn.Embedding(vocab_size, config.embedding_size, padding_idx=config.pad_token_id, **kind)
-
-
-def _lstm(config: Seq2SeqConfig, num_layers: int, bidirectional: bool = False, **kind: Any) -> LSTM:
-    return LSTM(
-        config.embedding_size,
-        config.hidden_size,
-        num_layers,
-        batch_first=True,
-        # torch warns about dropout between layers where there is only one
-        dropout=config.dropout if num_layers > 1 else 0.0,
-        bidirectional=bidirectional,
-        **config.lstm_options,
-        **kind,
-    )
+        check_state(state, self.config, self.dtype, self.device)
 
 
 def _stored(state_dict: dict[str, Tensor], config: Seq2SeqConfig) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def log_probabilities(
     h, c = h[:, row : row + 1].to(decoder.acc), c[:, row : row + 1].to(decoder.acc)
     rows = []
     for token in [BOS, *tokens]:
-        logits, h, c = reference.step(decoder.dense, torch.tensor([token]), h, c)
+        logits, h, c, _ = reference.step(decoder.dense, torch.tensor([token]), h, c)
         rows.append(logits[0].double().log_softmax(0))
     return torch.stack(rows)
 

@@ -22,6 +22,11 @@ ARCHITECTURES = {
     "bidirectional": {"bidirectional": True, "num_layers": 2},
     "bidirectional-deep-decoder": {"bidirectional": True, "encoder_layers": 1, "decoder_layers": 2},
     "tied": {"tie_embeddings": True, "embedding_size": 16},
+    "dot": {"attention": "dot", "num_layers": 2},
+    "general-heads": {"attention": "general", "attention_heads": 4, "bidirectional": True},
+    "additive-tied": {"attention": "additive", "tie_embeddings": True, "embedding_size": 16},
+    "additive-heads": {"attention": "additive", "attention_heads": 2, "bidirectional": True},
+    "feeding": {"attention": "general", "input_feeding": True, "num_layers": 2},
 }
 
 
@@ -56,6 +61,16 @@ def make_batch(rows: int = 5, seed: int = 3) -> Batch:
     return Batch(src, src_lengths, tgt, tgt_lengths)
 
 
+def assert_same_state(state: tuple, other: tuple) -> None:
+    """Every part of two states of a kind, bit for bit."""
+    assert type(state) is type(other)
+    for name, value, same in zip(state._fields, state, other, strict=True):
+        if isinstance(value, tuple):
+            assert_same_state(value, same)
+        else:
+            assert (value is None and same is None) or torch.equal(value, same), name
+
+
 def _ragged(
     rows: int, longest: int, vocab: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -79,7 +94,8 @@ class TorchSeq2Seq(nn.Module):
             embedding, hidden, encoder_layers, bidirectional=config.bidirectional
         )
         self.tgt_embedding = nn.Embedding(config.tgt_vocab_size, embedding, padding_idx=PAD)
-        self.decoder = nn.LSTM(embedding, hidden, decoder_layers)
+        fed = hidden if config.input_feeding else 0
+        self.decoder = nn.LSTM(embedding + fed, hidden, decoder_layers)
         self.output_projection = nn.Linear(hidden, config.tgt_vocab_size)
         if config.bidirectional:
             layers = [nn.Linear(2 * hidden, hidden, bias=False) for _ in range(2 * decoder_layers)]
@@ -89,13 +105,66 @@ class TorchSeq2Seq(nn.Module):
                     "c": nn.ModuleList(layers[decoder_layers:]),
                 }
             )
+        if config.attention is not None:
+            self.attention = self._attention_parameters(hidden, hidden * (1 + config.bidirectional))
         self.to(model.dtype).load_state_dict(model.state_dict())
         if config.tie_embeddings:
             self.output_projection.weight = self.tgt_embedding.weight
 
-    def context(self, src: Tensor) -> tuple[Tensor, Tensor]:
-        """h, c: (decoder layers, H)."""
-        _, (h_n, c_n) = self.encoder(self.src_embedding(src))
+    def _attention_parameters(self, hidden: int, memory: int) -> nn.Module:
+        """Named as in `fast_s2s.attention.Attention`."""
+        found = nn.Module()
+        additive = self.config.attention == "additive"
+        if self.config.attention != "dot":
+            found.key = nn.Linear(memory, hidden, bias=additive)
+        if additive:
+            found.query = nn.Linear(hidden, hidden, bias=False)
+            found.score = nn.Parameter(torch.zeros(hidden))
+        found.output = nn.Linear(memory + hidden, hidden, bias=False)
+        return found
+
+    def attend(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """h (H,), memory (S, M) -> h~ (H,), weights (heads, S): one score after the other."""
+        heads, contexts, weights = self.config.attention_heads, [], []
+        key_size, value_size = len(h) // heads, memory.size(1) // heads
+        for head in range(heads):
+            part = slice(head * key_size, (head + 1) * key_size)
+            scores = []
+            for m in memory:
+                if self.config.attention == "dot":
+                    scores.append(h[part].dot(m[part]))
+                elif self.config.attention == "general":
+                    scores.append(h[part].dot((self.attention.key.weight @ m)[part]))
+                else:
+                    inside = self.attention.query.weight @ h + self.attention.key(m)
+                    scores.append(self.attention.score[part].dot(inside[part].tanh()))
+            exps = torch.stack(scores).exp() if scores else h.new_zeros(0)
+            mix = exps / exps.sum()
+            columns = slice(head * value_size, (head + 1) * value_size)
+            contexts.append((mix.unsqueeze(1) * memory[:, columns]).sum(0))
+            weights.append(mix)
+        joined = torch.cat((*contexts, h))
+        return (self.attention.output.weight @ joined).tanh(), torch.stack(weights)
+
+    def read(
+        self, token: int, state: tuple[Tensor, Tensor], memory: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
+        """One step: what the output projection reads, the next state, weights of attention."""
+        h, c = state
+        x = self.tgt_embedding(torch.tensor([token]))
+        if self.config.input_feeding:
+            x, h = torch.cat((x, h[-1:]), 1), h[:-1]
+        output, (h, c) = self.decoder(x, (h, c))
+        found, weights = output[0], None
+        if self.config.attention is not None:
+            found, weights = self.attend(found, memory)
+        if self.config.input_feeding:
+            h = torch.cat((h, found.unsqueeze(0)))
+        return found, (h, c), weights
+
+    def context(self, src: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """h, c: (decoder layers, H), h with input feeding one more; memory (S, M)."""
+        output, (h_n, c_n) = self.encoder(self.src_embedding(src))
         h, c = [], []
         for layer in range(self.decoder.num_layers):
             k = max(0, self.encoder.num_layers - self.decoder.num_layers + layer)
@@ -106,16 +175,23 @@ class TorchSeq2Seq(nn.Module):
             else:
                 h.append(h_n[k])
                 c.append(c_n[k])
-        return torch.stack(h), torch.stack(c)
+        if self.config.input_feeding:
+            h.append(torch.zeros_like(h[0]))
+        return (torch.stack(h), torch.stack(c)), output
 
     def logits(self, src: Tensor, tgt: Tensor) -> Tensor:
         """(T, V), one step at a time."""
-        state = self.context(src)
-        rows = []
+        return self.unroll(src, tgt)[0]
+
+    def unroll(self, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """logits (T, V), and each step's weights of attention (heads, S)."""
+        state, memory = self.context(src)
+        rows, weights = [], []
         for token in [BOS, *tgt[:-1].tolist()]:
-            output, state = self.decoder(self.tgt_embedding(torch.tensor([token])), state)
-            rows.append(self.output_projection(output[0]))
-        return torch.stack(rows)
+            found, state, mix = self.read(token, state, memory)
+            rows.append(self.output_projection(found))
+            weights.append(mix)
+        return torch.stack(rows), weights
 
     def loss(self, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         """Mean over the tokens of all rows, written out."""
@@ -133,11 +209,11 @@ class TorchSeq2Seq(nn.Module):
         self, src: Tensor, max_new_tokens: int, min_new_tokens: int = 0
     ) -> tuple[list[int], Tensor, Tensor]:
         """Tokens from bos to eos, and h, c (layers, H) after the last input."""
-        state = self.context(src)
+        state, memory = self.context(src)
         tokens = [BOS]
         while len(tokens) <= max_new_tokens and tokens[-1] != EOS:
-            output, state = self.decoder(self.tgt_embedding(torch.tensor(tokens[-1:])), state)
-            scores = self.output_projection(output[0]).tolist()
+            found, state, _ = self.read(tokens[-1], state, memory)
+            scores = self.output_projection(found).tolist()
             banned = {PAD, BOS, EOS} if len(tokens) <= min_new_tokens else {PAD, BOS}
             allowed = [token for token in range(len(scores)) if token not in banned]
             tokens.append(max(allowed, key=lambda token: scores[token]))

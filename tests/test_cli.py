@@ -109,6 +109,19 @@ def test_train_then_everything_else(tmp_path, tsv, capsys):
     assert "PER %" in capsys.readouterr().out
 
 
+def test_train_with_attention(tmp_path, tsv, capsys):
+    run = str(tmp_path / "run")
+    flags = ["--attention", "general", "--attention-heads", "2", "--input-feeding"]
+    assert main(["train", "--train", tsv, "--dev", tsv, "--output", run, *QUICK, *flags]) == 0
+    config = Seq2Seq.from_pretrained(run).config
+    assert (config.attention, config.attention_heads, config.input_feeding) == ("general", 2, True)
+    assert main(["generate", "--model", run, "--beam", "3", "123"]) == 0
+    assert main(["evaluate", "--model", run, "--data", tsv]) == 0
+    capsys.readouterr()
+    usage_error("train", "--train", tsv, "--output", run, "--overwrite", "--attention=dots")
+    assert "attention: expected None or one of dot, general, additive" in capsys.readouterr().err
+
+
 def test_train_is_the_same_twice_and_from_any_source(tmp_path, tsv):
     pairs = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()]
     for side, name in enumerate(("src", "tgt")):

@@ -11,6 +11,7 @@ from helpers_seq2seq import (
     PAD,
     TGT_VOCAB,
     TorchSeq2Seq,
+    assert_same_state,
     make_batch,
     make_model,
 )
@@ -105,7 +106,7 @@ def test_resuming_equals_one_long_call(first):
 
     assert torch.equal(tail[:, 0], head[:, -1])
     assert torch.equal(torch.cat((head, tail[:, 1:]), dim=1), whole)
-    assert all(map(torch.equal, state, whole_state))
+    assert_same_state(state, whole_state)
 
 
 def test_resuming_meets_finished_and_unfinished_rows():

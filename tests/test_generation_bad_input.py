@@ -137,6 +137,11 @@ CALLS = {
         ValueError,
         "do_sample: expected False with num_beams = 2, got True",
     ),
+    "output_attentions": (
+        {"output_attentions": True},
+        ValueError,
+        "output_attentions: expected False for a model without attention, got True",
+    ),
     "too many sequences": (
         {"num_return_sequences": 2},
         ValueError,
@@ -207,6 +212,7 @@ FIELDS = {
     "return_dict_in_generate": [(1, TypeError, "a bool")],
     "output_scores": [("yes", TypeError, "a bool")],
     "output_logits": [(0, TypeError, "a bool")],
+    "output_attentions": [(None, TypeError, "a bool")],
     "eos_token_id": [([], ValueError, "at least one id"), ([2, True], TypeError, "an integer")],
 }
 

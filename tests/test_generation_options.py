@@ -172,7 +172,7 @@ def test_beams_go_on_each_for_itself():
     for row in range(6):
         src = batch.src[row // 2][: batch.src_lengths[row // 2]]
         fed = first.sequences[row][: first.lengths[row]]
-        state = reference.context(src)
+        state, _ = reference.context(src)
         with torch.no_grad():
             _, (h, _) = reference.decoder(reference.tgt_embedding(fed), state)
         assert torch.allclose(first.state.h[:, row], h)

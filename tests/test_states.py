@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_seq2seq import ARCHITECTURES, BOS, make_batch, make_model
+from helpers_seq2seq import ARCHITECTURES, BOS, assert_same_state, make_batch, make_model
 
 from fast_s2s import DecoderState, EncoderState
 
-ONE_WAY = [name for name in ARCHITECTURES if "bidirectional" not in name]
+ONE_WAY = [name for name, fields in ARCHITECTURES.items() if not fields.get("bidirectional")]
 
 
 @pytest.mark.parametrize("architecture", ONE_WAY)
@@ -71,8 +71,8 @@ def test_select_and_expand():
         for name in ("token", "finished", "node", "history", "position"):
             assert torch.equal(getattr(chosen, name), getattr(state, name)[[2, 0, 2]])
     mask = torch.tensor([True, False, True, True])
-    assert all(map(torch.equal, state.select(mask), state.select([0, 2, 3])))
-    assert all(map(torch.equal, state.expand(2), state.select([0, 0, 1, 1, 2, 2, 3, 3])))
+    assert_same_state(state.select(mask), state.select([0, 2, 3]))
+    assert_same_state(state.expand(2), state.select([0, 0, 1, 1, 2, 2, 3, 3]))
     assert state.select([]).h.shape == (2, 0, 16)
     fresh = DecoderState(state.h, state.c).expand(3)
     assert fresh.h.shape == (2, 12, 16) and fresh.token is None
@@ -80,9 +80,9 @@ def test_select_and_expand():
 
 def test_merge():
     model, state = generated()
-    assert all(map(torch.equal, DecoderState.merge([state]), state))
+    assert_same_state(DecoderState.merge([state]), state)
     parts = [state.select([0]), state.select([1, 2]), state.select([3])]
-    assert all(map(torch.equal, DecoderState.merge(parts), state))
+    assert_same_state(DecoderState.merge(parts), state)
     fresh = model.encode(make_batch(rows=2).src)
     merged = DecoderState.merge([fresh, state], bos_token_id=BOS)
     assert merged.token.tolist() == [BOS, BOS, *state.token.tolist()]

@@ -34,7 +34,6 @@ _MODEL_SKIP = (
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",
-    "attention",
 )
 
 # how a command was called, not what it trains

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fast_s2s.configuration.common import check_special_tokens_fit as check_special_tokens_fit
 from fast_s2s.configuration.generation import GenerationConfig as GenerationConfig
+from fast_s2s.configuration.model import ATTENTION_KINDS as ATTENTION_KINDS
 from fast_s2s.configuration.model import DECODER_DTYPES as DECODER_DTYPES
 from fast_s2s.configuration.model import MODEL_TYPE as MODEL_TYPE
 from fast_s2s.configuration.model import Seq2SeqConfig as Seq2SeqConfig

@@ -43,6 +43,7 @@ class GenerationConfig:
     return_dict_in_generate: return a `GenerateOutput`
     output_scores:           with the scores of all tokens at each step
     output_logits:           with the logits of all tokens at each step
+    output_attentions:       with the weights of attention at each step
     pad_token_id:            fills a row after its end; never generated
     bos_token_id:            the decoder's first input; never generated
     eos_token_id:            ends a row; one or several
@@ -73,6 +74,7 @@ class GenerationConfig:
     return_dict_in_generate: bool = False
     output_scores: bool = False
     output_logits: bool = False
+    output_attentions: bool = False
     pad_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int | Sequence[int] = 2
@@ -172,6 +174,7 @@ _BOOLS = (
     "return_dict_in_generate",
     "output_scores",
     "output_logits",
+    "output_attentions",
 )
 _NUMBERS = {
     "temperature": (0, 1e30),

@@ -21,6 +21,7 @@ _PROBABILITIES = ("recurrent_dropout", "weight_dropout", "zoneout_hidden", "zone
 _LSTM_OPTIONS = ("variational_dropout", "norm", "forget_bias", "recurrent_init")
 
 DECODER_DTYPES = ("float32", "bfloat16", "int8")
+ATTENTION_KINDS = ("dot", "general", "additive")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class Seq2SeqConfig:
     tie_embeddings:  the decoder's embedding is the output projection's weight; embedding_size and
                      hidden_size must be equal
     label_smoothing: of the training loss, as in `torch.nn.functional.cross_entropy`
-    attention:       None, a context of fixed size
+    attention:       how the decoder looks back at the encoder's outputs: "dot", "general" or
+                     "additive"; None, not at all: the context is of fixed size
+    attention_heads: parts that attention is cut into, each with weights of its own; a divisor of
+                     hidden_size
+    input_feeding:   each step also reads what attention found in the step before; training then
+                     goes step by step, which is several times slower
     decoder_dtype:   type of the weights that `generate` multiplies by, "float32", "bfloat16" or
                      "int8", set by `Seq2Seq.compile_decoder`; None, the parameters'
     pad_token_id:    fills rows, in both vocabularies
@@ -76,7 +82,9 @@ class Seq2SeqConfig:
     recurrent_init: Literal["uniform", "orthogonal"] = "uniform"
     tie_embeddings: bool = False
     label_smoothing: float = 0.0
-    attention: None = None
+    attention: str | None = None
+    attention_heads: int = 1
+    input_feeding: bool = False
     decoder_dtype: str | None = None
     pad_token_id: int = 0
     bos_token_id: int = 1
@@ -88,7 +96,7 @@ class Seq2SeqConfig:
         for name in ("encoder_layers", "decoder_layers"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
-        for name in ("bidirectional", "tie_embeddings", "variational_dropout"):
+        for name in ("bidirectional", "tie_embeddings", "variational_dropout", "input_feeding"):
             check_bool(name, getattr(self, name))
         for name in ("dropout", "label_smoothing", *_PROBABILITIES):
             check_number(name, getattr(self, name), 0.0, 1.0)
@@ -100,10 +108,7 @@ class Seq2SeqConfig:
             )
         if self.forget_bias is not None:
             check_number("forget_bias", self.forget_bias, -math.inf, math.inf)
-        if self.attention is not None:
-            raise ValueError(
-                f"attention: expected None, attention is not there yet, got {self.attention!r}"
-            )
+        self._check_attention()
         if self.decoder_dtype is not None and self.decoder_dtype not in DECODER_DTYPES:
             raise ValueError(
                 f"decoder_dtype: expected None or one of {', '.join(DECODER_DTYPES)}, "
@@ -122,6 +127,41 @@ class Seq2SeqConfig:
                 f"pad_token_id: expected an id below src_vocab_size = {self.src_vocab_size}, "
                 f"got {self.pad_token_id}"
             )
+
+    def _check_attention(self) -> None:
+        check_integer("attention_heads", self.attention_heads, 1)
+        if self.attention is None:
+            for name, off in (("attention_heads", 1), ("input_feeding", False)):
+                if getattr(self, name) != off:
+                    raise ValueError(
+                        f"{name}: expected {off} without attention, got {getattr(self, name)}"
+                    )
+            return
+        if self.attention not in ATTENTION_KINDS:
+            raise ValueError(
+                f"attention: expected None or one of {', '.join(ATTENTION_KINDS)}, "
+                f"got {self.attention!r}"
+            )
+        if self.attention == "dot" and self.bidirectional:
+            raise ValueError(
+                "attention: expected 'general' or 'additive' with a bidirectional encoder, whose "
+                "outputs are twice as wide as the decoder's, got 'dot'"
+            )
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"attention_heads: expected a divisor of hidden_size = {self.hidden_size}, "
+                f"got {self.attention_heads}"
+            )
+
+    @property
+    def memory_size(self) -> int:
+        """Of each output of the encoder."""
+        return self.hidden_size * (2 if self.bidirectional else 1)
+
+    @property
+    def num_hidden_states(self) -> int:
+        """Hidden states of the decoder: of its layers, and what input feeding feeds."""
+        return self.num_decoder_layers + (1 if self.input_feeding else 0)
 
     @property
     def lstm_options(self) -> dict[str, Any]:

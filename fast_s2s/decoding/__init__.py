@@ -14,6 +14,7 @@ from fast_s2s.decoding.api import initial_state as initial_state
 from fast_s2s.decoding.api import read as read
 from fast_s2s.decoding.automaton import Automaton as Automaton
 from fast_s2s.decoding.options import DecodeOptions as DecodeOptions
+from fast_s2s.decoding.weights import AttentionWeights as AttentionWeights
 from fast_s2s.decoding.weights import DecoderWeights as DecoderWeights
 from fast_s2s.decoding.weights import LayerWeights as LayerWeights
 from fast_s2s.decoding.weights import PackedDecoder as PackedDecoder

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast_s2s.attention import Memory
 from fast_s2s.checks import check_integer, check_tensor, check_token_ids
 from fast_s2s.decoding.contract import (
     Counts,
@@ -25,10 +26,13 @@ _STEPS_AT_ONCE = 1024
 
 
 class DecodeState(NamedTuple):
-    """Where a generation stands: `State` and, in a beam search, `Hypotheses`, of all B·W slots."""
+    """Where a generation stands: `State` and, in a beam search, `Hypotheses`, of all B·W slots;
+    with attention what the B rows' slots look at.
+    """
 
     slots: State
     hypotheses: Hypotheses | None = None
+    memory: Memory | None = None
 
     def select(self, rows: Tensor, width: int) -> DecodeState:
         """These rows, (any number,) int64, each with its `width` slots; repeats are fine."""
@@ -36,6 +40,7 @@ class DecodeState(NamedTuple):
         return DecodeState(
             self.slots._replace(**_selected(self.slots, slots)),
             self.hypotheses and self.hypotheses._replace(**_selected(self.hypotheses, slots)),
+            self.memory and self.memory.select(rows),
         )
 
 
@@ -70,20 +75,24 @@ def initial_state(
     token: Tensor | int,
     options: DecodeOptions,
     node: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> DecodeState:
     """Where generation begins.
 
-    h, c:  (L, B, R), (L, B, H), of any floating-point type
-    token: (B,) int64 or one for all, the first input
-    node:  (B,) int64, the automaton's state; default 0
+    h, c:   (L, B, R), (L, B, H), of any floating-point type; h with input feeding (L + 1, B, R)
+    token:  (B,) int64 or one for all, the first input
+    node:   (B,) int64, the automaton's state; default 0
+    memory: what attention looks at, of any floating-point type; None without attention
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
     batch = h.size(1) if isinstance(h, Tensor) and h.dim() == 3 else None
     device, layers = decoder.device, decoder.num_layers
-    check_tensor("h", h, "(L, B, R)", (layers, batch, decoder.output_size), None, device)
+    feeding = decoder.attention is not None and decoder.attention.feeding
+    check_tensor("h", h, "(L, B, R)", (layers + feeding, batch, decoder.output_size), None, device)
     check_tensor("c", c, "(L, B, H)", (layers, batch, decoder.hidden_size), None, device)
     assert batch is not None
+    memory = _memory(decoder, memory, batch)
     if not isinstance(token, Tensor):
         check_integer("token", token, 0)
         token = torch.full((batch,), token, device=device)
@@ -111,7 +120,7 @@ def initial_state(
         node=spread(node),
     )
     if options.strategy != Strategy.BEAM:
-        return DecodeState(state)
+        return DecodeState(state, None, memory)
     # the first beam alone: others would be the same again
     finished.view(batch, width)[:, 1:] = True
     score.view(batch, width)[:, 1:] = -torch.inf
@@ -124,7 +133,7 @@ def initial_state(
         score=torch.full_like(score, -torch.inf),
         node=torch.full_like(state.node, -1),
     )
-    return DecodeState(state, hypotheses)
+    return DecodeState(state, hypotheses, memory)
 
 
 @torch.no_grad()
@@ -149,10 +158,12 @@ def decode(
     steps = slot_steps = 0
     while True:
         most = min(wanted - steps, _STEPS_AT_ONCE)
-        tensors = decoder.run(join_state(*state), list(rules), *numbers, most)
+        begin, memory = join_state(state.slots, state.hypotheses), list(state.memory or ())
+        tensors = decoder.run(begin, memory, list(rules), *numbers, most)
         counts = Counts(*tensors[-1].tolist())
         steps, slot_steps = steps + counts.steps, slot_steps + counts.slot_steps
-        state = DecodeState(*_trimmed(*split_state(tensors[:-1]), counts.longest))
+        after = _trimmed(*split_state(tensors[:-1]), counts.longest)
+        state = DecodeState(*after, state.memory)
         if counts.left == 0 or steps == wanted:
             done = counts.left == 0
             return DecodeResult(*_returned(state, options), state, done, steps, slot_steps)
@@ -178,6 +189,26 @@ def read(
     options = DecodeOptions(max_new_tokens=0, prefix=prefix, prefix_lengths=lengths)
     result = decode(packed, initial_state(packed, h, c, tokens[:, 0], options), options)
     return result.state.slots.h, result.state.slots.c
+
+
+def _memory(decoder: Decoder, memory: Memory | None, batch: int) -> Memory | None:
+    """Checked, in the decoder's type."""
+    sizes = decoder.attention
+    if sizes is None:
+        if memory is not None:
+            raise ValueError("memory: expected None for a decoder without attention, got one")
+        return None
+    if not isinstance(memory, Memory):
+        got = type(memory).__name__
+        raise TypeError(f"memory: expected a Memory for a decoder with attention, got {got}")
+    values, keys, lengths = memory
+    device = decoder.device
+    check_tensor("memory.values", values, "(B, S, M)", (batch, None, sizes.values), None, device)
+    steps = values.size(1)
+    check_tensor("memory.keys", keys, "(B, S, A)", (batch, steps, sizes.keys), None, device)
+    check_tensor("memory.lengths", lengths, "(B,)", (batch,), torch.int64, device)
+    check_token_ids("memory.lengths", lengths, steps + 1, "lengths")
+    return memory.to(decoder.acc)
 
 
 def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class EarlyStopping(IntEnum):
 class State(NamedTuple):
     """Where generation stands: all it needs to go on as if it had never stopped.
 
-    h:            acc (L, N, R)
+    h:            acc (L, N, R); with input feeding (L + 1, N, R): what attention found comes last
     c:            acc (L, N, H)
     tokens:       int64 (N, 1 + T): the token that generation began from, then those chosen, then
                   pad
@@ -149,6 +149,14 @@ class Counts(NamedTuple):
     longest: int
 
 
+class AttentionSizes(NamedTuple):
+    """Of what attention looks at, and whether steps read what the last one found."""
+
+    values: int
+    keys: int
+    feeding: bool
+
+
 class Decoder(Protocol):
     """What `decode` runs on: packed weights, or a loop over a model."""
 
@@ -164,10 +172,13 @@ class Decoder(Protocol):
     def hidden_size(self) -> int: ...
     @property
     def output_size(self) -> int: ...
+    @property
+    def attention(self) -> AttentionSizes | None: ...
 
     def run(
         self,
         state: Sequence[Tensor],
+        memory: Sequence[Tensor],
         rules: Sequence[Tensor],
         options: Sequence[int],
         parameters: Sequence[float],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fast_s2s.attention import Memory, attend
 from fast_s2s.decoding import choice
 from fast_s2s.decoding.beam import BeamSearch
 from fast_s2s.decoding.choice import Candidates
@@ -36,6 +37,16 @@ class DenseLayer(NamedTuple):
     w_hr: Tensor | None
 
 
+class DenseAttention(NamedTuple):
+    """output (R, M + R), query (A, R) and score (A,) or None; `AttentionWeights` says the rest."""
+
+    output: Tensor
+    heads: int
+    feeding: bool
+    query: Tensor | None
+    score: Tensor | None
+
+
 class DenseDecoder(NamedTuple):
     """Weights as they are multiplied, all of type acc: embedding (V, E), output (V, R), (V,)."""
 
@@ -43,11 +54,22 @@ class DenseDecoder(NamedTuple):
     layers: tuple[DenseLayer, ...]
     output_weight: Tensor
     output_bias: Tensor
+    attention: DenseAttention | None = None
+
+
+class Stepped(NamedTuple):
+    """logits (N, V); h and c as in `State`; weights (N, heads, S) of attention, or None."""
+
+    logits: Tensor
+    h: Tensor
+    c: Tensor
+    weights: Tensor | None
 
 
 def decode(
     decoder: DenseDecoder,
     state: Sequence[Tensor],
+    memory: Sequence[Tensor],
     rules: Sequence[Tensor],
     options: Sequence[int],
     parameters: Sequence[float],
@@ -57,15 +79,21 @@ def decode(
     as one list.
     """
     begin, hypotheses = split_state(state)
-    search = Search(
-        decoder, begin, hypotheses, Rules(*rules), Options(*options), Parameters(*parameters)
-    )
+    named = Rules(*rules), Options(*options), Parameters(*parameters)
+    search = Search(decoder, begin, hypotheses, Memory(*memory) if memory else None, *named)
     return search.run(max_steps)
 
 
-def step(decoder: DenseDecoder, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    """token (N,), h (L, N, R), c (L, N, H) -> logits (N, V), h, c. Formula: `torch.nn.LSTM`."""
+def step(
+    decoder: DenseDecoder, token: Tensor, h: Tensor, c: Tensor, memory: Memory | None = None
+) -> Stepped:
+    """One token more: token (N,), h and c as in `State`, memory of B rows, N = B·W.
+
+    Formulas: `torch.nn.LSTM`, `fast_s2s.attention`.
+    """
     x = decoder.embedding[token]
+    if len(h) > len(decoder.layers):
+        x = torch.cat((x, h[-1]), 1)
     hs, cs = [], []
     for index, layer in enumerate(decoder.layers):
         gates = x @ layer.w_ih.t() + h[index] @ layer.w_hh.t() + layer.bias
@@ -76,8 +104,22 @@ def step(decoder: DenseDecoder, token: Tensor, h: Tensor, c: Tensor) -> tuple[Te
             x = x @ layer.w_hr.t()
         hs.append(x)
         cs.append(cell)
+    weights = None
+    if decoder.attention is not None:
+        assert memory is not None
+        x, weights = _attend(decoder.attention, x, memory)
+        if decoder.attention.feeding:
+            hs.append(x)
     logits = x @ decoder.output_weight.t() + decoder.output_bias
-    return logits, torch.stack(hs), torch.stack(cs)
+    return Stepped(logits, torch.stack(hs), torch.stack(cs), weights)
+
+
+def _attend(attention: DenseAttention, x: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    """x (N, R) -> what the output projection reads (N, R), weights (N, heads, S)."""
+    queries = x if attention.query is None else x @ attention.query.t()
+    context, weights = attend(queries.unsqueeze(1), memory, attention.heads, attention.score)
+    joined = torch.cat((context.squeeze(1), x), 1)
+    return (joined @ attention.output.t()).tanh(), weights.squeeze(2)
 
 
 def _largest(values: Tensor) -> int:
@@ -95,10 +137,12 @@ class Search:
         decoder: DenseDecoder,
         state: State,
         hypotheses: Hypotheses | None,
+        memory: Memory | None,
         rules: Rules,
         options: Options,
         parameters: Parameters,
     ) -> None:
+        self.memory = memory
         self.decoder, self.rules, self.options = decoder, rules, options
         self.parameters = parameters
         # not the caller's tensors: they change in place
@@ -148,9 +192,9 @@ class Search:
         new = self.state.position - self.prefix_lengths
         return ~self.state.finished & (new < self.limits)
 
-    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> Stepped:
         """As `step`."""
-        return step(self.decoder, token, h, c)
+        return step(self.decoder, token, h, c, self.memory)
 
     def process(self, scores: Tensor, at: Candidates) -> Tensor:
         """As `choice.process`."""
@@ -164,7 +208,7 @@ class Search:
         last = state.tokens.gather(1, state.position.unsqueeze(1)).squeeze(1)
         # an empty slot's tokens are pad, which may be no token of the vocabulary
         last = last.where(running, 0)
-        logits, h, c = self.compute(last, state.h, state.c)
+        logits, h, c, _ = self.compute(last, state.h, state.c)
         keep = running.view(1, -1, 1)
         state = state._replace(h=h.where(keep, state.h), c=c.where(keep, state.c))
         candidates = Candidates(

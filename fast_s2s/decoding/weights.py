@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fast_s2s import backends
-from fast_s2s.checks import check_tensor
+from fast_s2s.checks import check_bool, check_integer, check_tensor
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding import reference
-from fast_s2s.decoding.reference import DenseDecoder, DenseLayer
+from fast_s2s.decoding.contract import AttentionSizes
+from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
@@ -34,6 +35,23 @@ class LayerWeights(NamedTuple):
     w_hr: Tensor | None = None
 
 
+class AttentionWeights(NamedTuple):
+    """Attention after the last layer, as in `fast_s2s.attention`.
+
+    output:  (R, M + R), of [context; h]
+    heads:   a divisor of A and M
+    feeding: the first layer reads [embedding; h~ of the step before], E + R values
+    query:   (A, R), additive attention only
+    score:   (A,), likewise
+    """
+
+    output: Tensor
+    heads: int = 1
+    feeding: bool = False
+    query: Tensor | None = None
+    score: Tensor | None = None
+
+
 class DecoderWeights(NamedTuple):
     """An LSTM decoder: embedding (V, E), layers, output projection (V, R) and its bias (V,).
 
@@ -44,6 +62,7 @@ class DecoderWeights(NamedTuple):
     layers: tuple[LayerWeights, ...]
     output_weight: Tensor
     output_bias: Tensor | None = None
+    attention: AttentionWeights | None = None
 
 
 class Stored(NamedTuple):
@@ -68,6 +87,16 @@ def store(weight: Tensor, dtype: torch.dtype) -> Stored:
     return Stored(values.round().to(torch.int8), scale)
 
 
+class StoredAttention(NamedTuple):
+    """`AttentionWeights`, stored; `score` is of type acc."""
+
+    output: Stored
+    heads: int
+    feeding: bool
+    query: Stored | None
+    score: Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class PackedDecoder:
     """Weights ready for `decode`. Made by `pack_decoder`; later changes of a model do not reach it.
@@ -79,6 +108,7 @@ class PackedDecoder:
     layers:    (w_ih, w_hh, w_hr or None) per layer
     biases:    acc, (4H,) per layer, b_ih + b_hh, then (V,)
     output:    (V, R)
+    attending: the weights of attention, if any
     """
 
     dtype: torch.dtype
@@ -87,6 +117,7 @@ class PackedDecoder:
     layers: tuple[tuple[Stored, Stored, Stored | None], ...]
     biases: tuple[Tensor, ...]
     output: Stored
+    attending: StoredAttention | None = None
 
     @property
     def acc(self) -> torch.dtype:
@@ -99,6 +130,8 @@ class PackedDecoder:
     @property
     def backend(self) -> str:
         """What serves this decoder's tensors: see `fast_s2s.backends`."""
+        if self.attending is not None:
+            return "reference"
         return backends.current(self.device.type, self.acc).backend
 
     @property
@@ -118,9 +151,19 @@ class PackedDecoder:
         """Of each layer: hidden_size, or that of the projection."""
         return self.output.values.size(1)
 
+    @property
+    def attention(self) -> AttentionSizes | None:
+        attending = self.attending
+        if attending is None:
+            return None
+        size = self.output_size
+        keys = size if attending.query is None else attending.query.values.size(0)
+        return AttentionSizes(attending.output.values.size(1) - size, keys, attending.feeding)
+
     def run(
         self,
         state: Sequence[Tensor],
+        memory: Sequence[Tensor],
         rules: Sequence[Tensor],
         options: Sequence[int],
         parameters: Sequence[float],
@@ -128,7 +171,8 @@ class PackedDecoder:
     ) -> list[Tensor]:
         """The op `decode`, or its reference."""
         if self.backend == "reference":
-            return reference.decode(self.dense, state, rules, options, parameters, max_steps)
+            dense = self.dense
+            return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
         return torch.ops.fast_s2s.decode.default(
             self.packed, state, rules, options, parameters, max_steps
         )
@@ -145,7 +189,13 @@ class PackedDecoder:
             )
             for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
         )
-        return DenseDecoder(self.embedding, layers, self.output.dense(self.acc), self.biases[-1])
+        return DenseDecoder(
+            self.embedding,
+            layers,
+            self.output.dense(self.acc),
+            self.biases[-1],
+            None if self.attending is None else _dense_attention(self.attending, self.acc),
+        )
 
     @functools.cached_property
     def packed(self) -> Tensor:
@@ -212,6 +262,7 @@ def pack_decoder(
         layers=layers,
         biases=(*biases, output_bias.detach().to(acc)),
         output=store(weights.output_weight, dtype),
+        attending=_stored_attention(weights.attention, dtype, acc),
     )
     if decoder.backend == "native":
         # now, rather than in the first call
@@ -232,6 +283,26 @@ def pack_encoder(
         raise ValueError("layers: expected at least one, got none")
     output = embedding.new_zeros(embedding.size(0), layers[0].w_hh.size(1))
     return pack_decoder(DecoderWeights(embedding, tuple(layers), output), dtype, table)
+
+
+def _stored_attention(
+    weights: AttentionWeights | None, dtype: torch.dtype, acc: torch.dtype
+) -> StoredAttention | None:
+    if weights is None:
+        return None
+    return StoredAttention(
+        store(weights.output, dtype),
+        weights.heads,
+        weights.feeding,
+        None if weights.query is None else store(weights.query, dtype),
+        None if weights.score is None else weights.score.detach().to(acc),
+    )
+
+
+def _dense_attention(stored: StoredAttention, acc: torch.dtype) -> DenseAttention:
+    query = None if stored.query is None else stored.query.dense(acc)
+    output = stored.output.dense(acc)
+    return DenseAttention(output, stored.heads, stored.feeding, query, stored.score)
 
 
 def _bias(layer: LayerWeights, acc: torch.dtype) -> Tensor:
@@ -262,6 +333,9 @@ def _check_weights(weights: DecoderWeights) -> None:
     if not weights.layers:
         raise ValueError("layers: expected at least one, got none")
     size, outputs = embedding.size(1), output.size(1)
+    if weights.attention is not None:
+        _check_attention(weights.attention, outputs, check)
+        size += outputs if weights.attention.feeding else 0
     projected = weights.layers[0].w_hr is not None
     hidden = weights.layers[0].w_hh.size(0) // 4
     for index, layer in enumerate(weights.layers):
@@ -281,3 +355,29 @@ def _check_weights(weights: DecoderWeights) -> None:
                 f"output_weight: expected (V, H) with H = {hidden}, got {tuple(output.shape)}"
             )
         size = outputs
+
+
+def _check_attention(attention: AttentionWeights, outputs: int, check: Callable[..., None]) -> None:
+    if not isinstance(attention, AttentionWeights):
+        got = type(attention).__name__
+        raise TypeError(f"attention: expected AttentionWeights, got {got}")
+    check("attention.output", attention.output, "(R, M + R)", outputs, None)
+    values, keys = attention.output.size(1) - outputs, outputs
+    if values < 1:
+        raise ValueError(
+            f"attention.output: expected (R, M + R) with R = {outputs}, "
+            f"got {tuple(attention.output.shape)}"
+        )
+    if (attention.query is None) != (attention.score is None):
+        raise ValueError("attention.query: expected one beside attention.score, or neither")
+    if attention.query is not None:
+        check("attention.query", attention.query, "(A, R)", None, outputs)
+        keys = attention.query.size(0)
+        check("attention.score", attention.score, "(A,)", keys)
+    check_integer("attention.heads", attention.heads, 1)
+    if values % attention.heads or keys % attention.heads:
+        raise ValueError(
+            f"attention.heads: expected a divisor of M = {values} and A = {keys}, "
+            f"got {attention.heads}"
+        )
+    check_bool("attention.feeding", attention.feeding)

@@ -85,6 +85,15 @@ def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size
     return Resolved(config, limits, seeds, lengths)
 
 
+def check_output_attentions(value: object, config: Seq2SeqConfig) -> None:
+    """Raises TypeError unless it is a bool, ValueError where there is no attention to put out."""
+    check_bool("output_attentions", value)
+    if value and config.attention is None:
+        raise ValueError(
+            "output_attentions: expected False for a model without attention, got True"
+        )
+
+
 def callables(name: str, value: Any) -> list[Any]:
     """None, a callable or a list of them, as a list.
 

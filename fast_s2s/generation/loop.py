@@ -6,19 +6,21 @@ It is the op's reference with a model, rules and eyes of its own, so all options
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fast_s2s.attention import Memory
 from fast_s2s.decoding.choice import Candidates
-from fast_s2s.decoding.contract import Options, Parameters, Rules, split_state
-from fast_s2s.decoding.reference import DenseDecoder, Search
+from fast_s2s.decoding.contract import AttentionSizes, Options, Parameters, Rules, split_state
+from fast_s2s.decoding.reference import DenseDecoder, Search, Stepped
 from fast_s2s.decoding.reference import step as dense_step
 
-# token (N,), h and c (layers, N, H) -> logits (N, V), h, c
-Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+# token (N,), h, c and memory as in `fast_s2s.decoding.reference.step`
+Compute = Callable[[Tensor, Tensor, Tensor, "Memory | None"], Stepped]
 # tokens so far (N, steps), scores (N, V) -> scores; as transformers' LogitsProcessor
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 # tokens so far (N, steps), scores of the steps before or None -> (N,) bool or one for all
@@ -29,6 +31,7 @@ class StepDecoder:
     """A `Decoder` that runs step by step, and keeps what it is told to.
 
     scores, logits: of each step, (slots, V); None: not asked for
+    attentions:     of each step, (slots, heads, S); None: not asked for
     tokens:         of each step, the slots' tokens before it
     """
 
@@ -43,25 +46,29 @@ class StepDecoder:
         *,
         output_scores: bool = False,
         output_logits: bool = False,
+        attention: AttentionSizes | None = None,
+        output_attentions: bool = False,
     ) -> None:
         self.compute = compute
         self.num_layers, self.hidden_size, self.output_size, self.vocab_size = sizes
-        self.acc, self.device = acc, device
+        self.acc, self.device, self.attention = acc, device, attention
         self.processors, self.criteria = processors, criteria
         self.scores: list[Tensor] | None = [] if output_scores else None
         self.logits: list[Tensor] | None = [] if output_logits else None
+        self.attentions: list[Tensor] | None = [] if output_attentions else None
         self.tokens: list[Tensor] = []
 
     def run(
         self,
         state: Sequence[Tensor],
+        memory: Sequence[Tensor],
         rules: Sequence[Tensor],
         options: Sequence[int],
         parameters: Sequence[float],
         max_steps: int,
     ) -> list[Tensor]:
         """As `fast_s2s.decoding.reference.decode`."""
-        return _Loop(self, state, rules, options, parameters).run(max_steps)
+        return _Loop(self, state, memory, rules, options, parameters).run(max_steps)
 
     def process(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """What the callables make of the scores."""
@@ -98,6 +105,7 @@ class _Loop(Search):
         self,
         owner: StepDecoder,
         state: Sequence[Tensor],
+        memory: Sequence[Tensor],
         rules: Sequence[Tensor],
         options: Sequence[int],
         parameters: Sequence[float],
@@ -107,13 +115,16 @@ class _Loop(Search):
         # no weights: `compute` is the owner's
         weights: Any = None
         named = Rules(*rules), Options(*options), Parameters(*parameters)
-        super().__init__(weights, begin, hypotheses, *named)
+        seen = Memory(*memory) if memory else None
+        super().__init__(weights, begin, hypotheses, seen, *named)
         if self.beams is not None and owner.criteria:
             self.beams.stops = lambda tokens: owner.stops(tokens).tolist()
 
-    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        logits, h, c = self.owner.compute(token, h, c)
-        return logits, h.to(self.owner.acc), c.to(self.owner.acc)
+    def compute(self, token: Tensor, h: Tensor, c: Tensor) -> Stepped:
+        logits, h, c, weights = self.owner.compute(token, h, c, self.memory)
+        if self.owner.attentions is not None and weights is not None:
+            self.owner.attentions.append(weights.float())
+        return Stepped(logits, h.to(self.owner.acc), c.to(self.owner.acc), weights)
 
     def process(self, scores: Tensor, at: Candidates) -> Tensor:
         scores = super().process(scores, at)
@@ -143,11 +154,7 @@ class _Loop(Search):
 def dense_compute(decoder: DenseDecoder) -> Compute:
     """One step with a pack's own numbers, as the native call computes them."""
 
-    def compute(token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, h, c = dense_step(decoder, token, h, c)
-        return logits, h, c
-
-    return compute
+    return functools.partial(dense_step, decoder)
 
 
 def beam_indices(

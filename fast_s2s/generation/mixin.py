@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fast_s2s.attention import Memory
 from fast_s2s.configuration import GenerationConfig, Seq2SeqConfig
 from fast_s2s.decoding import Automaton, DecoderWeights, PackedDecoder
-from fast_s2s.decoding.contract import Decoder
+from fast_s2s.decoding.contract import AttentionSizes, Decoder
+from fast_s2s.decoding.reference import Stepped
 from fast_s2s.generation import arguments, search
 from fast_s2s.generation.loop import Compute, StepDecoder, beam_indices, dense_compute
 from fast_s2s.generation.output import GenerateOutput
@@ -69,8 +71,8 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, `output_scores`, `output_logits`, dropout, and a decoder with layer norm or
-        zoneout make it a step loop in Python; all else runs in the kernels.
+        Callables, `output_scores`, `output_logits`, `output_attentions`, dropout, and a decoder with
+        layer norm or zoneout make it a step loop in Python; all else runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
@@ -110,6 +112,7 @@ class GenerationMixin:
         if state is None:
             state = self._context(src, src_lengths)
         config = request.config
+        arguments.check_output_attentions(config.output_attentions, self.config)
         decoder = self._decoder(config, processors, criteria)
         with self._own_precision():
             found = search.run(decoder, state, request)
@@ -153,10 +156,12 @@ class GenerationMixin:
         wanted = config.return_dict_in_generate
         scores = wanted and config.output_scores
         logits = wanted and config.output_logits
-        if not (by_modules or processors or criteria or scores or logits):
+        attentions = wanted and config.output_attentions
+        if not (by_modules or processors or criteria or scores or logits or attentions):
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
+        keys = AttentionSizes(size.memory_size, size.hidden_size, size.input_feeding)
         compute: Compute
         if by_modules:
             compute = self._compute
@@ -173,11 +178,14 @@ class GenerationMixin:
             criteria,
             output_scores=scores,
             output_logits=logits,
+            attention=None if size.attention is None else keys,
+            output_attentions=attentions,
         )
 
-    def _compute(self, token: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, state = self._step(token, DecoderState(h, c))
-        return logits, state.h, state.c
+    def _compute(self, token: Tensor, h: Tensor, c: Tensor, memory: Memory | None) -> Stepped:
+        memory = memory and memory.to(self.dtype)
+        logits, state, weights = self._step(token, DecoderState(h, c, memory=memory))
+        return Stepped(logits, state.h, state.c, None if weights is None else weights.squeeze(2))
 
     def _dropout_is_on(self) -> bool:
         return self.training and self.config.has_dropout
@@ -212,7 +220,9 @@ class GenerationMixin:
     def _decoder_is_plain(self) -> bool:
         raise NotImplementedError
 
-    def _step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def _step(
+        self, token: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
         raise NotImplementedError
 
     def _check_state(self, state: DecoderState) -> None:
@@ -223,11 +233,14 @@ class GenerationMixin:
 
 
 def _output(found: search.Found, decoder: Decoder, request: search.Request) -> GenerateOutput:
-    scores = logits = indices = None
+    scores = logits = attentions = indices = None
     if isinstance(decoder, StepDecoder):
         scores = None if decoder.scores is None else tuple(decoder.scores)
         logits = None if decoder.logits is None else tuple(decoder.logits)
-        if request.config.num_beams > 1 and (scores is not None or logits is not None):
+        if decoder.attentions is not None:
+            attentions = tuple((weights.unsqueeze(2),) for weights in decoder.attentions)
+        kept = (scores, logits, attentions)
+        if request.config.num_beams > 1 and any(part is not None for part in kept):
             indices = beam_indices(
                 decoder.tokens,
                 found.result.tokens,
@@ -242,6 +255,7 @@ def _output(found: search.Found, decoder: Decoder, request: search.Request) -> G
         token_scores=found.scores,
         scores=scores,
         logits=logits,
+        cross_attentions=attentions,
         beam_indices=indices,
         state=found.state,
     )

@@ -26,8 +26,10 @@ class GenerateOutput:
     scores:           with `output_scores` a tuple of (slots, tgt_vocab_size), one for each step:
                       what choices were made by. Slots are sequences, of beams B · num_beams
     logits:           with `output_logits` likewise, as the model gave them
-    beam_indices:     (N, T) int64, with `output_scores` or `output_logits` and beams: the slot in
-                      `scores` that each token comes from; -1 past the end
+    cross_attentions: with `output_attentions` a tuple of one for each step, in it a tuple of one:
+                      (slots, attention_heads, 1, S), the weights of the source's steps
+    beam_indices:     (N, T) int64, with one of these and beams: the slot in them that each token
+                      comes from; -1 past the end
     state:            to go on from; of beams, each sequence goes on for itself
     """
 
@@ -37,6 +39,7 @@ class GenerateOutput:
     token_scores: Tensor
     scores: tuple[Tensor, ...] | None
     logits: tuple[Tensor, ...] | None
+    cross_attentions: tuple[tuple[Tensor], ...] | None
     beam_indices: Tensor | None
     state: DecoderState
 

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fast_s2s.decoding import DecoderWeights, LayerWeights, PackedDecoder, pack_decoder
+from fast_s2s.attention import Attention
+from fast_s2s.decoding import (
+    AttentionWeights,
+    DecoderWeights,
+    LayerWeights,
+    PackedDecoder,
+    pack_decoder,
+)
 from fast_s2s.lstm import LSTM
 
 
@@ -68,7 +75,13 @@ class PackedCache:
 
 
 def decoder_weights(
-    embedding: Tensor, lstm: LSTM, output_weight: Tensor, output_bias: Tensor | None
+    embedding: Tensor,
+    lstm: LSTM,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+    attention: Attention | None = None,
+    *,
+    feeding: bool = False,
 ) -> DecoderWeights:
     """The tensors of a decoder made of modules."""
     layers = []
@@ -83,10 +96,17 @@ def decoder_weights(
                 by_kind.get("weight_hr"),
             )
         )
-    return DecoderWeights(embedding, tuple(layers), output_weight, output_bias)
+    attending = None
+    if attention is not None:
+        query = None if attention.query is None else attention.query.weight
+        attending = AttentionWeights(
+            attention.output.weight, attention.heads, feeding, query, attention.score
+        )
+    return DecoderWeights(embedding, tuple(layers), output_weight, output_bias, attending)
 
 
 def _flat(weights: DecoderWeights) -> list[Tensor]:
     ends = (weights.embedding, weights.output_weight, weights.output_bias)
-    parts = [*ends, *(part for layer in weights.layers for part in layer)]
-    return [part for part in parts if part is not None]
+    parts = [*ends, *(weights.attention or ())]
+    parts += [part for layer in weights.layers for part in layer]
+    return [part for part in parts if isinstance(part, Tensor)]

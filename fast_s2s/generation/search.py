@@ -115,7 +115,9 @@ def _complete(state: DecoderState, bos_token_id: int) -> DecoderState:
         "history": rows.new_empty(len(rows), 0),
         "position": rows,
     }
-    missing = {name: value for name, value in blank.items() if getattr(state, name) is None}
+    missing: dict[str, Any] = {
+        name: value for name, value in blank.items() if getattr(state, name) is None
+    }
     return state._replace(**missing)
 
 
@@ -183,7 +185,7 @@ def _inputs(state: DecoderState) -> Tensor:
 def _begin(decoder: Decoder, state: DecoderState, options: DecodeOptions) -> DecodeState:
     """`initial_state`, with the history and rows that have ended."""
     assert state.position is not None and state.token is not None and state.finished is not None
-    begin = initial_state(decoder, state.h, state.c, state.token, options, state.node)
+    begin = initial_state(decoder, state.h, state.c, state.token, options, state.node, state.memory)
     inputs = _inputs(state)
     if inputs.size(1) == 1 and not state.finished.any():
         return begin
@@ -213,7 +215,7 @@ def _begin(decoder: Decoder, state: DecoderState, options: DecodeOptions) -> Dec
             score=torch.zeros_like(found.score).where(first, found.score),
             node=slots.node.where(first, found.node),
         )
-    return DecodeState(slots, found)
+    return DecodeState(slots, found, begin.memory)
 
 
 def _streams(request: Request, state: DecoderState, options: DecodeOptions) -> Streams | None:
@@ -277,7 +279,7 @@ def _after(
     options: DecodeOptions,
 ) -> DecoderState:
     """Where each sequence stands."""
-    slots, ended = result.state
+    slots, ended, memory = result.state
     position = result.lengths
     last = result.tokens.gather(1, position.unsqueeze(1)).squeeze(1)
     if ended is None:
@@ -295,4 +297,8 @@ def _after(
     history = history.masked_fill(columns >= position.unsqueeze(1), config.pad_token_id)
     # an ended row's token is what its sequence ends with here, pad perhaps
     token = tokens[:, -1].where(finished, last)
-    return DecoderState(h, c, token, finished, node, history, position.clone())
+    times = options.num_return_sequences
+    if memory is not None and times > 1:
+        rows = torch.arange(len(position) // times, device=last.device)
+        memory = memory.select(rows.repeat_interleave(times))
+    return DecoderState(h, c, token, finished, node, history, position.clone(), memory)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast_s2s.attention import Memory
 from fast_s2s.checks import check_integer, check_tensor, check_token_ids, integer_tensor
+from fast_s2s.configuration import Seq2SeqConfig
 from fast_s2s.functional import autocast_dtype
 
 # tensors whose second dimension, not the first, are the rows
@@ -21,11 +23,13 @@ AnyState = TypeVar("AnyState", "DecoderState", "EncoderState")
 class EncoderState(NamedTuple):
     """Where an encoder stands in its input, to read on from there.
 
-    h, c: (encoder layers, B, hidden_size)
+    h, c:   (encoder layers, B, hidden_size)
+    memory: its outputs so far, with attention
     """
 
     h: Tensor
     c: Tensor
+    memory: Memory | None = None
 
     def select(self, rows: Tensor | Sequence[int]) -> EncoderState:
         """These rows, by index, in this order; repeats are fine."""
@@ -35,18 +39,24 @@ class EncoderState(NamedTuple):
     def merge(states: Sequence[EncoderState]) -> EncoderState:
         """The rows of all, in order."""
         _check_states(states, EncoderState)
-        return EncoderState(*(torch.cat(parts, 1) for parts in zip(*states, strict=True)))
+        return EncoderState(
+            torch.cat([state.h for state in states], 1),
+            torch.cat([state.c for state in states], 1),
+            _merged_memory(states),
+        )
 
 
 class DecoderState(NamedTuple):
     """Everything a decoder carries from step to step.
 
-    h, c:     (decoder layers, B, hidden_size)
+    h, c:     (decoder layers, B, hidden_size); with input feeding h has one more: what attention
+              found, which the next step reads
     token:    (B,) int64, the next input; None before the first, which is bos
     finished: (B,) bool, rows that ended; their h and c stay as they are. None if no row did
     node:     (B,) int64, where each row is in the constraint; None: where it begins
     history:  (B, P) int64, each row's inputs before `token`, padded behind; None: there were none
     position: (B,) int64, how many those are, which is how many tokens were generated so far
+    memory:   what attention looks at, the encoder's outputs of each row; None without attention
     """
 
     h: Tensor
@@ -56,6 +66,7 @@ class DecoderState(NamedTuple):
     node: Tensor | None = None
     history: Tensor | None = None
     position: Tensor | None = None
+    memory: Memory | None = None
 
     def select(self, rows: Tensor | Sequence[int]) -> DecoderState:
         """These rows, (any number,) by index or (B,) bool, in this order; repeats are fine.
@@ -89,13 +100,14 @@ class DecoderState(NamedTuple):
             raise ValueError(
                 "bos_token_id: expected an id, since only some of the states have a token, got None"
             )
-        same = states[0]._fields[2:]
+        same = [name for name in states[0]._fields[2:] if name != "memory"]
         present = {name for name in same if any(getattr(s, name) is not None for s in states)}
         width = max(0 if s.history is None else s.history.size(1) for s in states)
         full = [_filled(state, present, bos_token_id, width) for state in states]
         return DecoderState(
             torch.cat([state.h for state in full], 1),
             torch.cat([state.c for state in full], 1),
+            memory=_merged_memory(states),
             **{name: torch.cat([getattr(state, name) for state in full]) for name in present},
         )
 
@@ -109,30 +121,29 @@ def select_rows(state: AnyState, rows: Tensor | Sequence[int]) -> AnyState:
     index = integer_tensor("rows", rows).to(device=device, dtype=torch.int64)
     check_tensor("rows", index, "(rows,)", (None,), None, device)
     check_token_ids("rows", index, batch, "rows")
-    parts = {
-        name: value.index_select(1 if name in _LAYERED else 0, index)
-        for name, value in state._asdict().items()
-        if value is not None
-    }
+    parts: dict[str, Any] = {}
+    for name, value in state._asdict().items():
+        if isinstance(value, Memory):
+            parts[name] = value.select(index)
+        elif value is not None:
+            parts[name] = value.index_select(1 if name in _LAYERED else 0, index)
     return state._replace(**parts)
 
 
 def check_state(
-    state: DecoderState,
-    num_layers: int,
-    hidden_size: int,
-    tgt_vocab_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    state: DecoderState, config: Seq2SeqConfig, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Raises TypeError or ValueError naming the part of `state` that a decoder cannot start from.
 
-    The other arguments are the decoder's. States may also be of the type that generation computes
+    The other arguments are the model's. States may also be of the type that generation computes
     them in: float32.
     """
     if not isinstance(state, DecoderState):
         raise TypeError(f"state: expected a DecoderState, got {type(state).__name__}")
-    batch = _check_layers(state, "decoder", num_layers, hidden_size, dtype, device)
+    layers = (config.num_hidden_states, config.num_decoder_layers)
+    batch = _check_layers(state, "decoder", layers, config.hidden_size, dtype, device)
+    _check_memory(state, batch, config, dtype, device)
+    tgt_vocab_size = config.tgt_vocab_size
 
     def check(name: str, dtype: torch.dtype, *sizes: int | None) -> None:
         value = getattr(state, name)
@@ -158,37 +169,72 @@ def check_state(
 def check_encoder_state(
     state: EncoderState,
     batch: int,
-    num_layers: int,
-    hidden_size: int,
+    config: Seq2SeqConfig,
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
     """Raises TypeError or ValueError naming what an encoder cannot start from."""
     if not isinstance(state, EncoderState):
         raise TypeError(f"state: expected an EncoderState, got {type(state).__name__}")
-    rows = _check_layers(state, "encoder", num_layers, hidden_size, dtype, device)
+    layers = (config.num_encoder_layers,) * 2
+    rows = _check_layers(state, "encoder", layers, config.hidden_size, dtype, device)
     if rows != batch:
         raise ValueError(f"state: expected {batch} rows, as src has, got {rows}")
+    _check_memory(state, batch, config, dtype, device)
 
 
 def _check_layers(
     state: DecoderState | EncoderState,
     which: str,
-    num_layers: int,
+    layers: tuple[int, int],
     hidden_size: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    # autocast chooses the type of states itself
-    any_dtype = autocast_dtype(device.type) is not None
     batch = state.h.size(1) if isinstance(state.h, Tensor) and state.h.dim() == 3 else None
-    sizes = (num_layers, batch, hidden_size)
-    for name, value in (("state.h", state.h), ("state.c", state.c)):
-        axes = f"({which} layers, batch, hidden_size)"
-        wider = isinstance(value, Tensor) and value.dtype == torch.float32 == _wider(dtype)
-        check_tensor(name, value, axes, sizes, None if any_dtype or wider else dtype, device)
+    axes = f"({which} layers, batch, hidden_size)"
+    for name, count in zip(("h", "c"), layers, strict=True):
+        value = getattr(state, name)
+        sizes = (count, batch, hidden_size)
+        check_tensor(f"state.{name}", value, axes, sizes, _expected(value, dtype, device), device)
     assert batch is not None
     return batch
+
+
+def _check_memory(
+    state: DecoderState | EncoderState,
+    batch: int,
+    config: Seq2SeqConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    if config.attention is None:
+        if state.memory is not None:
+            raise ValueError("state.memory: expected None without attention, got one")
+        return
+    if not isinstance(state.memory, Memory):
+        got = type(state.memory).__name__
+        raise TypeError(
+            f"state.memory: expected a Memory, as encode gives with attention, got {got}"
+        )
+    values, keys, lengths = state.memory
+
+    def check(name: str, value: Tensor, size: int, steps: int | None) -> None:
+        sizes, known = (batch, steps, size), _expected(value, dtype, device)
+        check_tensor(f"state.memory.{name}", value, "(batch, steps, size)", sizes, known, device)
+
+    check("values", values, config.memory_size, None)
+    check("keys", keys, config.hidden_size, values.size(1))
+    check_tensor("state.memory.lengths", lengths, "(batch,)", (batch,), torch.int64, device)
+    check_token_ids("state.memory.lengths", lengths, values.size(1) + 1, "lengths")
+
+
+def _expected(value: object, dtype: torch.dtype, device: torch.device) -> torch.dtype | None:
+    """The type a state must have; None where any will do."""
+    # autocast chooses the type of states itself
+    any_dtype = autocast_dtype(device.type) is not None
+    wider = isinstance(value, Tensor) and value.dtype == torch.float32 == _wider(dtype)
+    return None if any_dtype or wider else dtype
 
 
 def _wider(dtype: torch.dtype) -> torch.dtype:
@@ -203,6 +249,13 @@ def _check_states(states: Any, kind: type) -> None:
             raise TypeError(
                 f"states[{index}]: expected {kind.__name__}, got {type(state).__name__}"
             )
+
+
+def _merged_memory(states: Sequence[DecoderState] | Sequence[EncoderState]) -> Memory | None:
+    memories = [state.memory for state in states if state.memory is not None]
+    if memories and len(memories) < len(states):
+        raise ValueError("states: expected a memory in all or in none, got some")
+    return Memory.merge(memories) if memories else None
 
 
 def _filled(

@@ -91,7 +91,7 @@ def _one(token: int) -> Tensor:
 
 def _stable(result: DecodeResult, slots: slice) -> list[int]:
     """What all sequences of a row that may yet win begin with."""
-    state, ended = result.state
+    state, ended, _ = result.state
     assert isinstance(ended, Hypotheses)
     alive = [
         tokens[1 : 1 + position]
