@@ -386,7 +386,7 @@ def op_arguments(made, options: DecodeOptions, max_steps: int = 2) -> list:
     rules = op_rules(decoder, options, state.slots.position.numel())
     return [
         decoder.packed,
-        join_state(*state),
+        join_state(state.slots, state.hypotheses),
         list(rules),
         *op_numbers(options),
         max_steps,

@@ -7,7 +7,16 @@ import random
 
 import pytest
 import torch
-from helpers_seq2seq import BOS, EOS, PAD, TGT_VOCAB, TorchSeq2Seq, make_batch, make_model
+from helpers_seq2seq import (
+    BOS,
+    EOS,
+    PAD,
+    TGT_VOCAB,
+    TorchSeq2Seq,
+    assert_same_state,
+    make_batch,
+    make_model,
+)
 
 from fast_s2s.generation import Automaton, GenerateOutput, GenerationConfig
 
@@ -120,7 +129,7 @@ def test_parts_join_to_the_whole(case, parts):
         tokens, state = model.generate(state=state, max_new_tokens=size, **options)
         columns.append(tokens if not columns else tokens[:, 1:])
     assert torch.equal(torch.cat(columns, 1), whole)
-    assert all(map(torch.equal, state, whole_state))
+    assert_same_state(state, whole_state)
     assert state.finished.any()
 
 
