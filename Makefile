@@ -10,7 +10,7 @@ CPP := $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*
 SANITIZED := build/sanitize
 # with its exceptions, and before all other libraries
 SANITIZER_LIBRARIES = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
-SANITIZED_TESTS := tests/test_lstm_ops.py tests/test_lstm_stress.py tests/test_lstm_threads.py
+SANITIZED_TESTS := tests/test_lstm_ops.py tests/test_lstm_stress.py tests/test_lstm_threads.py tests/test_decode_random.py
 
 .PHONY: demo test sanitize lint format bench cuda-table build clean
 

@@ -126,7 +126,10 @@ def twin(decoder: PackedDecoder, noise: float = 0.0) -> PackedDecoder:
 
 
 def random_size(rng: random.Random) -> Size:
-    hidden = rng.choice([1, 7, 16, 17, 33, 64, rng.randint(2, 100), rng.randint(100, 250)])
+    hidden = rng.choice([1, 7, 16, 17, 33, 64, rng.randint(2, 100)])
+    if rng.random() < 0.15:
+        # enough work for several threads
+        hidden = rng.randint(200, 400)
     projection = rng.randint(1, hidden) if rng.random() < 0.3 else 0
     return Size(
         layers=rng.randint(1, 3),

@@ -196,7 +196,7 @@ def test_a_row_does_not_depend_on_the_others(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @needs_native
 def test_any_number_of_threads_gives_the_same_bits(dtype):
-    made = make(Size(layers=2, hidden=150, vocab=700, projection=90), 9, dtype)
+    made = make(Size(layers=2, hidden=400, vocab=700, projection=150), 9, dtype)
     for kind in kinds(9).values():
         options = DecodeOptions(max_new_tokens=10, eos_token_id=EOS, **kind)
         results = []
@@ -215,7 +215,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
 @needs_native
 def test_threads_wait_for_each_other_in_a_prefix():
     """There no logits are computed, so one barrier of a step less is met."""
-    size = Size(hidden=300, vocab=50)
+    size = Size(hidden=600, vocab=50)
     made = make(size, 1, torch.float32)
     packed = pack_encoder(*random_weights(size)[:2], torch.float32)
     tokens = torch.randint(0, 50, (1, 12))
@@ -223,7 +223,7 @@ def test_threads_wait_for_each_other_in_a_prefix():
     expected = read(packed, *made[1:], tokens)[0], run(made, options).tokens
     torch.set_num_threads(2)
     try:
-        for _ in range(300):
+        for _ in range(150):
             assert torch.equal(read(packed, *made[1:], tokens)[0], expected[0])
             assert torch.equal(run(made, options).tokens, expected[1])
     finally:
@@ -232,7 +232,7 @@ def test_threads_wait_for_each_other_in_a_prefix():
 
 @needs_native
 def test_python_threads_do_not_disturb_each_other():
-    made = make(Size(layers=2, hidden=150, vocab=300), 6, torch.float32)
+    made = make(Size(layers=2, hidden=300, vocab=300), 6, torch.float32)
     options = [
         DecodeOptions(max_new_tokens=15, eos_token_id=EOS, **kind) for kind in kinds(6).values()
     ]

@@ -47,11 +47,11 @@ class Engine {
     BeamRoom<A> room;
   };
 
-  // Enough work in a step to repay its barriers.
+  // Enough work in a step to repay its barriers, and threads that sleep between calls.
   int team(int threads) const {
-    constexpr int64_t kWorkPerThread = 1 << 17;  // products
-    const int64_t work = network_.products() * q_.slots / kWorkPerThread;
-    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, work)));
+    constexpr int64_t kUsPerThread = 20;
+    const int64_t worth = network_.step_microseconds(q_.slots) / kUsPerThread;
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, worth)));
   }
 
   void begin() {

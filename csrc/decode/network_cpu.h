@@ -81,13 +81,21 @@ class Network {
     upward_ = !upward_;
   }
 
-  // Of one slot in one step.
-  int64_t products() const {
-    int64_t count = h_.vocab * h_.output;
-    for (int64_t layer = 0; layer < h_.layers; ++layer)
-      count += 4 * h_.hidden * (layout_.input_size(layer) + h_.output) +
-               (h_.projected ? h_.hidden * h_.output : 0);
-    return count;
+  // About how long a step of `slots` takes one thread, in microseconds: by arithmetic, and by
+  // reading weights from its own cache or from beyond.
+  int64_t step_microseconds(int64_t slots) const {
+    int64_t products = h_.vocab * h_.output;
+    int64_t bytes = layout_.vocab_panels * layout_.recurrent_bytes;
+    for (int64_t layer = 0; layer < h_.layers; ++layer) {
+      products += 4 * h_.hidden * (layout_.input_size(layer) + h_.output);
+      bytes += layout_.unit_panels * layout_.unit_bytes(layer);
+      if (!h_.projected) continue;
+      products += h_.hidden * h_.output;
+      bytes += layout_.output_panels * layout_.hidden_bytes;
+    }
+    constexpr int64_t kProductsPerUs = 60000, kNearBytes = 2 << 20;
+    const int64_t bytes_per_us = bytes > kNearBytes ? 30000 : 100000;
+    return products * slots / kProductsPerUs + bytes / bytes_per_us;
   }
 
   // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
