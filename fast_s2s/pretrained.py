@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from fast_s2s import serialization
+from fast_s2s import stored as stored_weights
 from fast_s2s.checks import check_path
 from fast_s2s.configuration import GenerationConfig, Seq2SeqConfig, check_special_tokens_fit
 
@@ -29,11 +31,15 @@ class Saveable(Protocol):
 
 
 class Pretrained(NamedTuple):
-    """What a model folder holds, apart from tokenizers. Tensors by name, on the CPU."""
+    """What a model folder holds, apart from tokenizers. Tensors by name, on the CPU.
+
+    stored: bfloat16 or int8 where the file's matrices are in that type, and `tensors` are float32
+    """
 
     config: Seq2SeqConfig
     generation_config: GenerationConfig
     tensors: dict[str, Tensor]
+    stored: torch.dtype | None = None
 
 
 def write(
@@ -48,8 +54,11 @@ def write(
     then untouched.
     """
     directory = check_path("directory", directory)
+    tensors = pretrained.tensors
+    if pretrained.stored is not None:
+        tensors = stored_weights.compress(tensors, pretrained.stored)
     files: dict[str, serialization.Writer] = {
-        WEIGHTS_FILE: serialization.tensor_writer(pretrained.tensors, {"format": "pt"}),
+        WEIGHTS_FILE: serialization.tensor_writer(tensors, {"format": "pt"}),
         GENERATION_CONFIG_FILE: _json_writer(pretrained.generation_config.to_dict()),
     }
     tokenizers = {
@@ -76,7 +85,13 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
     the file.
     """
     configs = read_configs(directory)
-    return Pretrained(*configs, serialization.load_tensors(Path(directory) / WEIGHTS_FILE))
+    path = Path(directory) / WEIGHTS_FILE
+    tensors = serialization.load_tensors(path)
+    stored = stored_weights.compressed_dtype(tensors)
+    if stored is not None:
+        with _errors_naming(path):
+            tensors = stored_weights.expand(tensors)
+    return Pretrained(*configs, tensors, stored)
 
 
 def read_configs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fast_s2s import parts, pretrained
+from fast_s2s import parts
 from fast_s2s.checks import (
     check_bool,
     check_device,
@@ -27,6 +26,7 @@ from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
 from fast_s2s.generation.arguments import check_output_attentions
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
+from fast_s2s.saving import PretrainedMixin
 from fast_s2s.unrolled import Unrolled
 
 
@@ -48,7 +48,7 @@ class Seq2SeqOutput(NamedTuple):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-class Seq2Seq(GenerationMixin, nn.Module):
+class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
     """Sequence to sequence with LSTMs: a context of fixed size, and attention if asked for.
 
     The encoder's final state is the context. Decoder layer l starts from the state of encoder layer
@@ -202,57 +202,6 @@ class Seq2Seq(GenerationMixin, nn.Module):
         logits, state, _ = self._step(token, state)
         return logits, state
 
-    def save_pretrained(
-        self,
-        directory: str | os.PathLike[str],
-        source_tokenizer: pretrained.Saveable | None = None,
-        target_tokenizer: pretrained.Saveable | None = None,
-    ) -> None:
-        """Write config.json, generation_config.json, model.safetensors and tokenizers to a folder.
-
-        The folder is made if missing. Files take their places only after all are written,
-        config.json last.
-
-        Raises TypeError naming the argument that does not fit, or OSError; a model that was there
-        is then untouched.
-        """
-        tensors = _stored(self.state_dict(), self.config)
-        contents = pretrained.Pretrained(self.config, self.generation_config, tensors)
-        pretrained.write(directory, contents, source_tokenizer, target_tokenizer)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Seq2Seq:
-        """Load a model that `save_pretrained` wrote, in eval mode.
-
-        device: default CPU
-        dtype:  default the one it was saved in
-
-        Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
-        name the file.
-        """
-        check_device("device", device)
-        check_floating_dtype("dtype", dtype)
-        config, generation_config, tensors = pretrained.read(directory)
-        # on the meta device nothing is allocated and no random number drawn
-        model = cls(config, device="meta")
-        pretrained.check_tensors(directory, tensors, _stored(model.state_dict(), config))
-        target = torch.device("cpu" if device is None else device)
-        # copies, since the tensors as read are windows on the file
-        copies = {name: tensor.to(target, dtype, copy=True) for name, tensor in tensors.items()}
-        model.load_state_dict(copies, strict=False, assign=True)
-        if config.tie_embeddings:
-            model._tie_embeddings()
-        model.generation_config = generation_config
-        if config.decoder_dtype is not None:
-            model._pack()
-        return model.eval()
-
     def _encode(
         self, src: Tensor, lengths: Tensor, state: EncoderState | None = None
     ) -> tuple[DecoderState, EncoderState]:
@@ -348,12 +297,6 @@ class Seq2Seq(GenerationMixin, nn.Module):
 
     def _check_state(self, state: DecoderState) -> None:
         check_state(state, self.config, self.dtype, self.device)
-
-
-def _stored(state_dict: dict[str, Tensor], config: Seq2SeqConfig) -> dict[str, Tensor]:
-    """The tensors that go to disk: a tied weight once."""
-    alias = "output_projection.weight" if config.tie_embeddings else None
-    return {name: tensor for name, tensor in state_dict.items() if name != alias}
 
 
 def _past(lengths: Tensor, ids: Tensor) -> Tensor:

@@ -12,17 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "fast_s2s"
 # from the bottom up; a module may import those of lower rows only. Rows hold modules that do not
 # know each other, but for the parts of one package
 ROWS = [
-    {"_C", "reference", "extras", "checks", "serialization", "attention"},
+    {"_C", "reference", "extras", "checks", "serialization", "stored", "attention"},
     {"backends", "kernels", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
     {"functional", "cmudict", "decoding"},
     {"lstm_options", "dropout"},
     {"lstm"},
-    {"convert", "generation", "parts"},
+    {"convert", "generation", "parts", "saving"},
     {"unrolled"},
     {"seq2seq"},
     {"pipeline"},
-    {"training"},
+    {"training", "bundled"},
     {"cli"},
     {"__main__"},
 ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers_seq2seq import ARCHITECTURES, make_batch, make_model
 
-from fast_s2s import Seq2Seq
+from fast_s2s import Seq2Seq, serialization, stored
 from fast_s2s.generation import packing
 
 
@@ -167,11 +167,16 @@ def test_copies_and_pickles_hold_no_packed_weights():
 @pytest.mark.parametrize("architecture", ["two-layers", "tied", "bidirectional"])
 def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, packs):
     model = make_model(torch.float32, **ARCHITECTURES[architecture])
+    name = str(dtype).removeprefix("torch.")
+    if name != "float32":
+        # what the file will hold
+        rounded = stored.expand(stored.compress(model.state_dict(), getattr(torch, name)))
+        assert any(not torch.equal(rounded[name], value) for name, value in model.named_parameters())
+        model.load_state_dict(rounded)
     batch = make_batch(rows=8)
     plain = model.generate(batch.src, batch.src_lengths)
     assert model.compile_decoder(dtype) is model
     count = len(packs)
-    name = str(dtype).removeprefix("torch.")
     assert model.config.decoder_dtype == name
     output = model.generate(batch.src, batch.src_lengths, num_beams=3, return_dict_in_generate=True)
     assert len(packs) == count
@@ -182,9 +187,64 @@ def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, pac
     again = loaded.generate(batch.src, batch.src_lengths, num_beams=3, return_dict_in_generate=True)
     assert torch.equal(again.sequences, output.sequences)
     assert torch.equal(again.sequences_scores, output.sequences_scores)
+    # the same file again
+    first = (tmp_path / "model.safetensors").read_bytes()
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == first
+    if name == "int8":
+        return
     # and back
     assert torch.equal(loaded.compile_decoder().generate(batch.src, batch.src_lengths), plain)
     assert loaded.config.decoder_dtype is None
+    loaded.train()
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("bfloat16", 1.9, 2.0), ("int8", 3.4, 4.0)])
+def test_files_of_rounded_weights_are_small(tmp_path, name, least, most):
+    model = make_model(torch.float32, hidden_size=100)
+    model.save_pretrained(tmp_path / "plain")
+    model.compile_decoder(name).save_pretrained(tmp_path / "small")
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("plain", "small")]
+    assert least < sizes[0] / sizes[1] < most
+
+
+def test_a_model_from_an_int8_file_stays_int8_and_does_not_train(tmp_path):
+    make_model(torch.float32).compile_decoder("int8").save_pretrained(tmp_path)
+    loaded = Seq2Seq.from_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="train: expected a model with its own weights, got"):
+        loaded.train()
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    for dtype in (None, torch.float32, "bfloat16"):
+        with pytest.raises(ValueError, match="dtype: expected int8 for a model loaded from an int"):
+            loaded.compile_decoder(dtype)
+    assert loaded.compile_decoder(torch.int8).config.decoder_dtype == "int8"
+    with pytest.raises(ValueError, match="dtype: expected None for the int8 weights of"):
+        Seq2Seq.from_pretrained(tmp_path, dtype=torch.float64)
+    assert copy.deepcopy(loaded)._rounded
+
+
+def test_files_of_the_parameters_with_a_compiled_type_load(tmp_path):
+    """As versions before int8 files wrote them: they can be trained."""
+    model = make_model(torch.float32)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"decoder_dtype": null', '"decoder_dtype": "int8"'))
+    loaded = Seq2Seq.from_pretrained(tmp_path).train()
+    assert loaded._pack().dtype == torch.int8
+    assert torch.equal(loaded.decoder.weight_hh_l0, model.decoder.weight_hh_l0)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(3)])
+def test_int8_matrices_need_their_scales(tmp_path, scale):
+    make_model(torch.float32).compile_decoder("int8").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in serialization.load_tensors(path).items()}
+    del tensors["decoder.weight_hh_l0.scale"]
+    if scale is not None:
+        tensors["decoder.weight_hh_l0.scale"] = scale
+    serialization.save_tensors(path, tensors)
+    with pytest.raises(ValueError, match=r"safetensors: decoder.weight_hh_l0.scale: expected shap"):
+        Seq2Seq.from_pretrained(tmp_path)
 
 
 def test_compiled_types_are_close(assert_close):

@@ -17,6 +17,8 @@ from fast_s2s.decoding import reference
 from fast_s2s.decoding.contract import AttentionSizes
 from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
+from fast_s2s.stored import Stored as Stored
+from fast_s2s.stored import store as store
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
 TABLE_MODES = ("auto", "on", "off")
@@ -63,28 +65,6 @@ class DecoderWeights(NamedTuple):
     output_weight: Tensor
     output_bias: Tensor | None = None
     attention: AttentionWeights | None = None
-
-
-class Stored(NamedTuple):
-    """A matrix in its stored type; `scale` (rows,) float32 multiplies the rows of an int8 one."""
-
-    values: Tensor
-    scale: Tensor | None
-
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        values = self.values.to(dtype)
-        return values if self.scale is None else values * self.scale.to(dtype).unsqueeze(1)
-
-
-def store(weight: Tensor, dtype: torch.dtype) -> Stored:
-    """`weight` (rows, columns) in `dtype`. int8: each row by round(127 · w / max |w|)."""
-    weight = weight.detach()
-    if dtype != torch.int8:
-        return Stored(weight.to(dtype), None)
-    weight = weight.float()
-    scale = weight.abs().amax(1) / 127
-    values = weight / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
-    return Stored(values.round().to(torch.int8), scale)
 
 
 class StoredAttention(NamedTuple):

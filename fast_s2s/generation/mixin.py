@@ -34,6 +34,7 @@ class GenerationMixin:
     generation_config: GenerationConfig
     training: bool
     _packed: PackedCache
+    _rounded: bool
 
     @torch.inference_mode()
     def generate(
@@ -127,17 +128,21 @@ class GenerationMixin:
                their names; default the parameters' own type
 
         From then on `generate` multiplies by weights of this type; states and sums stay float32.
-        Weights that change later are packed again. The type is part of `config`, so
-        `save_pretrained` keeps it and `from_pretrained` packs once more: the file holds the
-        parameters themselves.
+        Weights that change later are packed again. The type is part of `config`:
+        `save_pretrained` writes int8 and bfloat16 weights as such.
 
-        Raises ValueError for another type, or a decoder with layer norm or zoneout, for which the
-        kernels have no formula.
+        Raises ValueError for another type, any but int8 for a model from an int8 file, or a decoder
+        with layer norm or zoneout, for which the kernels have no formula.
         """
         if not self._decoder_is_plain():
             raise ValueError(
                 "compile_decoder: expected a decoder without layer norm and zoneout, which "
                 "`generate` runs step by step in the parameters' own type"
+            )
+        if self._rounded and str(dtype).removeprefix("torch.") != "int8":
+            raise ValueError(
+                "dtype: expected int8 for a model loaded from an int8 file, which has no more "
+                f"precise numbers, got {dtype}"
             )
         self.config = arguments.with_decoder_dtype(self.config, dtype)
         self._packed.clear()
