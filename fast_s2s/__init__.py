@@ -3,6 +3,8 @@
 from importlib import metadata as _metadata
 
 from fast_s2s.backends import backend as backend
+from fast_s2s.bundled import G2P as G2P
+from fast_s2s.bundled import g2p as g2p
 from fast_s2s.configuration import GenerationConfig as GenerationConfig
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
 from fast_s2s.convert import from_torch as from_torch

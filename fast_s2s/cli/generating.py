@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_s2s.cli.options import UsageError, load_pipeline, positive_int
-from fast_s2s.configuration import DECODER_DTYPES
+from fast_s2s.configuration import DECODER_DTYPES, GenerationConfig
 from fast_s2s.pipeline import Hypothesis, Prediction, TextPipeline
 
 # options that only mean something when choosing by chance: they switch it on
@@ -90,6 +90,11 @@ def beam_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict[str, 
         "length_penalty": args.length_penalty,
     }
     return _checked({name: v for name, v in options.items() if v is not None}, pipeline)
+
+
+def with_options(args: argparse.Namespace, pipeline: TextPipeline) -> GenerationConfig:
+    """The model's generation config with what `beam_options` gives."""
+    return dataclasses.replace(pipeline.model.generation_config, **beam_options(args, pipeline))
 
 
 def generation_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict[str, Any]:
