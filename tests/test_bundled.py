@@ -21,10 +21,10 @@ from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 
 ROOT = Path(__file__).parent.parent
-PHONEMES = set(
-    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W "
-    "Y Z ZH".split()
-)
+_PHONEMES = """
+AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH
+"""
+PHONEMES = set(_PHONEMES.split())
 
 
 @pytest.fixture
