@@ -152,6 +152,8 @@ def _mean(files: Iterable[Path]) -> dict[str, Tensor]:
     """The mean of the tensors of all files, of the first's types."""
     files = list(files)
     first = load_tensors(files[0])
+    if any(tensor.dtype == torch.int8 for tensor in first.values()):
+        raise ValueError(f"sources: expected models with their own weights, got int8 in {files[0]}")
     sums = {name: tensor.double() for name, tensor in first.items()}
     for file in files[1:]:
         tensors = load_tensors(file)
