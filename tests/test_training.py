@@ -218,7 +218,7 @@ def test_logged_losses_are_means_over_tokens(tmp_path):
     before = toy_model(label_smoothing=0.3)
     trainer.fit(entries, dev)
     first, *_, last = TrainLog(tmp_path / "run" / "train_log.jsonl").records()
-    batches = trainer._batches
+    batches = trainer._batches._all
     batch = batches.collate(batches.batches(0)[0])
     expected = before.train()(batch.src, batch.tgt, batch.src_lengths, batch.tgt_lengths).loss
     assert first["train_loss"] == pytest.approx(expected.item(), rel=1e-5)

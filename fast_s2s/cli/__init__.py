@@ -14,6 +14,7 @@ from fast_s2s import __version__
 from fast_s2s.cli import average, demo, evaluate, export, g2p, generate, info, interactive, train
 from fast_s2s.cli.options import UsageError
 from fast_s2s.training import TrainingInterrupted
+from fast_s2s.training.processes import launched_main
 
 _COMMANDS = (train, generate, evaluate, interactive, average, export, g2p, info, demo)
 _SIGPIPE = 13
@@ -58,5 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(command: str, message: str, code: int) -> int:
+    # of several processes one speaks for all; the launcher tells which other one failed
+    if not launched_main() and code != 1:
+        return code
     print(f"fast-s2s {command}: {message}", file=sys.stderr)
     return code

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +25,13 @@ from fast_s2s.cli.options import (
 from fast_s2s.cli.sources import TrainingData
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
-from fast_s2s.training import Trainer, TrainingConfig, TrainingInterrupted, TrainingResult
+from fast_s2s.training import (
+    Trainer,
+    TrainingConfig,
+    TrainingInterrupted,
+    TrainingResult,
+    processes,
+)
 from fast_s2s.training.run_folder import RunFolder
 
 # fields of the model that follow from the tokenizers, or have one value only
@@ -141,16 +149,19 @@ def run(args: argparse.Namespace) -> int:
     if "config" in given:
         options |= _saved(read_settings_file(given["config"], args.parser))
     options |= _saved(given)
-    data = sources.load_training_data(options)
+    main = processes.launched_main()
+    with contextlib.nullcontext() if main else contextlib.redirect_stderr(io.StringIO()):
+        data = sources.load_training_data(options)
     result, _ = train(
         options,
         data,
         folder.path,
         resume=resume,
         overwrite=overwrite,
-        quiet=bool(given.get("quiet")),
+        quiet=bool(given.get("quiet")) or not main,
     )
-    _print_result(result, options, folder)
+    if main:
+        _print_result(result, options, folder)
     return 0
 
 
@@ -167,8 +178,35 @@ def train(
 
     Raises what `Trainer.fit` raises, UsageError for settings that do not fit.
     """
+    device = choose_device(_own_device(options.get("device")), options.get("threads"))
+    with processes.joined(device):
+        return _train(options, data, output, device, resume, overwrite, quiet)
+
+
+def _own_device(device: str | None) -> str | None:
+    """That of this process, of several on a machine."""
+    if not processes.launched() or device == "cpu":
+        return device
+    if device not in (None, "cuda"):
+        raise UsageError(
+            f"--device: expected cpu or cuda with several processes, each of which takes a GPU of "
+            f"its own, got {device}"
+        )
+    if device is None and not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{processes.local_rank()}"
+
+
+def _train(
+    options: Mapping[str, Any],
+    data: TrainingData,
+    output: Path,
+    device: torch.device,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> tuple[TrainingResult, TextPipeline]:
     config = build_settings(TrainingConfig, options)
-    device = choose_device(options.get("device"), options.get("threads"))
     source_tokenizer, target_tokenizer = sources.build_tokenizers(options, data)
     model_config = build_settings(
         Seq2SeqConfig,
@@ -196,8 +234,12 @@ def train(
             data.train, data.dev, resume=resume, overwrite=overwrite, options=options
         )
     except TrainingInterrupted:
-        print(f"to go on: fast-s2s train --resume --output {output}", file=sys.stderr)
+        if processes.launched_main():
+            print(f"to go on: fast-s2s train --resume --output {output}", file=sys.stderr)
         raise
+    if not processes.launched_main():
+        # the folder may be on another machine
+        return result, trainer.pipeline
     if result.dropped:
         print(f"{result.dropped} pairs longer than max_length left out", file=sys.stderr)
     return result, TextPipeline.from_pretrained(output, device=device)

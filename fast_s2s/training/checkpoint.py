@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,12 @@ def save_checkpoint(
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    random: Sequence[dict[str, Tensor]],
     state: Any,
     average: nn.Module | None = None,
 ) -> Path:
-    """Write `folder/step-N`: the model, the optimiser, torch's random states and `state` (JSON);
-    the model with averaged weights, if there is one.
+    """Write `folder/step-N`: the model, the optimiser, the random states of each process and
+    `state` (JSON); the model with averaged weights, if there is one.
 
     The files are written and synced under a temporary name; the rename that ends it is atomic.
     """
@@ -53,7 +54,8 @@ def save_checkpoint(
     temporary.mkdir()
     save_tensors(temporary / _MODEL, _model_tensors(model))
     save_tensors(temporary / _OPTIMIZER, _optimizer_tensors(optimizer))
-    save_tensors(temporary / _RANDOM, _random_states())
+    named = {f"{_of(rank)}{key}": s for rank, part in enumerate(random) for key, s in part.items()}
+    save_tensors(temporary / _RANDOM, named)
     if average is not None:
         save_tensors(temporary / AVERAGE_FILE, _model_tensors(average))
     atomic_write_json(temporary / _STATE, {"format": _FORMAT, "version": 1, "state": state})
@@ -112,9 +114,12 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None = None,
+    rank: int = 0,
 ) -> dict[str, Any]:
     """Put a checkpoint into the model, the optimiser, the model with averaged weights if there is
-    one, and torch's generators; returns its `state`.
+    one, and torch's generators, as process `rank` had them; returns its `state`.
+
+    Generators of a process that was not there stay as they are.
 
     Raises ValueError if it is of another model.
     """
@@ -127,10 +132,7 @@ def restore(
         saved.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
-    torch.set_rng_state(checkpoint.random["cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"cuda.{index}" in checkpoint.random:
-            torch.cuda.set_rng_state(checkpoint.random[f"cuda.{index}"], index)
+    _restore_random(checkpoint.random, rank)
     return checkpoint.state
 
 
@@ -149,11 +151,27 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _random_states() -> dict[str, Tensor]:
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """Of torch's generators on the CPU and, if that is another one, the device."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        states[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
     return states
+
+
+def _restore_random(random: dict[str, Tensor], rank: int) -> None:
+    prefix = _of(rank)
+    if f"{prefix}cpu" not in random:
+        return
+    torch.set_rng_state(random[f"{prefix}cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"{prefix}cuda.{index}" in random:
+            torch.cuda.set_rng_state(random[f"{prefix}cuda.{index}"], index)
+
+
+def _of(rank: int) -> str:
+    return f"rank{rank}." if rank else ""
 
 
 def _fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:

@@ -13,6 +13,7 @@ from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.text import Level, Tokenizer
 from fast_s2s.training.config import TrainingConfig
+from fast_s2s.training.processes import Processes
 
 
 def scoring_level(target_tokenizer: Tokenizer) -> Level:
@@ -60,26 +61,40 @@ def score_outputs(
 
 
 def dev_scores(
-    pipeline: TextPipeline, dev: Sequence[Entry], config: TrainingConfig
+    pipeline: TextPipeline, dev: Sequence[Entry], config: TrainingConfig, processes: Processes
 ) -> dict[str, float]:
-    """Loss and scores on the dev set; none without one. The model is left in eval mode."""
+    """Loss and scores on the dev set, of which each process does a share; none without one. The
+    model is left in eval mode.
+    """
     if not dev:
         return {}
     pipeline.model.eval()
-    outputs = predict_all(
-        pipeline,
-        [entry.source for entry in dev],
-        batch_size=config.eval_batch_size,
-        max_new_tokens=config.max_new_tokens,
+    mine = processes.share(dev)
+    outputs = [""] * len(dev)
+    shares = processes.gather(
+        predict_all(
+            pipeline,
+            [entry.source for entry in mine],
+            batch_size=config.eval_batch_size,
+            max_new_tokens=config.max_new_tokens,
+        )
     )
+    for rank, share in enumerate(shares):
+        outputs[rank :: processes.size] = share
+    sums = loss_sum(pipeline, mine, config.max_tokens) if mine else (0.0, 0)
+    loss, tokens = processes.gather_numbers(*sums).sum(0).tolist()
     level = scoring_level(pipeline.target_tokenizer)
     scores = score_outputs(outputs, dev, level, with_bleu=config.dev_metric == "bleu")
-    return {"dev_loss": mean_loss(pipeline, dev, config.max_tokens), **scores}
+    return {"dev_loss": loss / tokens, **scores}
 
 
 @torch.inference_mode()
-def mean_loss(pipeline: TextPipeline, entries: Sequence[Entry], max_tokens: int) -> float:
-    """Mean cross entropy in nats per target token of all references, without label smoothing."""
+def loss_sum(
+    pipeline: TextPipeline, entries: Sequence[Entry], max_tokens: int
+) -> tuple[float, int]:
+    """Cross entropy in nats, summed over the target tokens of all references, without label
+    smoothing; and the number of these tokens.
+    """
     dataset = PairDataset(entries, pipeline.source_tokenizer, pipeline.target_tokenizer)
     batches = TokenBatches(dataset, max_tokens, shuffle=False)
     losses, tokens = [], 0
@@ -89,4 +104,4 @@ def mean_loss(pipeline: TextPipeline, entries: Sequence[Entry], max_tokens: int)
         src, src_lengths, tgt, tgt_lengths = batch.to(pipeline.model.device)
         losses.append(pipeline.model(src, tgt, src_lengths, tgt_lengths).loss.double() * count)
         tokens += count
-    return math.fsum(loss.item() for loss in losses) / tokens
+    return math.fsum(loss.item() for loss in losses), tokens

@@ -34,6 +34,17 @@ def fingerprint(
     }
 
 
+def check_same_everywhere(fingerprints: list[dict[str, Any]]) -> None:
+    """Raises ValueError unless all processes of a run have the same data and settings."""
+    for rank, other in enumerate(fingerprints):
+        if other != fingerprints[0]:
+            differing = [name for name in other if other[name] != fingerprints[0][name]]
+            raise ValueError(
+                f"expected the same data and settings in all processes, but process {rank} has "
+                f"other {', '.join(differing)} than process 0"
+            )
+
+
 def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises ValueError that lists what has changed since the checkpoint, if anything has."""
     ours, theirs = (dict(part.get("settings", {})) for part in (current, saved))

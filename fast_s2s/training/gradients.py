@@ -1,29 +1,49 @@
-"""The gradient of one update, gathered over batches."""
+"""The gradient of one update, gathered over batches and processes."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fast_s2s.data import Batch
-from fast_s2s.seq2seq import Seq2Seq
 
 
 def accumulate_gradients(
-    model: Seq2Seq, batches: Sequence[Batch], *, bf16: bool = False
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    bf16: bool = False,
+    counts: Sequence[int] | None = None,
+    total: int | None = None,
+    processes: int = 1,
 ) -> tuple[float, int]:
     """Add the gradient of the mean loss per target token over all batches, as if they were one.
 
-    Returns the sum of the loss over the target tokens, and their number.
+    model:     a `Seq2Seq`, or one replicated over `processes`, whose gradients are averaged
+    counts:    target tokens of each batch that count; default all. A batch in which none do takes
+               part without weight, since in all processes there must be as many
+    total:     target tokens of the update, of all processes; default those of the batches
+
+    Returns the sum of the loss over the batches' target tokens, and `total`.
     """
-    counts = [int(batch.tgt_lengths.sum()) for batch in batches]
-    total = sum(counts)
+    if counts is None:
+        counts = [int(batch.tgt_lengths.sum()) for batch in batches]
+    total = sum(counts) if total is None else total
+    device = next(model.parameters()).device
     losses = []
-    for batch, count in zip(batches, counts, strict=True):
-        src, src_lengths, tgt, tgt_lengths = batch.to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            loss = model(src, tgt, src_lengths, tgt_lengths).loss
-        (loss * (count / total)).backward()
+    for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+        src, src_lengths, tgt, tgt_lengths = batch.to(device)
+        # gradients travel once, with the last batch
+        last = index + 1 == len(batches)
+        with contextlib.ExitStack() as stack:
+            if isinstance(model, DistributedDataParallel) and not last:
+                stack.enter_context(model.no_sync())
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = model(src, tgt, src_lengths, tgt_lengths).loss
+            (loss * (count * processes / total)).backward()
         losses.append(loss.detach().double() * count)
     return float(torch.stack(losses).sum()), total

@@ -14,24 +14,28 @@ import torch
 from torch import nn
 
 from fast_s2s.checks import check_bool, check_mapping, check_path
-from fast_s2s.data import Batch, Entry, PairDataset, TokenBatches, check_entries
+from fast_s2s.data import Entry, PairDataset, check_entries
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import Tokenizer
 from fast_s2s.training import evaluation
 from fast_s2s.training.average import ExponentialAverage
+from fast_s2s.training.batches import BatchStream
 from fast_s2s.training.checkpoint import (
+    Checkpoint,
     latest_checkpoint,
     prune_checkpoints,
+    random_states,
     restore,
     save_checkpoint,
 )
 from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
 from fast_s2s.training.curve import plot_learning_curve
-from fast_s2s.training.fingerprint import check_fingerprint, fingerprint
+from fast_s2s.training.fingerprint import check_fingerprint, check_same_everywhere, fingerprint
 from fast_s2s.training.gradients import accumulate_gradients
 from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
+from fast_s2s.training.processes import Processes
 from fast_s2s.training.progress import Progress
 from fast_s2s.training.run_folder import RunFolder, TrainLog
 from fast_s2s.training.schedule import Schedule
@@ -47,6 +51,10 @@ class Trainer:
                                         entries the latest), train_log.jsonl with one line for each
                                         evaluation, curve.png, run.json and checkpoints/
     quiet:                              show no progress
+
+    Where `torch.distributed` is in use, all its processes train this model together: the same
+    numbers as one process but for rounding and dropout's chance. Only the first writes and shows
+    progress. See docs/distributed.md.
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
@@ -105,7 +113,8 @@ class Trainer:
         _check_options(options or {})
         self._prepare(train_entries, dev_entries)
         self._begin(resume=resume, overwrite=overwrite, options=options or {})
-        self._progress = Progress(self.config.max_updates, self.state.update, quiet=self._quiet)
+        quiet = self._quiet or not self._processes.is_main
+        self._progress = Progress(self.config.max_updates, self.state.update, quiet=quiet)
         try:
             with SignalCatcher() as signals:
                 stop_reason = self._train(signals)
@@ -123,9 +132,12 @@ class Trainer:
             pipeline.target_tokenizer,
             max_length=config.max_length,
         )
-        self._batches = TokenBatches(self._dataset, config.max_tokens, config.seed)
+        self._processes = Processes(self.model.device)
+        self._replica = self._processes.replicate(self.model)
+        self._batches = BatchStream(self._dataset, config, self._processes)
         self._dev = evaluation.spread(dev_entries, config.dev_size)
         self._fingerprint = fingerprint(config, self.model, self._dataset, self._dev)
+        check_same_everywhere(self._processes.gather(self._fingerprint))
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         self._optimizer = kind(
             self.model.parameters(),
@@ -142,59 +154,77 @@ class Trainer:
             self._average = ExponentialAverage(self.model, config.ema)
             tokenizers = pipeline.source_tokenizer, pipeline.target_tokenizer
             self._best = TextPipeline(self._average.model, *tokenizers)
-        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
         self._saved_at = -1
+        self._signal = 0
 
     def _begin(self, *, resume: bool, overwrite: bool, options: Mapping[str, Any]) -> None:
-        torch.manual_seed(self.config.seed)
+        # each process has chance of its own
+        torch.manual_seed((self.config.seed + self._processes.rank * _GOLDEN) % 2**63)
         self.state = TrainingState()
-        going_on = self.folder.open(resume=resume, overwrite=overwrite)
-        checkpoint = latest_checkpoint(self.folder.checkpoints) if going_on else None
+
+        def open_folder() -> Checkpoint | None:
+            going_on = self.folder.open(resume=resume, overwrite=overwrite)
+            return latest_checkpoint(self.folder.checkpoints) if going_on else None
+
+        checkpoint = self._processes.from_main(open_folder)
         if checkpoint is not None:
             check_fingerprint(checkpoint.state["fingerprint"], self._fingerprint)
             average = None if self._average is None else self._average.model
-            content = restore(checkpoint, self.model, self._optimizer, average)
+            rank = self._processes.rank
+            content = restore(checkpoint, self.model, self._optimizer, average, rank)
             self.state = TrainingState(**content["training"])
             if self._average is not None:
                 self._average.go_on(self.state.update)
             self._schedule.load_state_dict(content["schedule"])
             self._saved_at = self.state.update
-        self._log.rewind(self.state.log_position)
         self._manifest = {
             "finished": False,
             "training_config": dataclasses.asdict(self.config),
             "options": dict(options),
         }
-        self.folder.write_manifest(self._manifest)
+        self._processes.from_main(self._take_folder)
         # a run that is killed early goes on with its own first weights
         if checkpoint is None:
             self._save()
         self._writer: Any = None
-        if self.config.tensorboard:
+        if self.config.tensorboard and self._processes.is_main:
             module = require("torch.utils.tensorboard")
             purge = self.state.update + 1
             self._writer = module.SummaryWriter(str(self.folder.tensorboard), purge_step=purge)
 
+    def _take_folder(self) -> None:
+        self._log.rewind(self.state.log_position)
+        self.folder.write_manifest(self._manifest)
+
     def _train(self, signals: SignalCatcher) -> str:
         config, state = self.config, self.state
         while True:
+            self._agree(signals)
             started = time.monotonic()
             stop = self._stop_reason()
             due = stop is not None or state.update % config.evaluate_every == 0
             if due and state.update > state.evaluated_at:
                 self._evaluate()
                 state.seconds += time.monotonic() - started
+                self._agree(signals)
                 stop = self._stop_reason()
-            interrupted = signals.received is not None
-            due = stop is not None or interrupted or state.update % config.checkpoint_every == 0
+            due = (
+                stop is not None or self._signal > 0 or state.update % config.checkpoint_every == 0
+            )
             if due and self._saved_at != state.update:
                 self._save()
             if stop is not None:
                 return stop
-            if signals.received is not None:
+            if self._signal:
                 path = self.folder.checkpoints / f"step-{state.update}"
-                raise TrainingInterrupted(signals.received, path)
+                raise TrainingInterrupted(self._signal, path)
             self._update()
+
+    def _agree(self, signals: SignalCatcher) -> None:
+        """On how late it is, and whether to leave: clocks and signals differ."""
+        told = self._processes.gather_numbers(self.state.seconds, signals.received or 0)
+        self.state.seconds, signal = told.amax(0).tolist()
+        self._signal = int(signal)
 
     def _stop_reason(self) -> str | None:
         config, state = self.config, self.state
@@ -213,13 +243,21 @@ class Trainer:
         """One update of the weights from the next group of batches."""
         config, state = self.config, self.state
         started = time.monotonic()
-        self.model.train()
-        batches = self._next_batches()
+        self._replica.train()
+        batches, counts, total = self._batches.next(state)
         rate = self._schedule.rate(state.update + 1, self._time_used())
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        loss, tokens = accumulate_gradients(self.model, batches, bf16=config.precision == "bf16")
+        loss, tokens = accumulate_gradients(
+            self._replica,
+            batches,
+            bf16=config.precision == "bf16",
+            counts=counts,
+            total=total,
+            processes=self._processes.size,
+        )
+        loss = float(self._processes.gather_numbers(loss).sum())
         if not abs(loss) < float("inf"):
             raise RuntimeError(
                 f"the loss of update {state.update + 1} is {loss}: a lower learning_rate, more "
@@ -244,33 +282,14 @@ class Trainer:
         limit = self.config.max_minutes
         return 0.0 if limit is None else self.state.seconds / (60 * limit)
 
-    def _next_batches(self) -> list[Batch]:
-        """The batches of the next update, all of one epoch; moves the position past them."""
-        state = self.state
-        if self._epoch_batches[0] != state.epoch:
-            self._epoch_batches = (state.epoch, self._batches.batches(state.epoch))
-        batches = self._epoch_batches[1]
-        end = min(state.batch + self.config.accumulation_steps, len(batches))
-        group = [self._batches.collate(indices) for indices in batches[state.batch : end]]
-        state.batch = end
-        if end == len(batches):
-            state.epoch, state.batch = state.epoch + 1, 0
-        return group
-
-    def _epochs(self) -> float:
-        """Passes over the data, with the fraction of the current one."""
-        epoch, batches = self._epoch_batches
-        part = self.state.batch / len(batches) if epoch == self.state.epoch else 0.0
-        return self.state.epoch + part
-
     def _evaluate(self) -> None:
         config, state = self.config, self.state
         rate = self._schedule.rate(max(state.update, 1), self._time_used())
         record: dict[str, Any] = {
             "update": state.update,
-            "epoch": round(self._epochs(), 4),
+            "epoch": round(self._batches.epochs(state), 4),
             "train_loss": state.window_loss / max(state.window_tokens, 1),
-            **evaluation.dev_scores(self._best, self._dev, config),
+            **evaluation.dev_scores(self._best, self._dev, config, self._processes),
             "learning_rate": rate,
             "tokens": state.tokens,
             "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
@@ -278,14 +297,15 @@ class Trainer:
         }
         state.evaluated_at, state.window_loss, state.window_tokens = state.update, 0.0, 0
         best = self._take_note(record.get(_RECORD_KEY.get(config.dev_metric, config.dev_metric)))
-        self._log.append(record)
-        state.log_position = self._log.position()
+        if self._processes.is_main:
+            self._log.append(record)
+            state.log_position = self._log.position()
         self._progress.evaluation(record, config.dev_metric, best and bool(self._dev))
         if self._writer is not None:
             for name in ("dev_loss", "per", "wer", "exact_match", "bleu"):
                 if name in record:
                     self._writer.add_scalar(f"dev/{name}", record[name], state.update)
-        if best:
+        if best and self._processes.is_main:
             self._save_model()
 
     def _take_note(self, score: float | None) -> bool:
@@ -306,6 +326,10 @@ class Trainer:
         return True
 
     def _save(self) -> None:
+        self._saved_at = self.state.update
+        random = self._processes.gather(random_states(self.model.device))
+        if not self._processes.is_main:
+            return
         content = {
             "training": dataclasses.asdict(self.state),
             "schedule": self._schedule.state_dict(),
@@ -314,8 +338,7 @@ class Trainer:
         folder = self.folder.checkpoints
         average = None if self._average is None else self._average.model
         update = self.state.update
-        save_checkpoint(folder, update, self.model, self._optimizer, content, average)
-        self._saved_at = self.state.update
+        save_checkpoint(folder, update, self.model, self._optimizer, random, content, average)
         prune_checkpoints(folder, self.config.keep_checkpoints)
 
     def _save_model(self) -> None:
@@ -328,7 +351,7 @@ class Trainer:
         state = self.state
         result = TrainingResult(
             updates=state.update,
-            epochs=self._epochs(),
+            epochs=self._batches.epochs(state),
             seconds=state.seconds,
             tokens=state.tokens,
             stop_reason=stop_reason,
@@ -336,16 +359,24 @@ class Trainer:
             best_update=state.best_update,
             dropped=self._dataset.dropped,
         )
+        self._manifest |= {"finished": True, "result": dataclasses.asdict(result)}
+        # the others, too, return only when the folder is whole
+        self._processes.from_main(self._complete_folder)
+        self.model.eval()
+        return result
+
+    def _complete_folder(self) -> None:
         try:
             plot_learning_curve(self._log.records(), self.folder.curve_file)
         except ModuleNotFoundError as error:
             warnings.warn(
-                f"no {self.folder.curve_file.name}: {error}", RuntimeWarning, stacklevel=3
+                f"no {self.folder.curve_file.name}: {error}", RuntimeWarning, stacklevel=5
             )
-        self._manifest |= {"finished": True, "result": dataclasses.asdict(result)}
         self.folder.write_manifest(self._manifest)
-        self.model.eval()
-        return result
+
+
+# 2^64 over the golden ratio: seeds of processes far from each other
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
