@@ -1,39 +1,12 @@
-"""What is measured, against whom, and the ratio to reach."""
+"""What `python -m benchmarks lstm` measures, against whom, and the ratio to reach."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from benchmarks.peers import OURS
-from benchmarks.workloads import Workload
-
-
-@dataclass(frozen=True)
-class Versus:
-    """A peer by its name in `peers.PEERS`. No target: shown for information.
-
-    target: ratio to reach; `floor`: never under this one. A ratio of times is peer over ours and
-            shall be at least the target; one of memory is ours over peer and at most the target.
-    """
-
-    peer: str
-    target: float | None = None
-    floor: float | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """A workload, the side measured, its peers, and whether time or memory is compared."""
-
-    group: str
-    workload: Workload
-    peers: tuple[Versus, ...]
-    ours: str = OURS
-    kind: str = "time"
-
-    def row_name(self, versus: Versus) -> str:
-        return f"{self.group} | {self.workload} | {self.ours} | {versus.peer}"
+from fast_s2s.benchmarking.cases import Case, Versus
+from fast_s2s.benchmarking.workloads import Workload
 
 
 def lstm_cases() -> list[Case]:
@@ -46,17 +19,13 @@ def lstm_cases() -> list[Case]:
         *_front_end(),
         *_bfloat16(),
         *_memory(),
+        *_cells(),
+        *_grid(),
+        *_lengths(),
+        *_published(),
+        *_awkward(),
+        *_cold_starts(),
     ]
-
-
-def select(cases: list[Case], keep: Callable[[str], bool]) -> list[Case]:
-    """The cases with those peers whose row name `keep` accepts."""
-    chosen = []
-    for case in cases:
-        peers = tuple(versus for versus in case.peers if keep(case.row_name(versus)))
-        if peers:
-            chosen.append(Case(case.group, case.workload, peers, case.ours, case.kind))
-    return chosen
 
 
 def _step() -> Iterator[Case]:
@@ -67,6 +36,9 @@ def _step() -> Iterator[Case]:
         Versus("LSTMCell loop, torch.compile"),
         Versus("ONNX Runtime"),
         Versus("OpenVINO"),
+        Versus("JAX lax.scan"),
+        Versus("nn.LSTM per layer"),
+        Versus("nn.LSTM, torch.compile"),
     )
     yield Case("one step", Workload(1, 1, 512, layers=2), peers)
 
@@ -74,6 +46,7 @@ def _step() -> Iterator[Case]:
 def _small_batches() -> Iterator[Case]:
     others = (Versus("nn.LSTM native"), Versus("ONNX Runtime"), Versus("OpenVINO"))
     loops = (Versus("LSTMCell loop"), Versus("LSTMCell loop, torch.compile"))
+    loops += (Versus("nn.LSTM, torch.compile"), Versus("JAX lax.scan"))
     for batch, target in ((1, 1.5), (8, 1.3)):
         for hidden in (256, 512):
             peers: tuple[Versus, ...] = (Versus("nn.LSTM", target), *others)
@@ -87,7 +60,7 @@ def _large_batches() -> Iterator[Case]:
             for training in (False, True):
                 peers: tuple[Versus, ...] = (Versus("nn.LSTM", 1.1, floor=0.95),)
                 if (batch, hidden) == (32, 512):
-                    peers += (Versus("nn.LSTM native"),)
+                    peers += (Versus("nn.LSTM native"), Versus("JAX lax.scan"))
                 yield Case("large batch", Workload(64, batch, hidden, training=training), peers)
 
 
@@ -120,3 +93,82 @@ def _memory() -> Iterator[Case]:
     peer = "nn.LSTM"
     yield Case("peak memory", workload, (Versus(peer, 0.7),), f"{OURS} recompute", "memory")
     yield Case("peak memory", workload, (Versus(peer),), OURS, "memory")
+
+
+def _cells() -> Iterator[Case]:
+    for batch, hidden in ((1, 128), (1, 512), (32, 512)):
+        for training in (False, True):
+            workload = Workload(1, batch, hidden, training=training)
+            yield Case("cell", workload, (Versus("nn.LSTMCell"),), f"{OURS} LSTMCell")
+
+
+_NN_LSTM = (Versus("nn.LSTM"),)
+
+
+def _grid() -> Iterator[Case]:
+    """What the other groups leave of the table by batch and hidden size at 64 steps."""
+    there = {
+        (case.workload.batch, case.workload.hidden, case.workload.training)
+        for case in (*_small_batches(), *_large_batches(), *_front_end())
+        if case.workload.steps == 64
+    }
+    for hidden in (32, 64, 128, 256, 512, 650, 1024, 1150):
+        for batch in (1, 3, 8, 20, 32, 64, 130):
+            # larger ones take seconds a call, and say what their neighbours say
+            if batch * hidden <= 64 * 1024 and (batch, hidden, False) not in there:
+                yield Case("batch and size", Workload(64, batch, hidden), _NN_LSTM)
+    for hidden in (64, 128, 256, 512, 1024):
+        for batch in (1, 8, 20, 32, 64):
+            if batch * hidden <= 32 * 1024 and (batch, hidden, True) not in there:
+                workload = Workload(64, batch, hidden, training=True)
+                yield Case("batch and size", workload, _NN_LSTM)
+
+
+def _lengths() -> Iterator[Case]:
+    """For time per step against T; 64 is in the table by batch and hidden size."""
+    for batch, hidden in ((1, 64), (1, 256), (32, 256)):
+        for steps in (1, 4, 16, 256, 1024):
+            if (steps, batch, hidden) != (16, 1, 64):
+                yield Case("number of steps", Workload(steps, batch, hidden), _NN_LSTM)
+    native = (Versus("nn.LSTM"), Versus("nn.LSTM native"))
+    yield Case("number of steps", Workload(70_000, 1, 32), native)
+
+
+def _published() -> Iterator[Case]:
+    """Shapes of DeepBench (its rnn_problems.h), of FlashRNN's paper, and of seq2seq models."""
+    for steps, batch, hidden in ((25, 16, 512), (25, 32, 1024), (50, 8, 1536), (150, 16, 256)):
+        workload = Workload(steps, batch, hidden, training=True)
+        yield Case("DeepBench", workload, _NN_LSTM)
+    for batch, hidden in ((1, 1536), (4, 512)):
+        yield Case("DeepBench", Workload(25, batch, hidden), _NN_LSTM)
+    yield Case("FlashRNN", Workload(1024, 2, 768), _NN_LSTM)
+    yield Case("FlashRNN", Workload(256, 16, 768, training=True), _NN_LSTM)
+    for training in (False, True):
+        encoder = Workload(30, 32, 512, layers=2, training=training, bidirectional=True)
+        yield Case("seq2seq", encoder, _NN_LSTM)
+        deep = Workload(30, 32, 500, layers=4, training=training)
+        yield Case("seq2seq", deep, (*_NN_LSTM, Versus("nn.LSTM per layer")))
+
+
+def _awkward() -> Iterator[Case]:
+    for workload in (
+        Workload(7, 3, 100, inputs=80),
+        Workload(64, 20, 200, inputs=300, training=True),
+        Workload(64, 3, 650, layers=2),
+        Workload(20, 130, 1150, inputs=300),
+        Workload(64, 8, 512, proj=128),
+        Workload(64, 8, 512, proj=128, training=True),
+        Workload(64, 1, 256, bidirectional=True),
+        Workload(70, 20, 1150, layers=3, inputs=400),
+    ):
+        yield Case("awkward", workload, _NN_LSTM)
+    for workload in (Workload(200, 32, 256, ragged=True), Workload(64, 3, 128, ragged=True)):
+        peers = (Versus("nn.LSTM PackedSequence"), Versus("nn.LSTM padded"))
+        yield Case("ragged", workload, peers)
+    both = Workload(64, 20, 256, training=True, ragged=True, bidirectional=True)
+    yield Case("ragged", both, (Versus("nn.LSTM PackedSequence"),))
+
+
+def _cold_starts() -> Iterator[Case]:
+    peers = (Versus("nn.LSTM"), Versus("LSTMCell loop, torch.compile"))
+    yield Case("first call", Workload(16, 1, 256, layers=2), peers, kind="cold start")

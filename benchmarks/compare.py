@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import report
 from benchmarks.peers import OURS
 from benchmarks.results import Document, Row, read, suite_of
+from fast_s2s.benchmarking import machine
 
 # facts without which two results cannot be compared, and those that may be what changed
 _MUST, _MAY = ("cpu", "cores", "threads", "isa"), ("torch", "python", "numpy")

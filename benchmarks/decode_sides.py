@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import fast_s2s
-from benchmarks.harness import Side, Unavailable
 from benchmarks.onnx_peers import _iofc, _optional
+from fast_s2s.benchmarking.harness import Side
+from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.decoding import (
     DecodeOptions,
     DecoderWeights,
@@ -33,6 +34,8 @@ from fast_s2s.decoding.weights import Stored
 
 OURS = "fast_s2s"
 BOS = 1
+# largest error over largest value: one other token is more than that
+TOLERANCE = 3e-5
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,6 @@ class DecodeProblem:
             state = initial_state(double, self.h.double(), self.c.double(), BOS, self.options)
             result = decode(double, state, self.options)
         return {"tokens": result.tokens[:, 1:], "scores": result.scores}
-
-
-# a side and the results it shall have; None where it computes nothing
-Prepared = tuple[Side, dict[str, Tensor] | None]
 
 
 def ours(problem: DecodeProblem, dtype: torch.dtype = torch.float32, name: str = OURS) -> Prepared:
@@ -338,9 +337,3 @@ def _onnx(problem: DecodeProblem) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model.SerializeToString()
-
-
-def unavailable_unless(side: str, slow: bool) -> None:
-    """Raises Unavailable for a side of `SLOW` unless asked for."""
-    if side in SLOW and not slow:
-        raise Unavailable("slow to prepare; runs with --compile")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Side, Unavailable
 from fast_s2s import LSTM, Seq2Seq
+from fast_s2s.benchmarking.harness import Side, Unavailable
 from fast_s2s.decoding import (
     DecodeOptions,
     DecoderWeights,

@@ -31,8 +31,8 @@ if not torch.cuda.is_available():
 from torch import Tensor, nn
 
 import fast_s2s
-from benchmarks.harness import relative_error
 from fast_s2s import backends
+from fast_s2s.benchmarking.harness import relative_error
 from fast_s2s.kernels import configs
 from fast_s2s.kernels.configs import Config
 

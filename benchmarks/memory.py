@@ -11,20 +11,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import fast_s2s
-from benchmarks import peers
-from benchmarks.harness import Unavailable, WrongResult, gate
-from benchmarks.workloads import TOLERANCE, Problem, Workload
+from benchmarks import peers, processes
+from fast_s2s.benchmarking.harness import Unavailable, gate
+from fast_s2s.benchmarking.workloads import Problem, Workload
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# freed blocks go back at once, so the resident set is what is in use
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def peak_bytes(name: str, workload: Workload, limit_s: float) -> dict[str, Any]:
@@ -32,56 +30,17 @@ def peak_bytes(name: str, workload: Workload, limit_s: float) -> dict[str, Any]:
 
     Raises Unavailable, WrongResult, or RuntimeError with the process's last words.
     """
-    shape = json.dumps(dataclasses.asdict(workload))
-    arguments = [name, shape, str(torch.get_num_threads())]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", *arguments],
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{name} takes more than {limit_s:g} s") from error
-    if done.returncode:
-        raise RuntimeError(f"{name}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    answer = json.loads(done.stdout)
-    if "unavailable" in answer:
-        raise Unavailable(answer["unavailable"])
-    if "wrong" in answer:
-        raise WrongResult(answer["wrong"], answer["errors"])
-    return answer
-
-
-def _environment() -> dict[str, str]:
-    # the packages that this process has, wherever it was started
-    roots = [str(Path(str(package.__file__)).parent.parent) for package in (fast_s2s, peers)]
-    path = [*roots, os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        # freed blocks go back at once, so the resident set is what is in use
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "65536",
-    }
+    return processes.answer("benchmarks.memory", name, workload, limit_s, _ENVIRONMENT)
 
 
 def main() -> None:
     """The measured process: prints its answer as JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name", choices=peers.PEERS)
-    parser.add_argument("workload", type=json.loads)
-    parser.add_argument("threads", type=int)
+    processes.add_arguments(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    try:
-        answer = _measure(options.name, Workload(**options.workload))
-    except Unavailable as error:
-        answer = {"unavailable": str(error)}
-    except WrongResult as error:
-        answer = {"wrong": str(error), "errors": error.errors}
-    print(json.dumps(answer))
+    workload = Workload(**options.workload)
+    print(json.dumps(processes.caught(lambda: _measure(options.name, workload))))
 
 
 def _measure(name: str, workload: Workload) -> dict[str, Any]:
@@ -96,7 +55,7 @@ def _measure(name: str, workload: Workload) -> dict[str, Any]:
         for _ in range(2):
             side.call()
     peak = _status_bytes("VmHWM")
-    errors = gate(side, problem.expected, TOLERANCE[workload.dtype])
+    errors = gate(side, problem.expected, problem.tolerance)
     return {"bytes": peak - before, "errors": errors}
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Side, Unavailable
-from benchmarks.workloads import Problem
+from fast_s2s.benchmarking.harness import Side, Unavailable
+from fast_s2s.benchmarking.workloads import Problem
 
 
 def onnx_runtime(problem: Problem) -> Side:
@@ -67,8 +67,8 @@ def _named(raw: list[np.ndarray], layers: int) -> dict[str, Tensor]:
 def _model(problem: Problem) -> bytes:
     """The workload as an ONNX model: inputs x, h0_<layer>, c0_<layer>; outputs y, h_*, c_*."""
     workload = problem.workload
-    if workload.training or workload.ragged or workload.dtype != "float32":
-        raise Unavailable("only inference in float32 on rows of one length")
+    if not workload.plain or workload.training or workload.ragged or workload.dtype != "float32":
+        raise Unavailable("only inference in float32, one direction, rows of one length")
     onnx = _optional("onnx")
     shape = (workload.steps, workload.batch, workload.hidden)
     module, nodes, constants = problem.module(), [], []

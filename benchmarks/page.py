@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_page, machine, plots, report, series
+from benchmarks import gpu_page, plots, report, series
 from benchmarks.peers import OURS
 from benchmarks.results import FOLDER, Result, Row, collect
+from fast_s2s.benchmarking import machine
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAME = "performance.md"
@@ -22,8 +23,9 @@ Both sides of a row ran in turns, in one process, on the same random weights and
 had passed against float64. **Ratio**: the other side's time over ours, so more than 1 means that
 fast_s2s is faster, and less that it is slower; the median over rounds.
 
-Do it again: `python -m benchmarks lstm` and `python -m benchmarks decode`; `--list` names the rows.
-A result against another: `python -m benchmarks compare old.json new.json`."""
+`fast-s2s bench` answers for your own machine in a minute. For all of it: `python -m benchmarks lstm`
+and `python -m benchmarks decode`; `--list` names the rows. A result against another:
+`python -m benchmarks compare old.json new.json`."""
 
 _PICTURES = {
     "lstm-ratio": "By batch and hidden size",

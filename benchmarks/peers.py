@@ -1,4 +1,4 @@
-"""The sides: ours, and whatever else a PyTorch user can run an LSTM with.
+"""The sides of an LSTM call: ours, and whatever else a PyTorch user can run one with.
 
 Each function takes a `Problem` and returns a `Side`, or raises `Unavailable`.
 """
@@ -8,28 +8,31 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fast_s2s
-from benchmarks import onnx_peers
-from benchmarks.harness import Side, Unavailable
-from benchmarks.workloads import Problem, State, gradient_names
+from benchmarks import jax_peer, onnx_peers
+from fast_s2s.benchmarking.harness import Side, Unavailable
+from fast_s2s.benchmarking.rows import Prepared
+from fast_s2s.benchmarking.sides import (
+    OURS,
+    SIDES,
+    CellLoop,
+    Prepare,
+    cells_only,
+    ours,
+    side,
+)
+from fast_s2s.benchmarking.workloads import Problem, State
 
-Prepare = Callable[[Problem], Side]
-Forward = Callable[[Tensor, State], tuple[Tensor, State]]
 
-OURS = "fast_s2s"
-
-
-def ours(problem: Problem, dtype: torch.dtype | None = None, name: str = OURS) -> Side:
-    module = fast_s2s.from_torch(problem.module(dtype))
-    forward = functools.partial(module, lengths=problem.lengths)
-    return _side(name, problem, module, forward, dtype)
+def prepare(name: str, problem: Problem) -> Prepared:
+    """A side by its name in `PEERS`, and what it shall give."""
+    return PEERS[name](problem), problem.expected
 
 
 def ours_float32(problem: Problem) -> Side:
@@ -41,141 +44,114 @@ def ours_recompute(problem: Problem) -> Side:
     workload = problem.workload
     if "memory" not in inspect.signature(fast_s2s.LSTM.__init__).parameters:
         raise Unavailable("fast_s2s.LSTM of this build has no memory=")
+    if not workload.plain:
+        raise Unavailable("only one direction, as wide in as out")
     module = fast_s2s.LSTM(
         workload.hidden, workload.hidden, workload.layers, memory="recompute"
     ).to(workload.torch_dtype)
     module.load_state_dict(problem.module().state_dict())
     forward = functools.partial(module, lengths=problem.lengths)
-    return _side(f"{OURS} recompute", problem, module, forward)
-
-
-def nn_lstm(problem: Problem) -> Side:
-    """As shipped: on the CPU, oneDNN."""
-    module = problem.module()
-    return _side("nn.LSTM", problem, module, module)
+    return side(f"{OURS} recompute", problem, module, forward)
 
 
 def nn_lstm_native(problem: Problem) -> Side:
     """With oneDNN switched off: ATen's own loop over steps."""
     module = problem.module()
-    return _side("nn.LSTM native", problem, module, module, around=_without_onednn)
+    return side("nn.LSTM native", problem, module, module, around=_without_onednn)
 
 
-def nn_lstm_packed(problem: Problem) -> Side:
-    """As users with padded rows call it: pack, run, pad."""
-    module, lengths = problem.module(), problem.lengths
-    if lengths is None:
-        raise Unavailable("only for rows of several lengths")
-
-    def forward(x: Tensor, hx: State) -> tuple[Tensor, State]:
-        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        packed, state = module(packed, hx)
-        y, _ = pad_packed_sequence(packed, total_length=x.size(0))
-        return y, state
-
-    return _side("nn.LSTM PackedSequence", problem, module, forward)
+def nn_lstm_stack(problem: Problem) -> Side:
+    """A module for each layer: some libraries are faster on one than on several."""
+    module = cells_only(problem).module()
+    return side("nn.LSTM per layer", problem, module, _Stack(module))
 
 
-def nn_lstm_padded(problem: Problem) -> Side:
-    """Running through the padding: only the outputs inside the lengths mean anything."""
+def compiled_nn_lstm(problem: Problem) -> Side:
     module = problem.module()
-    side = _side("nn.LSTM padded", problem, module, module)
-
-    def results(raw: Any) -> dict[str, Tensor]:
-        found = side.results(raw)
-        found["y"] = found["y"] * problem.valid
-        return {name: found[name] for name in found if name not in omits}
-
-    omits = frozenset({"h_n", "c_n"})
-    return Side(side.name, side.call, results, side.around, omits)
-
-
-def lstm_cell_loop(problem: Problem) -> Side:
-    module = problem.module()
-    return _side("LSTMCell loop", problem, module, _CellLoop(module))
+    torch.compiler.reset()
+    # inductor is asked not to give up on recurrent layers, as it does of its own
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(module, dynamic=False)
+        compiled(problem.x(), problem.hx())
+    return side("nn.LSTM, torch.compile", problem, module, compiled, around=_allow_rnn)
 
 
 def compiled_cell_loop(problem: Problem) -> Side:
-    module = problem.module()
+    module = cells_only(problem).module()
     # recompiles for each problem, and must not meet the limit on how often one function may be
     torch.compiler.reset()
-    loop = torch.compile(_CellLoop(module), dynamic=False)
-    return _side("LSTMCell loop, torch.compile", problem, module, loop)
+    loop = torch.compile(CellLoop(module), dynamic=False)
+    return side("LSTMCell loop, torch.compile", problem, module, loop)
+
+
+def ours_cell(problem: Problem) -> Side:
+    return _cell(f"{OURS} LSTMCell", problem, fast_s2s.from_torch)
+
+
+def nn_lstm_cell(problem: Problem) -> Side:
+    return _cell("nn.LSTMCell", problem, lambda cell: cell)
 
 
 # by the name shown. Slow ones run only when asked for
 PEERS: dict[str, Prepare] = {
-    OURS: ours,
+    **SIDES,
     f"{OURS} float32": ours_float32,
     f"{OURS} recompute": ours_recompute,
-    "nn.LSTM": nn_lstm,
+    f"{OURS} LSTMCell": ours_cell,
     "nn.LSTM native": nn_lstm_native,
-    "nn.LSTM PackedSequence": nn_lstm_packed,
-    "nn.LSTM padded": nn_lstm_padded,
-    "LSTMCell loop": lstm_cell_loop,
+    "nn.LSTM per layer": nn_lstm_stack,
+    "nn.LSTM, torch.compile": compiled_nn_lstm,
+    "nn.LSTMCell": nn_lstm_cell,
     "LSTMCell loop, torch.compile": compiled_cell_loop,
     "ONNX Runtime": onnx_peers.onnx_runtime,
     "OpenVINO": onnx_peers.openvino,
+    "JAX lax.scan": jax_peer.lax_scan,
 }
-SLOW = frozenset({"LSTMCell loop, torch.compile"})
+SLOW = frozenset({"LSTMCell loop, torch.compile", "nn.LSTM, torch.compile"})
 
 
-class _CellLoop(nn.Module):
-    """A stack of `nn.LSTMCell` called step by step, sharing the weights of an `nn.LSTM`."""
+class _Stack(nn.Module):
+    """One `nn.LSTM` for each layer, sharing the weights of a whole one."""
 
     def __init__(self, module: nn.LSTM) -> None:
         super().__init__()
-        self.cells = nn.ModuleList()
+        self.layers = nn.ModuleList()
         for layer in range(module.num_layers):
-            cell = nn.LSTMCell(module.input_size, module.hidden_size)
-            for name, _ in list(cell.named_parameters()):
-                setattr(cell, name, getattr(module, f"{name}_l{layer}"))
-            self.cells.append(cell)
+            width = module.hidden_size if layer else module.input_size
+            single = nn.LSTM(width, module.hidden_size)
+            for name, _ in list(single.named_parameters()):
+                setattr(single, name, getattr(module, name.replace("_l0", f"_l{layer}")))
+            self.layers.append(single)
 
     def forward(self, x: Tensor, hx: State) -> tuple[Tensor, State]:
-        h, c = list(hx[0].unbind()), list(hx[1].unbind())
-        outputs = []
-        for value in x.unbind():
-            for layer, cell in enumerate(self.cells):
-                h[layer], c[layer] = cell(value, (h[layer], c[layer]))
-                value = h[layer]
-            outputs.append(value)
-        return torch.stack(outputs), (torch.stack(h), torch.stack(c))
+        states = []
+        for layer, single in enumerate(self.layers):
+            x, state = single(x, (hx[0][layer : layer + 1], hx[1][layer : layer + 1]))
+            states.append(state)
+        h, c = (torch.cat(parts) for parts in zip(*states, strict=True))
+        return x, (h, c)
 
 
-def _side(
-    name: str,
-    problem: Problem,
-    module: nn.Module,
-    forward: Forward,
-    dtype: torch.dtype | None = None,
-    around: Callable[[], AbstractContextManager[Any]] | None = None,
-) -> Side:
-    """The side that calls `forward`, and in training its backward."""
-    x, hx, cotangent = problem.x(dtype), problem.hx(dtype), problem.cotangent(dtype)
-    leaves = {"x": x, **dict(module.named_parameters())}
-    inputs, parameters = list(leaves.values()), list(module.parameters())
-    contexts: list[Callable[[], AbstractContextManager[Any]]] = [around] if around else []
+def _cell(name: str, problem: Problem, convert: Callable[[Any], nn.Module]) -> Side:
+    """A cell called once, in the shapes of an LSTM of one step."""
+    workload = problem.workload
+    if workload.steps > 1 or workload.layers > 1:
+        raise Unavailable("only one step of one layer")
+    module = cells_only(problem).module()
+    (cell,) = CellLoop(module).cells
+    cell = convert(cell)
 
-    def infer() -> Any:
-        return forward(x, hx)
+    def forward(x: Tensor, hx: State) -> tuple[Tensor, State]:
+        h, c = cell(x[0], (hx[0][0], hx[1][0]))
+        return h.unsqueeze(0), (h.unsqueeze(0), c.unsqueeze(0))
 
-    def train() -> Any:
-        # an optimiser changes the weights between calls: what a side derived from them must not
-        # outlive the call
-        torch.autograd.graph.increment_version(parameters)
-        y, state = forward(x, hx)
-        return y, state, torch.autograd.grad(y, inputs, cotangent)
+    return side(name, problem, module, forward)
 
-    def results(raw: Any) -> dict[str, Tensor]:
-        y, (h_n, c_n), *gradients = raw
-        found = {"y": y, "h_n": h_n, "c_n": c_n}
-        return found | gradient_names(leaves, gradients[0]) if gradients else found
 
-    if problem.workload.training:
-        return Side(name, train, results, functools.partial(_entered, contexts))
-    contexts.insert(0, torch.inference_mode)
-    return Side(name, infer, results, functools.partial(_entered, contexts))
+@contextmanager
+def _allow_rnn() -> Iterator[None]:
+    with torch._dynamo.config.patch(allow_rnn=True):
+        yield
 
 
 @contextmanager
@@ -187,11 +163,3 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.enabled = before
-
-
-@contextmanager
-def _entered(contexts: list[Callable[[], AbstractContextManager[Any]]]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context())
-        yield

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, series
+from benchmarks import series
 from benchmarks.results import Result
+from fast_s2s.benchmarking import machine
 
 OURS_COLOR, PEER_COLOR, STREAM_COLOR = "#1b6ca8", "#b0b0b0", "#dd8452"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.peers import OURS
+from fast_s2s.benchmarking import machine
+from fast_s2s.benchmarking.sides import OURS
 
 # mean number of cores busy with something else, above which a row is marked
 DISTURBED = 0.1
@@ -67,8 +67,8 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["status"] != "measured":
         reason = f"{row['status']}: {row['reason']}".replace("|", "/")
         return (*head, "", "", reason, target, "", "", "", _errors(row))
-    show = _seconds if row["kind"] == "time" else _bytes
-    values = row["seconds" if row["kind"] == "time" else "bytes"]
+    show = _bytes if row["kind"] == "memory" else _seconds
+    values = row["bytes" if row["kind"] == "memory" else "seconds"]
     times = (show(values["ours"]["median"]), show(values["peer"]["median"]))
     ratio = "{median:.2f} ({p25:.2f}–{p75:.2f})".format(**row["ratio"])
     ratio += _mark(row["load"]["other_cores"])
@@ -115,7 +115,7 @@ def _mark(other_cores: float | None) -> str:
 def _target(row: dict[str, Any]) -> str:
     if row["target"] is None:
         return ""
-    sign = "≥" if row["kind"] == "time" else "≤"
+    sign = "≤" if row["kind"] == "memory" else "≥"
     floor = "" if row["floor"] is None else f", never < {row['floor']:g}"
     return f"{sign} {row['target']:g}{floor}"
 

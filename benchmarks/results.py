@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from fast_s2s.benchmarking import machine
 
 FORMAT = "fast_s2s benchmark 1"
 FOLDER = Path(__file__).parent / "results"

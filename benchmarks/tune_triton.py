@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.harness import relative_error
 from fast_s2s import reference
+from fast_s2s.benchmarking.harness import relative_error
 from fast_s2s.kernels import configs
 from fast_s2s.kernels.configs import DIRECTIONS, Config, Row, Sizes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.harness import Plan, Side
-from benchmarks.workloads import TOLERANCE, Workload
+from fast_s2s.benchmarking.harness import Plan, Side
+from fast_s2s.benchmarking.workloads import TOLERANCE, Workload
 
 TINY = Workload(3, 2, 5)
 TRAINING = Workload(3, 2, 5, training=True)

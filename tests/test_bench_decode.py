@@ -8,11 +8,13 @@ import pytest
 import torch
 from helpers_benchmarks import PLAN
 
-from benchmarks import bench_decode
-from benchmarks.bench_decode import TOLERANCE, case_rows, decode_cases
-from benchmarks.cases import Case, Versus
-from benchmarks.decode_sides import SIDES, SLOW, DecodeProblem, Generation
-from benchmarks.harness import gate
+from benchmarks import bench_decode, g2p_sides, seq2seq_sides, suite
+from benchmarks.bench_decode import decode_cases
+from benchmarks.decode_sides import SIDES, SLOW, TOLERANCE, DecodeProblem, Generation
+from benchmarks.seq2seq_sides import Step, StepProblem
+from fast_s2s.benchmarking import machine
+from fast_s2s.benchmarking.cases import Case, Versus
+from fast_s2s.benchmarking.harness import gate
 
 GREEDY, BEAM = Generation(2, 8, 11, 3, steps=6), Generation(1, 8, 11, 2, beams=3, steps=6)
 
@@ -33,13 +35,31 @@ def test_every_case_names_sides_that_exist():
     cases = decode_cases()
     assert len({case.row_name(versus) for case in cases for versus in case.peers}) >= 17
     for case in cases:
-        sides = bench_decode.g2p_sides.SIDES if case.group == "words" else SIDES
+        sides = _SIDES.get(case.group, SIDES)
         assert {case.ours, *(versus.peer for versus in case.peers)} <= set(sides)
+
+
+_SIDES = {"words": g2p_sides.SIDES, "training step": seq2seq_sides.SIDES}
+
+
+def case_rows(case):
+    return list(suite.case_rows(case, suite.Settings(PLAN, _CEILINGS, 60)))
+
+
+@pytest.mark.parametrize("name", seq2seq_sides.SIDES)
+def test_training_steps_agree_in_every_gradient(name):
+    problem = StepProblem(Step(2, 8, 11, 5, 6, 7))
+    assert problem.src_lengths.unique().numel() > 1 and problem.tgt_lengths.unique().numel() > 1
+    errors = gate(seq2seq_sides.SIDES[name](problem), problem.expected, seq2seq_sides.TOLERANCE)
+    assert len(errors) == 1 + len(list(problem.model.parameters()))
+    problem.src_lengths[1:] = 1
+    with pytest.raises(Exception, match="error over"):
+        gate(seq2seq_sides.SIDES[name](problem), problem.expected, seq2seq_sides.TOLERANCE)
 
 
 def test_a_row_is_measured():
     case = Case("generation", GREEDY, (Versus("LSTMCell loop", 5), Versus("streaming the weights")))
-    rows = list(case_rows(case, PLAN, 60, False))
+    rows = case_rows(case)
     assert [row["status"] for row in rows] == ["measured", "measured"]
     assert rows[0]["errors"]["ours"]["tokens"] == 0 and rows[0]["ratio"]["median"] > 0
 
@@ -51,14 +71,14 @@ def test_a_wrong_side_is_refused(monkeypatch):
 
     monkeypatch.setitem(SIDES, "wrong", wrong)
     case = Case("generation", GREEDY, (Versus("wrong"),))
-    (row,) = case_rows(case, PLAN, 60, False)
+    (row,) = case_rows(case)
     assert row["status"] == "refused" and "tokens" in row["reason"]
 
 
 def test_the_command_writes_json(tmp_path, monkeypatch, capsys):
     case = Case("generation", BEAM, (Versus("plain torch beam", 1),))
     monkeypatch.setattr(bench_decode, "decode_cases", lambda: [case])
-    monkeypatch.setattr(bench_decode.machine, "ceilings", lambda quick: _CEILINGS)
+    monkeypatch.setattr(machine, "ceilings", lambda quick: _CEILINGS)
     output = tmp_path / "result.json"
     assert bench_decode.main(["--quick", "--threads", "1", "--output", str(output)]) == 0
     document = json.loads(output.read_text())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers_benchmarks import CLOSE, PLAN, value_side
 
-from benchmarks.harness import (
+from fast_s2s.benchmarking.harness import (
     Comparison,
     Plan,
     Side,
@@ -71,8 +71,8 @@ def test_sides_take_turns_and_the_first_changes():
     blocks = [log[0]] + [b for a, b in zip(log, log[1:], strict=False) if a != b]
     # warm-up of both, then four rounds; neighbouring blocks of one side run together here
     assert blocks == ["ours", "peer", "ours", "peer", "ours", "peer", "ours"]
-    # each block drops a call and times two; so does the warm-up
-    assert log.count("ours") == log.count("peer") == (4 + 1) * (2 + 1)
+    # each block drops a call and times two; so does the warm-up, after a look at one call
+    assert log.count("ours") == log.count("peer") == (4 + 1) * (2 + 1) + 2
     assert len(result.ours) == len(result.peer) == len(result.ratios) == 4
 
 
@@ -107,6 +107,8 @@ def test_blocks_last_long_enough(advance):
     assert calls_per_block(side, Plan()) == 7
     assert calls_per_block(side, Plan(min_calls=9)) == 9
     assert calls_per_block(side, Plan(max_calls=5)) == 5
+    # a long call is a block of its own
+    assert calls_per_block(Side("side", lambda: advance(0.2), dict), Plan()) == 1
 
 
 def test_rounds_go_on_until_the_budget_is_spent(advance):

@@ -8,23 +8,25 @@ import pytest
 import torch
 from helpers_benchmarks import CLOSE, PLAN, RAGGED, TINY, TRAINING, value_side
 
-from benchmarks import bench_lstm, machine, memory, onnx_peers, peers, report, suite
-from benchmarks.cases import Case, Versus, lstm_cases, select
-from benchmarks.harness import (
+from benchmarks import bench_decode, bench_lstm, command, memory, onnx_peers, peers, report, suite
+from benchmarks.cases import lstm_cases
+from fast_s2s.benchmarking import machine, rows
+from fast_s2s.benchmarking.cases import Case, Versus, select
+from fast_s2s.benchmarking.harness import (
     Side,
     Summary,
     Unavailable,
     WrongResult,
     gate,
 )
-from benchmarks.workloads import Problem, Workload
+from fast_s2s.benchmarking.workloads import Problem, Workload
 
 CEILINGS = {
     "gemm_gflops": 100.0,
     "stream_gbs": {"4": 50.0, "16": 40.0, "256": 20.0},
     "other_cores": 0.0,
 }
-SETTINGS = suite.Settings(PLAN, CEILINGS, memory_runs=1)
+SETTINGS = suite.Settings(PLAN, CEILINGS, processes=1)
 
 
 def rows_of(*versus: Versus, workload: Workload = TINY, **kwargs) -> list[dict]:
@@ -50,6 +52,44 @@ def test_right_sides_pass(workload, name):
     assert "y" in errors
     gradients = {"d_x", "d_weight_ih_l0", "d_weight_hh_l0", "d_bias_ih_l0", "d_bias_hh_l0"}
     assert (gradients <= errors.keys()) == workload.training
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload(3, 2, 5, inputs=4, layers=2),
+        Workload(3, 2, 6, proj=3, training=True),
+        Workload(4, 3, 5, layers=2, bidirectional=True, training=True),
+        Workload(5, 3, 4, bidirectional=True, ragged=True),
+    ],
+    ids=str,
+)
+def test_other_shapes_of_lstm_pass(workload):
+    problem = Problem(workload)
+    name = "nn.LSTM PackedSequence" if workload.ragged else "nn.LSTM"
+    for side in (peers.OURS, name):
+        assert gate(peers.PEERS[side](problem), problem.expected, CLOSE)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_cells_stacks_and_jax_pass(training):
+    one = Problem(Workload(1, 3, 5, training=training))
+    for name in (f"{peers.OURS} LSTMCell", "nn.LSTMCell"):
+        assert len(gate(peers.PEERS[name](one), one.expected, CLOSE)) == 3 + 5 * training
+    deep = Problem(Workload(4, 2, 5, layers=3, inputs=7, training=training))
+    for name in ("nn.LSTM per layer", "LSTMCell loop"):
+        assert len(gate(peers.PEERS[name](deep), deep.expected, CLOSE)) == 3 + 13 * training
+    pytest.importorskip("jax")
+    deep = Problem(Workload(4, 2, 5, layers=2, training=training))
+    errors = gate(peers.PEERS["JAX lax.scan"](deep), deep.expected, CLOSE)
+    assert len(errors) == 3 + 9 * training
+
+
+def test_flops_count_every_matrix():
+    module = torch.nn.LSTM(7, 6, 2, bidirectional=True, proj_size=3)
+    weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
+    workload = Workload(4, 2, 6, layers=2, inputs=7, bidirectional=True, proj=3)
+    assert workload.flops(8) == 2 * 8 * weights and workload.weights_size() == 4 * weights
 
 
 def test_the_reference_is_the_formula():
@@ -84,18 +124,18 @@ def test_wrong_results_are_not_timed(peer, monkeypatch):
         return Side("wrong", side.call, lambda raw: {**side.results(raw), "y": raw[0] + 1e-3})
 
     peer("wrong", wrong)
-    monkeypatch.setattr(suite, "compare", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(rows, "compare", lambda *_: pytest.fail("timed"))
     (row,) = rows_of(Versus("wrong", 2.0))
     assert (row["status"], row["side"]) == ("refused", "peer")
     assert "seconds" not in row and row["errors"]["peer"]["y"] > CLOSE > row["errors"]["ours"]["y"]
-    rows = rows_of(Versus("nn.LSTM"), Versus("nn.LSTM native"), ours="wrong")
-    assert [(row["status"], row["side"]) for row in rows] == [("refused", "ours")] * 2
+    found = rows_of(Versus("nn.LSTM"), Versus("nn.LSTM native"), ours="wrong")
+    assert [(row["status"], row["side"]) for row in found] == [("refused", "ours")] * 2
 
 
 # peers that are not there
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "jax"])
 def test_a_missing_package_is_unavailable(name, monkeypatch):
     real = onnx_peers.importlib.import_module
 
@@ -105,7 +145,8 @@ def test_a_missing_package_is_unavailable(name, monkeypatch):
         return real(module)
 
     monkeypatch.setattr(onnx_peers.importlib, "import_module", without)
-    peer_name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[name]
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "jax": "JAX lax.scan"}
+    peer_name = names[name]
     (row,) = rows_of(Versus(peer_name, 1.5))
     assert row["status"] == "unavailable" and name in row["reason"]
     assert "unavailable: " + name in report.table([row])
@@ -153,7 +194,7 @@ def test_training_calls_see_new_weights():
     problem = Problem(TRAINING)
     module = problem.module()
     problem.module = lambda dtype=None: module
-    side = peers.nn_lstm(problem)
+    side = peers.PEERS["nn.LSTM"](problem)
     before = module.weight_hh_l0._version
     side.call()
     assert module.weight_hh_l0._version == before + 1
@@ -176,8 +217,8 @@ def test_training_calls_see_new_weights():
 )
 def test_targets(kind, ratio, expected):
     case = Case("group", TINY, (), kind=kind)
-    assert tuple(suite.judge(case, Versus("peer", 1.1, floor=0.95), ratio).values()) == expected
-    assert set(suite.judge(case, Versus("peer"), ratio).values()) == {None}
+    assert tuple(rows.judge(case, Versus("peer", 1.1, floor=0.95), ratio).values()) == expected
+    assert set(rows.judge(case, Versus("peer"), ratio).values()) == {None}
 
 
 def test_a_row_has_all_fields_and_is_json():
@@ -189,6 +230,7 @@ def test_a_row_has_all_fields_and_is_json():
     figures = {"seconds", "ratio", "reached", "reached_by_quartile", "above_floor"}
     assert measured.keys() == head | figures | {"achieved", "rounds"}
     assert unavailable.keys() == head | {"side", "reason"}
+    assert unavailable["errors"].keys() == {"ours"}
     assert json.loads(json.dumps(measured)) == measured
     assert measured["load"].keys() == {"before", "after", "other_cores"}
     assert measured["rounds"]["ours_calls"] == 2
@@ -232,6 +274,14 @@ def test_peak_memory_of_a_process():
     assert max(found["errors"].values()) < CLOSE
 
 
+def test_cold_starts(monkeypatch):
+    (row,) = rows_of(Versus("nn.LSTM"), kind="cold start")
+    assert row["status"] == "measured" and row["errors"]["ours"]["y"] < CLOSE
+    assert row["imports"]["ours"] > 0.05 and 0 < row["seconds"]["peer"]["median"] < 60
+    (row,) = rows_of(Versus("LSTMCell loop, torch.compile"), kind="cold start")
+    assert row["status"] == "unavailable" and "--compile" in row["reason"]
+
+
 def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
     tmp_path, monkeypatch, capsys, peer
 ):
@@ -246,7 +296,7 @@ def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
     cases = [Case("tiny", TINY, (Versus("nn.LSTM", 1.5), Versus("interrupt"), Versus("nn.LSTM")))]
     monkeypatch.setattr(bench_lstm, "lstm_cases", lambda: cases)
     monkeypatch.setattr(machine, "ceilings", lambda quick: CEILINGS)
-    monkeypatch.setattr(bench_lstm, "QUICK", PLAN)
+    monkeypatch.setattr(command, "QUICK", PLAN)
     arguments = ["--quick", "--threads", "1", "--output", str(output)]
     assert bench_lstm.main(arguments) == 130
     document = json.loads(output.read_text())
@@ -265,14 +315,20 @@ def test_the_command_writes_after_each_row_and_keeps_it_after_ctrl_c(
     assert facts <= document["machine"].keys()
     shown = capsys.readouterr()
     assert "Interrupted" in shown.out and f"| {TINY} | nn.LSTM |" in shown.out
-    assert "[1/3]" in shown.err and "left" in shown.err
+    assert "] 1/3 tiny" in shown.err and "left" in shown.err
     peer("interrupt", peers.PEERS["nn.LSTM"])
     with pytest.raises(SystemExit, match="--resume: threads was 1 and is now 2"):
         bench_lstm.main(["--quick", "--threads", "2", "--resume", str(output)])
+    with pytest.raises(SystemExit, match="--resume: suite was 'lstm' and is now 'decode'"):
+        bench_decode.main(["--quick", "--threads", "1", "--resume", str(output)])
     assert bench_lstm.main(["--quick", "--threads", "1", "--resume", str(output)]) == 0
     resumed = json.loads(output.read_text())
     assert resumed["complete"] and resumed["rows"][0] == document["rows"][0]
     assert [row["peer"] for row in resumed["rows"]] == ["nn.LSTM", "interrupt"]
+    # a time too short for a row, on a file that is not there yet
+    late = tmp_path / "late.json"
+    assert bench_lstm.main(["--quick", "--within", "0.01", "--resume", str(late)]) == 130
+    assert not late.exists()
     assert bench_lstm.main([*arguments, "--filter", "INTERRUPT"]) == 0
     assert [row["peer"] for row in json.loads(output.read_text())["rows"]] == ["interrupt"]
 
@@ -302,7 +358,7 @@ def test_the_cases_name_known_sides():
     sides = {versus.peer for case in cases for versus in case.peers} | {c.ours for c in cases}
     assert sides <= peers.PEERS.keys()
     chosen = select(cases, lambda name: "ragged" in name and "padded" in name)
-    assert [[v.peer for v in case.peers] for case in chosen] == [["nn.LSTM padded"]]
+    assert [[v.peer for v in case.peers] for case in chosen] == [["nn.LSTM padded"]] * 3
 
 
 def test_the_machine():

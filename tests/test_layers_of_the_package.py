@@ -22,7 +22,7 @@ ROWS = [
     {"unrolled"},
     {"seq2seq"},
     {"pipeline"},
-    {"training", "bundled"},
+    {"training", "bundled", "benchmarking"},
     {"cli"},
     {"__main__"},
 ]

@@ -11,12 +11,23 @@ import sys
 from collections.abc import Sequence
 
 from fast_s2s import __version__
-from fast_s2s.cli import average, demo, evaluate, export, g2p, generate, info, interactive, train
+from fast_s2s.cli import (
+    average,
+    bench,
+    demo,
+    evaluate,
+    export,
+    g2p,
+    generate,
+    info,
+    interactive,
+    train,
+)
 from fast_s2s.cli.options import UsageError
 from fast_s2s.training import TrainingInterrupted
 from fast_s2s.training.processes import launched_main
 
-_COMMANDS = (train, generate, evaluate, interactive, average, export, g2p, info, demo)
+_COMMANDS = (train, generate, evaluate, interactive, average, export, g2p, info, demo, bench)
 _SIGPIPE = 13
 
 

@@ -18,6 +18,8 @@ import torch
 import fast_s2s
 from fast_s2s import backends
 
+# of the checkout, if it is one
+_ROOT = Path(__file__).parent.parent.parent
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
 
@@ -48,14 +50,34 @@ def describe() -> dict[str, Any]:
 
 def _package() -> str:
     """Where the measured package lies: below this checkout, or somewhere else."""
-    folder, root = Path(fast_s2s.__file__).parent, Path(__file__).parent.parent
-    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+    folder = Path(fast_s2s.__file__).parent
+    return str(folder.relative_to(_ROOT) if folder.is_relative_to(_ROOT) else folder)
+
+
+def describe_gpu(device: torch.device) -> dict[str, Any]:
+    """The GPU's name, its driver's and libraries' versions, and its clocks, as JSON."""
+    query = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+        values = done.stdout.splitlines()[device.index or 0].split(", ")
+        found = dict(zip(query, values, strict=True))
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        found = {}
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        **found,
+    }
 
 
 def line(machine: dict[str, Any]) -> str:
     """The machine in one line."""
+    gpu = f"{machine['gpu']} (CUDA {machine['cuda']}, " if "gpu" in machine else ""
+    gpu += f"cuDNN {machine['cudnn']}), " if gpu else ""
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{gpu}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['isa']}, torch {machine['torch']}, commit {machine['commit']}, "
         f"{machine['date']}, load {machine['load'][0]:.2f}"
     )
@@ -104,7 +126,10 @@ class OthersMeter:
 
 def commit() -> str:
     """Short hash of the checked out commit, `+changes` if files differ, else "unknown"."""
-    root = Path(__file__).parent.parent
+    root = _ROOT
+    # an installed package may lie within a repository of something else
+    if not (root / ".git").exists():
+        return "unknown"
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
         return head + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")

@@ -41,6 +41,7 @@ class Side:
     results: what `call` returned -> named tensors, called by the gate only
     around:  context that every block of calls runs in, such as inference mode
     omits:   names of results this side does not give
+    cuda:    what is timed happens on the GPU: by events, from one call's begin to the next one's
     """
 
     name: str
@@ -48,6 +49,7 @@ class Side:
     results: Callable[[Any], dict[str, Tensor]]
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     omits: frozenset[str] = frozenset()
+    cuda: bool = False
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -96,7 +98,9 @@ class Plan:
     # the threads of one side's library still spin for a while when the other's turn comes
     settle_s: float = 0.003
     warm_up_s: float = 0.1
+    # one alone for calls as long as `long_s`
     min_calls: int = 3
+    long_s: float = 0.1
     max_calls: int = 2000
     min_rounds: int = 7
     max_rounds: int = 101
@@ -173,36 +177,65 @@ def time_block(side: Side, calls: int, settle_s: float) -> float:
     begins within `settle_s`.
     """
     clock = time.perf_counter
-    seconds = []
     with side.around():
         begin = clock()
         side.call()
         while clock() - begin < settle_s:
             side.call()
-        for _ in range(calls):
-            start = clock()
-            side.call()
-            seconds.append(clock() - start)
+        seconds = _event_seconds(side, calls) if side.cuda else _clock_seconds(side, calls)
     return statistics.median(seconds)
 
 
-def calls_per_block(side: Side, plan: Plan) -> int:
+def _clock_seconds(side: Side, calls: int) -> list[float]:
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        side.call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _event_seconds(side: Side, calls: int) -> list[float]:
+    """Launches may run ahead of the GPU, as they do in a program."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    # the next block is the other side's: nothing of the last may be left
+    torch.cuda.synchronize()
+    events[0].record()
+    for event in events[1:]:
+        side.call()
+        event.record()
+    events[-1].synchronize()
+    pairs = zip(events, events[1:], strict=False)
+    return [start.elapsed_time(end) / 1e3 for start, end in pairs]
+
+
+# (side, calls, settle_s) -> seconds
+Timer = Callable[[Any, int, float], float]
+
+
+def calls_per_block(side: Any, plan: Plan, timer: Timer = time_block) -> int:
     """Warm the side up, and say how many calls fill a block."""
-    seconds = time_block(side, plan.min_calls, plan.warm_up_s)
+    seconds = timer(side, 1, 0.0)
+    if seconds >= plan.long_s:
+        return 1
+    seconds = timer(side, plan.min_calls, plan.warm_up_s)
     calls = math.ceil(plan.block_s / max(seconds, 1e-9))
     return min(max(calls, plan.min_calls), plan.max_calls)
 
 
-def compare(ours: Side, peer: Side, plan: Plan) -> Comparison:
-    """Time two sides in turn: ours peer, peer ours, ours peer, ..."""
+def compare(ours: Any, peer: Any, plan: Plan, timer: Timer = time_block) -> Comparison:
+    """Time two sides in turn: ours peer, peer ours, ours peer, ...
+
+    timer: `time_block`, or what does the same for sides in other processes
+    """
     with no_garbage_collection():
-        result = Comparison(calls_per_block(ours, plan), calls_per_block(peer, plan))
+        result = Comparison(calls_per_block(ours, plan, timer), calls_per_block(peer, plan, timer))
         turns = [(ours, result.ours_calls, result.ours), (peer, result.peer_calls, result.peer)]
         begin = time.perf_counter()
         while len(result.ours) < plan.max_rounds and (
             len(result.ours) < plan.min_rounds or time.perf_counter() - begin < plan.budget_s
         ):
             for side, calls, seconds in turns:
-                seconds.append(time_block(side, calls, plan.settle_s))
+                seconds.append(timer(side, calls, plan.settle_s))
             turns.reverse()
     return result

@@ -1,0 +1,268 @@
+"""The command line of a suite: measure its cases, print a table, write JSON after every row.
+
+Ctrl-C and `--within` lose at most the row they meet; `--resume` goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import base, report
+from benchmarks.results import FOLDER, FORMAT
+from benchmarks.suite import Settings, case_rows
+from fast_s2s.benchmarking import machine
+from fast_s2s.benchmarking.cases import Case, select
+from fast_s2s.benchmarking.harness import QUICK, Plan
+from fast_s2s.benchmarking.rows import Row
+from fast_s2s.benchmarking.workloads import Workload
+from fast_s2s.serialization import atomic_write_json
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A name, what the help says, and the cases in the order of the table."""
+
+    name: str
+    about: str
+    cases: Callable[[], list[Case]]
+
+
+def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
+    """Measure; 0 for success, 1 if a result was wrong or a call failed, 130 after Ctrl-C."""
+    parser = _parser(suite)
+    options = parser.parse_args(arguments)
+    cases = suite.cases()
+    if options.base:
+        cases = base.cases(cases, options.base)
+    text = options.filter.casefold()
+    cases = select(cases, lambda name: text in name.casefold())
+    if not cases:
+        parser.error(f"--filter: no row has {options.filter!r} in its name; --list shows them")
+    if options.list:
+        print("\n".join(case.row_name(versus) for case in cases for versus in case.peers))
+        return 0
+    torch.set_num_threads(options.threads)
+    document, output = _document(suite, options)
+    done = {row["name"] for row in document["rows"]}
+    cases = select(cases, lambda name: name not in done)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{machine.line(document['machine'])}\n{report.ceilings_line(document['ceilings'])}")
+    settings = _settings(options, document["ceilings"])
+    try:
+        with _rows(suite, options, settings) as rows:
+            measure(cases, settings, document, output, rows, options.within)
+    except KeyboardInterrupt:
+        say("interrupted; what was measured is kept")
+    print(report.markdown(document))
+    say(f"written: {output}")
+    if not document["complete"]:
+        return 130
+    return int(any(row["status"] in ("refused", "failed") for row in document["rows"]))
+
+
+Rows = Callable[[Case, Settings], Iterator[Row]]
+
+
+def measure(
+    cases: list[Case],
+    settings: Settings,
+    document: dict[str, Any],
+    output: Path,
+    rows: Rows = case_rows,
+    within_s: float | None = None,
+) -> None:
+    """Append a row per peer to the document, and write it to `output` after each.
+
+    within_s: begin no row that is not expected to end by then
+    """
+    progress = _Progress(cases, settings.plan)
+    end = time.perf_counter() + (within_s or float("inf"))
+    for case in cases:
+        # the rows of a case share what was prepared: another generator for each would do it again
+        pending = rows(case, settings)
+        for _ in case.peers:
+            if time.perf_counter() + cost(case, settings.plan) > end:
+                say(f"{within_s:g} s are over: --resume {output} goes on")
+                return
+            row = next(pending)
+            document["rows"].append(row)
+            atomic_write_json(output, document)
+            progress.step(case, report.progress(row))
+    document["complete"] = True
+    atomic_write_json(output, document)
+
+
+def cost(case: Case, plan: Plan) -> float:
+    """Seconds that a row is expected to take."""
+    if case.kind != "time":
+        # starting processes
+        return 30.0
+    call_s = 0.0
+    if isinstance(case.workload, Workload):
+        # the float64 check counts as some calls
+        call_s = case.workload.flops(case.workload.steps * case.workload.batch) / 2e11
+        call_s += case.workload.steps * 1e-5
+    # at least the budget, and preparing
+    return plan.budget_s + 0.7 + 2 * (plan.min_rounds + 3) * call_s
+
+
+class _Progress:
+    """Rows done, and the time left by the rows' estimated cost and the speed so far."""
+
+    def __init__(self, cases: list[Case], plan: Plan) -> None:
+        self._plan = plan
+        self._total = sum(cost(case, plan) * len(case.peers) for case in cases)
+        self._count = sum(len(case.peers) for case in cases)
+        self._done, self._spent = 0, 0.0
+        self._begin = time.perf_counter()
+        say(f"{self._count} rows, about {_clock(self._total)}")
+
+    def step(self, case: Case, text: str) -> None:
+        self._done += 1
+        self._spent += cost(case, self._plan)
+        elapsed = time.perf_counter() - self._begin
+        left = elapsed / self._spent * (self._total - self._spent)
+        clock = f"{_clock(elapsed)}, about {_clock(left)} left"
+        share = round(20 * self._spent / self._total)
+        bar = "#" * share + "." * (20 - share)
+        say(f"[{bar}] {self._done}/{self._count} {text} ({clock})")
+
+
+@contextlib.contextmanager
+def _rows(suite: Suite, options: argparse.Namespace, settings: Settings) -> Iterator[Rows]:
+    if not options.base:
+        yield case_rows
+        return
+    with base.Pair(suite.name, options.base, options.threads) as pair:
+        yield pair.rows
+
+
+def _document(suite: Suite, options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """What is measured into: a new result, or an earlier one to be added to."""
+    if options.resume and options.resume.exists():
+        return _resumed(suite, options), options.output or options.resume
+    facts = machine.describe()
+    document = {
+        "format": FORMAT,
+        "suite": suite.name,
+        "machine": facts,
+        "ceilings": machine.ceilings(options.quick),
+        "options": _recorded(options),
+        "complete": False,
+        "rows": [],
+    }
+    return document, options.output or options.resume or _default_output(suite, facts, options)
+
+
+def _recorded(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "quick": options.quick,
+        "filter": options.filter,
+        "compile": options.compile,
+        "base": options.base,
+        "plan": dataclasses.asdict(_plan(options)),
+    }
+
+
+def _resumed(suite: Suite, options: argparse.Namespace) -> dict[str, Any]:
+    """The document of an earlier run of the same program on the same machine, to be added to."""
+    document = json.loads(options.resume.read_text(encoding="utf-8"))
+    now = machine.describe()
+    own = {"format": FORMAT, "suite": suite.name}
+    before = {**document["machine"], **document["options"]}
+    before |= {key: document.get(key) for key in own}
+    wanted = {**{key: now[key] for key in _SAME}, **_recorded(options), **own}
+    for key, value in wanted.items():
+        if before.get(key) != value:
+            raise SystemExit(f"--resume: {key} was {before.get(key)!r} and is now {value!r}")
+    document["complete"] = False
+    return document
+
+
+# facts of the machine that parts of one result must agree in
+_SAME = ("cpu", "cores", "threads", "isa", "torch", "commit")
+
+
+def _settings(options: argparse.Namespace, ceilings: dict[str, Any]) -> Settings:
+    return Settings(
+        plan=_plan(options),
+        ceilings=ceilings,
+        limit_s=options.limit,
+        slow=options.compile,
+        processes=1 if options.quick else 3,
+    )
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return QUICK if options.quick else Plan(budget_s=options.budget)
+
+
+def _default_output(suite: Suite, facts: dict[str, Any], options: argparse.Namespace) -> Path:
+    # a partial run does not replace a full one of the same day
+    parts = [suite.name, datetime.now().date().isoformat(), machine.slug(facts)]
+    parts += ["quick"] if options.quick else []
+    parts += ["partial"] if options.filter else []
+    parts += ["base"] if options.base else []
+    return FOLDER / f"{'-'.join(parts)}.json"
+
+
+def _parser(suite: Suite) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {suite.name}",
+        description=f"{suite.about}\n\n{__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no evidence")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="rows with TEXT in the name")
+    parser.add_argument("--budget", type=float, default=1.5, metavar="SECONDS", help="for each row")
+    parser.add_argument("--threads", type=_positive, default=min(2, os.cpu_count() or 1))
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.json", help="default: benchmarks/results"
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE.json",
+        help="measure the rows that this result lacks; all if there is no such file",
+    )
+    parser.add_argument(
+        "--within", type=float, metavar="SECONDS", help="end after so long; --resume goes on"
+    )
+    parser.add_argument("--compile", action="store_true", help="peers under torch.compile too")
+    parser.add_argument(
+        "--base", metavar="REF", help="beside the same of another commit, not beside peers"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=120.0, metavar="SECONDS", help="to prepare and check a side"
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows' names and end")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
