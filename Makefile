@@ -41,7 +41,7 @@ format: build
 	$(BIN)/clang-format -i $(CPP)
 
 bench: build
-	$(BIN)/python -m benchmarks.bench_lstm $(ARGS)
+	$(BIN)/python -m benchmarks lstm $(ARGS)
 
 # what each CUDA kernel takes, by nvcc and cuobjdump, of the sources that changed; ARGS=--all: of all, a quarter of an hour
 cuda-table: build

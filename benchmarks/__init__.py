@@ -1,1 +1,1 @@
-"""Honest timing of fast_s2s beside its peers: `python -m benchmarks.bench_lstm`."""
+"""Honest timing of fast_s2s beside its peers: `python -m benchmarks`."""

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -58,13 +58,6 @@ def checkout(ref: str) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A side that was prepared in another process."""
-
-    worker: Worker
-
-
 class Worker:
     """The process of one commit: `package` is its folder."""
 
@@ -79,7 +72,8 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         # it may be in the middle of a block
         self._process.terminate()
         self._process.wait()
@@ -87,13 +81,22 @@ class Worker:
 
     def ask(self, **question: Any) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        # a process that ended has closed its end
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the process ended: exit status {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A side that was prepared in another process."""
+
+    worker: Worker
 
 
 class Pair:
@@ -119,19 +122,21 @@ class Pair:
         from fast_s2s.benchmarking.rows import failed, head, measured, observed
 
         (versus,) = case.peers
+        errors: dict[str, Any] = {}
+        side = "ours"
         with observed() as load:
-            errors, outcome = {}, None
-            for side, worker in (("ours", self._ours), ("peer", self._peer)):
-                answer = worker.ask(prepare=_key(case), limit_s=settings.limit_s)
-                errors[side] = answer.get("errors", {})
-                if "status" in answer and outcome is None:
-                    outcome = {**answer, "side": side}
-            if outcome is None:
-                try:
+            try:
+                for side, worker in (("ours", self._ours), ("peer", self._peer)):
+                    answer = worker.ask(prepare=_key(case), limit_s=settings.limit_s)
+                    errors[side] = answer["errors"].get("ours", answer["errors"])
+                    if "status" in answer:
+                        outcome = {**answer, "side": side}
+                        break
+                else:
                     sides = Remote(self._ours), Remote(self._peer)
                     outcome = measured(case, versus, compare(*sides, settings.plan, remote_block))
-                except RuntimeError as error:
-                    outcome = failed(error, "peer")
+            except RuntimeError as error:
+                outcome = failed(error, side)
         yield {**head(case, versus), **outcome, "errors": errors, "load": load.facts}
 
 
@@ -177,7 +182,7 @@ def main() -> None:
     from benchmarks import suite
 
     torch.set_num_threads(int(threads))
-    module = importlib.import_module({"lstm": "benchmarks.bench_lstm"}.get(name, _DECODE))
+    module = importlib.import_module(f"benchmarks.bench_{name}")
     known = {tuple(_key(case)): case for case in module.SUITE.cases()}
     side = None
     for line in sys.stdin:
@@ -188,9 +193,6 @@ def main() -> None:
         else:
             answer = _timed(side, question)
         print(json.dumps(answer), file=answers, flush=True)
-
-
-_DECODE = "benchmarks.bench_decode"
 
 
 def _prepared(suite: Any, case: Any, limit_s: float) -> tuple[Any, dict[str, Any]]:

@@ -33,8 +33,12 @@ def decode_cases() -> list[Case]:
         Case("generation", Generation(2, 512, 1000, 32), (Versus(loop, 1.5),)),
     ]
     for sizes, target in (((1, 128, 100, 1), 5), ((2, 512, 1000, 1), 3), ((1, 128, 100, 32), 2)):
-        peers = (Versus("plain torch beam", target),)
+        peers = (Versus("plain torch beam", target), Versus("transformers' beam"))
         cases.append(Case("beam search", Generation(*sizes, beams=5), peers))
+    for sizes in ((1, 128, 100, 1), (2, 512, 1000, 1), (2, 512, 8000, 1)):
+        cases.append(Case("sampling", Generation(*sizes, sample=True), (Versus(loop),)))
+    for sizes in ((1, 128, 100, 32), (2, 512, 1000, 32)):
+        cases.append(Case("rows that end", Generation(*sizes, ragged=True), (Versus(loop),)))
     for dtype, target in (("int8", 2.5), ("bfloat16", 1.6)):
         cases.append(Case("stored as", greedy, (Versus(OURS, target),), f"{OURS} {dtype}"))
     for batch, target in ((1, 8), (64, 20)):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fast_s2s
+from benchmarks import transformers_peer
 from benchmarks.onnx_peers import _iofc, _optional
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
@@ -40,7 +41,11 @@ TOLERANCE = 3e-5
 
 @dataclass(frozen=True)
 class Generation:
-    """`steps` tokens for `batch` rows, none of which ends early; embeddings of size `hidden`."""
+    """`steps` tokens for `batch` rows, none of which ends early; embeddings of size `hidden`.
+
+    sample: by chance, at temperature 1 among all tokens
+    ragged: rows end after 1 to `steps` tokens, drawn uniformly; the first after `steps`
+    """
 
     layers: int
     hidden: int
@@ -48,11 +53,14 @@ class Generation:
     batch: int
     beams: int = 1
     steps: int = 50
+    sample: bool = False
+    ragged: bool = False
 
     def __str__(self) -> str:
         search = f"beam {self.beams}" if self.beams > 1 else "greedy"
+        search = "sampled" if self.sample else search
         sizes = f"L={self.layers} H={self.hidden} V={self.vocab} B={self.batch}"
-        return f"{search} {sizes} {self.steps} steps"
+        return f"{search} {sizes} {self.steps} steps{' at most' * self.ragged}"
 
     @property
     def step_weights(self) -> int:
@@ -77,6 +85,9 @@ class DecodeProblem:
             nn.init.normal_(self.output.weight, std=8 / hidden**0.5)
             self.h = torch.randn(layers, workload.batch, hidden).tanh()
             self.c = torch.randn(layers, workload.batch, hidden)
+            self.limits = torch.full((workload.batch,), workload.steps)
+            if workload.ragged:
+                self.limits[1:] = torch.randint(1, workload.steps + 1, (workload.batch - 1,))
 
     @functools.cached_property
     def weights(self) -> DecoderWeights:
@@ -99,7 +110,13 @@ class DecodeProblem:
 
     @property
     def options(self) -> DecodeOptions:
-        return DecodeOptions(max_new_tokens=self.workload.steps, num_beams=self.workload.beams)
+        workload = self.workload
+        return DecodeOptions(
+            max_new_tokens=self.limits if workload.ragged else workload.steps,
+            num_beams=workload.beams,
+            do_sample=workload.sample,
+            seed=torch.arange(workload.batch) if workload.sample else None,
+        )
 
     def expected(self, decoder: PackedDecoder) -> dict[str, Tensor]:
         """By the reference in float64, from the numbers that `decoder` stores."""
@@ -198,6 +215,18 @@ def cell_beam(problem: DecodeProblem) -> Prepared:
     return Side("plain torch beam", call, results, torch.inference_mode), _float32(problem)
 
 
+def transformers_beam(problem: DecodeProblem) -> Prepared:
+    step, state = _cell_step(problem)
+    workload = problem.workload
+    run = transformers_peer.search(step, state, BOS, workload.vocab, workload.beams)
+
+    def results(raw: Any) -> dict[str, Tensor]:
+        return {"tokens": raw[0], "scores": raw[1]}
+
+    side = Side("transformers' beam", lambda: run(workload.steps), results, torch.inference_mode)
+    return side, _float32(problem)
+
+
 def onnx_runtime_loop(problem: DecodeProblem) -> Prepared:
     """A step as one graph, its states handed on by IO binding."""
     runtime = _optional("onnxruntime")
@@ -238,6 +267,7 @@ SIDES: dict[str, Callable[[DecodeProblem], Prepared]] = {
     "LSTMCell loop, torch.compile": compiled_cell_loop,
     "ONNX Runtime step loop": onnx_runtime_loop,
     "plain torch beam": cell_beam,
+    "transformers' beam": transformers_beam,
 }
 SLOW = frozenset({"LSTMCell loop, torch.compile"})
 
@@ -267,17 +297,24 @@ def _cell_step(problem: DecodeProblem) -> tuple[Callable[..., Any], Any]:
 
 
 def _loop(name: str, problem: DecodeProblem, step: Callable[..., Any], state: Any) -> Prepared:
-    """Greedy search by a step in Python. Scores are left out: few who want tokens compute them."""
+    """Search by a step in Python. Scores are left out: few who want tokens compute them. Samples
+    are not checked: no two programs draw the same ones.
+    """
     workload = problem.workload
+    past = torch.arange(workload.steps) >= problem.limits.unsqueeze(1)
 
     def call() -> Tensor:
         token, now = torch.full((workload.batch,), BOS), state
         tokens = []
         for _ in range(workload.steps):
             logits, now = step(token, now)
-            token = logits.argmax(1)
+            if workload.sample:
+                token = torch.multinomial(logits.softmax(1), 1).squeeze(1)
+            else:
+                token = logits.argmax(1)
             tokens.append(token)
-        return torch.stack(tokens, dim=1)
+        found = torch.stack(tokens, dim=1)
+        return found.masked_fill(past, 0) if workload.ragged else found
 
     side = Side(
         name,
@@ -286,7 +323,7 @@ def _loop(name: str, problem: DecodeProblem, step: Callable[..., Any], state: An
         torch.inference_mode,
         frozenset({"scores"}),
     )
-    return side, _float32(problem)
+    return side, None if workload.sample else _float32(problem)
 
 
 def _onnx(problem: DecodeProblem) -> bytes:

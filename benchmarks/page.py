@@ -23,9 +23,9 @@ Both sides of a row ran in turns, in one process, on the same random weights and
 had passed against float64. **Ratio**: the other side's time over ours, so more than 1 means that
 fast_s2s is faster, and less that it is slower; the median over rounds.
 
-`fast-s2s bench` answers for your own machine in a minute. For all of it: `python -m benchmarks lstm`
-and `python -m benchmarks decode`; `--list` names the rows. A result against another:
-`python -m benchmarks compare old.json new.json`."""
+`fast-s2s bench` answers for your own machine in a minute. For all of it:
+`python -m benchmarks lstm` and `python -m benchmarks decode`; `--list` names the rows. A result
+against another: `python -m benchmarks compare old.json new.json`."""
 
 _PICTURES = {
     "lstm-ratio": "By batch and hidden size",

@@ -16,19 +16,36 @@ from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
 from fast_s2s.benchmarking.harness import gate
 
+SAMPLED = Generation(2, 8, 11, 3, steps=6, sample=True)
+RAGGED = Generation(1, 8, 11, 4, steps=6, ragged=True)
 GREEDY, BEAM = Generation(2, 8, 11, 3, steps=6), Generation(1, 8, 11, 2, beams=3, steps=6)
 
 
 @pytest.mark.parametrize("name", sorted(set(SIDES) - SLOW - {"streaming the weights"}))
 @pytest.mark.parametrize("workload", [GREEDY, BEAM], ids=str)
 def test_sides_agree_with_the_reference(name, workload):
-    searches = name.startswith("fast_s2s") or (name == "plain torch beam") == (workload.beams > 1)
+    searches = name.startswith("fast_s2s") or name.endswith("beam") == (workload.beams > 1)
     if not searches:
         return
+    if name.startswith("transformers"):
+        pytest.importorskip("transformers")
     if name.startswith("ONNX"):
         pytest.importorskip("onnxruntime")
     side, expected = SIDES[name](DecodeProblem(workload))
     assert gate(side, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("workload", [SAMPLED, RAGGED], ids=str)
+def test_samples_and_ends_agree_with_the_reference(workload):
+    problem = DecodeProblem(workload)
+    side, expected = SIDES["fast_s2s"](problem)
+    assert gate(side, expected, TOLERANCE)
+    loop, expected = SIDES["LSTMCell loop"](problem)
+    with loop.around():
+        tokens = loop.results(loop.call())["tokens"]
+    assert (tokens.shape, workload.sample) == ((workload.batch, workload.steps), expected is None)
+    if workload.ragged:
+        assert problem.limits.unique().numel() > 1 and gate(loop, expected, TOLERANCE)
 
 
 def test_every_case_names_sides_that_exist():
