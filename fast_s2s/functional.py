@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_s2s import ops
+from fast_s2s import backends, ops
 from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE, Variant
 
 # what training keeps of each step for the backward pass, by the name users give
@@ -50,7 +51,7 @@ class Regularization:
 
 def lstm(
     x: Tensor,
-    hx: tuple[Tensor, Tensor],
+    hx: tuple[Tensor, Tensor] | None,
     weights: Sequence[Sequence[Tensor]],
     *,
     bias: bool = True,
@@ -67,7 +68,7 @@ def lstm(
 
     x:        (T, B, I)
     hx:       h0 (L·D, B, R) and c0 (L·D, B, H); D = 2 if bidirectional, R = H or the size of the
-              projection
+              projection; None for zeros
     weights:  per layer and direction, in `torch.nn.LSTM`'s order: w_ih (4H, I or D·R), w_hh (4H,
               R), then b_ih and b_hh (4H) if `bias`, then w_hr (R, H) with a projection
     lengths:  (B,) int64, steps of each row; outputs past them are zero and final states are taken
@@ -83,7 +84,17 @@ def lstm(
     Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
     """
     x, hx, weights = _autocast(x, hx, weights)
+    drops = training and (dropout > 0 or regularization is not None)
     extras = regularization or _NONE
+    other_formula = norms is not None or extras.zoneout_hidden or extras.zoneout_cell
+    if not drops and not other_formula and _infers_at_once(x, hx, weights, bias):
+        h0, c0 = hx or (None, None)
+        flat = [weight for layer in weights for weight in layer]
+        projected = len(weights[0]) == (5 if bias else 3)
+        y, h, c = ops.lstm_infer(x, h0, c0, flat, bias, projected, bidirectional, lengths, reset)
+        return y, (h, c)
+    if hx is None:
+        hx = _zero_state(x, weights)
     weight_dropout = extras.weight_dropout if training else 0.0
     directions = 2 if bidirectional else 1
     resets = (reset, _reverse_reset(reset) if bidirectional else None)
@@ -114,6 +125,28 @@ def lstm(
         if dropout > 0 and first + directions < len(weights):
             x = variational_dropout(x, dropout, training, extras.variational_dropout)
     return x, (_stack(h_n), _stack(c_n))
+
+
+def _infers_at_once(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Sequence[Tensor]],
+    bias: bool,
+) -> bool:
+    """Whether one call of the CPU's kernels will do: nothing has gradients, nothing is traced."""
+    if not x.is_cpu or torch.compiler.is_compiling() or ops.in_forward_mode():
+        return False
+    if torch.is_grad_enabled():
+        tensors = (x, *(hx or ()), *(weight for layer in weights for weight in layer))
+        if any(tensor.requires_grad for tensor in tensors):
+            return False
+    return backends.current("cpu", x.dtype).backend == "native"
+
+
+def _zero_state(x: Tensor, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    w_hh, batch = weights[0][1], x.size(1)
+    h = x.new_zeros(len(weights), batch, w_hh.size(1))
+    return h, x.new_zeros(len(weights), batch, w_hh.size(0) // 4)
 
 
 def variational_dropout(
@@ -229,12 +262,16 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device_type) if enabled else None
 
 
+_Hx = TypeVar("_Hx", bound=tuple[Tensor, Tensor] | None)
+
+
 def _autocast(
-    x: Tensor, hx: tuple[Tensor, Tensor], weights: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, tuple[Tensor, Tensor], Sequence[Sequence[Tensor]]]:
+    x: Tensor, hx: _Hx, weights: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, _Hx, Sequence[Sequence[Tensor]]]:
     """Everything in autocast's type, if it is on for this device."""
     dtype = autocast_dtype(x.device.type)
     if dtype is None:
         return x, hx, weights
     cast = [[w.to(dtype) for w in layer] for layer in weights]
-    return x.to(dtype), (hx[0].to(dtype), hx[1].to(dtype)), cast
+    state: Any = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
+    return x.to(dtype), state, cast

@@ -147,11 +147,11 @@ class LSTM(LSTMOptions):
             input = input.unsqueeze(batch_dim)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
             reset = None if reset is None else reset.unsqueeze(batch_dim)
-        if hx is None:
-            hx = self._zero_state(input, input.size(batch_dim))
-        if not self._fits(input, hx, input.size(batch_dim)):
+        batch = input.size(batch_dim)
+        if not self._fits(input, hx, batch):
             # says what is wrong, slowly
-            self.check_forward_args(input, hx, None)
+            self.check_forward_args(input, hx or self._zero_state(input, batch), None)
+            self._check_same_kind(input, hx)
         if self.batch_first:
             input = input.transpose(0, 1)
             reset = None if reset is None else reset.transpose(0, 1)
@@ -173,6 +173,7 @@ class LSTM(LSTMOptions):
         else:
             hx = self.permute_hidden(hx, sorted_indices)
         self.check_forward_args(data, hx, batch_sizes)
+        self._check_same_kind(data, hx)
         padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
         ragged = int(batch_sizes[-1]) < int(batch_sizes[0])
         output, state = self._run(padded, hx, lengths.to(data.device) if ragged else None, None)
@@ -181,16 +182,14 @@ class LSTM(LSTMOptions):
         return repacked, self.permute_hidden(state, unsorted_indices)
 
     def _run(
-        self, x: Tensor, hx: State, lengths: Tensor | None, reset: Tensor | None
+        self, x: Tensor, hx: State | None, lengths: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, State]:
         if x.size(0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        weight: Any = self.weight_ih_l0
-        _check_same_kind(x, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih_l0": weight})
         return functional.lstm(
             x,
             hx,
-            [[self._weight(name) for name in names] for names in self._all_weights],
+            self._weights(),
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
@@ -202,15 +201,38 @@ class LSTM(LSTMOptions):
             regularization=self.regularization,
         )
 
-    def _fits(self, input: Tensor, hx: State, batch: int) -> bool:
-        """What torch's `check_forward_args` looks at, as fast as can be."""
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        return (
-            input.dtype == self._weight("weight_ih_l0").dtype
-            and input.size(-1) == self.input_size
-            and hx[0].shape == (layers, batch, self.proj_size or self.hidden_size)
-            and hx[1].shape == (layers, batch, self.hidden_size)
+    def _weights(self) -> list[list[Tensor]]:
+        """By layer and direction."""
+        try:
+            # torch leaves out what is None
+            found: Any = [[self._parameters[name] for name in names] for names in self._all_weights]
+            return found
+        except KeyError:
+            return [[self._weight(name) for name in names] for names in self._all_weights]
+
+    def _fits(self, input: Tensor, hx: State | None, batch: int) -> bool:
+        """Whether `check_forward_args` and `_check_same_kind` have nothing to say, as fast as can
+        be.
+        """
+        weight = self._weight("weight_ih_l0")
+        dtype, device = input.dtype, input.device
+        fits = (
+            weight.dtype == dtype and weight.device == device and input.size(-1) == self.input_size
         )
+        if hx is None or not fits:
+            return bool(fits)
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        h, c = hx
+        return (
+            h.shape == (layers, batch, self.proj_size or self.hidden_size)
+            and c.shape == (layers, batch, self.hidden_size)
+            and h.dtype == dtype == c.dtype
+            and h.device == device == c.device
+        )
+
+    def _check_same_kind(self, input: Tensor, hx: State | None) -> None:
+        states = {} if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
+        _check_same_kind(input, {**states, "weight_ih_l0": self._weight("weight_ih_l0")})
 
     def _zero_state(self, input: Tensor, batch: int) -> State:
         layers = self.num_layers * (2 if self.bidirectional else 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fast_s2s import backends, reference
 from fast_s2s.reference import SAVE_GATES, SAVE_NONE
@@ -51,8 +52,39 @@ def lstm_forward(
     save: int = SAVE_NONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
+    if in_forward_mode():
+        return reference.lstm_forward(
+            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save
+        )
     op = _FORWARD[backends.current(x.device.type, x.dtype, w_hr is not None).backend]
     return op(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are taken forward, which the reference alone has: the others would
+    return none in silence.
+    """
+    return forward_ad._current_level >= 0
+
+
+def lstm_infer(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    bias: bool,
+    projected: bool,
+    bidirectional: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All layers and directions in one call, which has no gradients: `functional.lstm` on the
+    native backend of the CPU. h0 and c0 default to zeros; the weights of each layer and direction
+    follow those before.
+    """
+    return torch.ops.fast_s2s.lstm_infer.default(
+        x, h0, c0, weights, bias, projected, bidirectional, lengths, reset
+    )
 
 
 def lstm_variant(
@@ -112,6 +144,27 @@ def _fake_forward(
     )
 
 
+def _fake_infer(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: list[Tensor],
+    bias: bool,
+    projected: bool,
+    bidirectional: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    steps, batch, _ = x.shape
+    count = len(weights) // (2 + 2 * bias + projected)
+    output, hidden = weights[1].size(1), weights[1].size(0) // 4
+    return (
+        x.new_empty(steps, batch, output * (1 + bidirectional)),
+        x.new_empty(count, batch, output),
+        x.new_empty(count, batch, hidden),
+    )
+
+
 def _fake_backward(
     grad_y: Tensor | None,
     grad_h_n: Tensor | None,
@@ -144,6 +197,13 @@ def _fake_backward(
         projection,
     )
     return tuple(x.new_empty(shape) for shape in shapes)
+
+
+_library.define(
+    "lstm_infer(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, bool bias, bool projected, "
+    "bool bidirectional, Tensor? lengths, Tensor? reset) -> (Tensor, Tensor, Tensor)"
+)
+torch.library.register_fake("fast_s2s::lstm_infer", _fake_infer)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -26,14 +26,16 @@ FAST_S2S_INLINE void for_panels(const Share& share, int64_t step, int64_t group,
   }
 }
 
+// Rows of `width` values, `stride` apart (0: as wide as they are).
 template <class Io>
 void zero_finished(void* data, const Rows& rows, const LstmShape& shape, int64_t width, int thread,
-                   int threads) {
+                   int threads, int64_t stride = 0) {
   if (data == nullptr || shape.lengths == nullptr) return;
   const Share mine(shape.steps, thread, threads);
   for (int64_t t = mine.begin; t < mine.end; ++t)
     for (int64_t j = rows.running(t); j < shape.batch; ++j)
-      std::memset(static_cast<Io*>(data) + rows.padded(t, j) * width, 0, sizeof(Io) * width);
+      std::memset(static_cast<Io*>(data) + rows.padded(t, j) * (stride == 0 ? width : stride), 0,
+                  sizeof(Io) * width);
 }
 
 // Steps taken together for products that need not wait for the recurrence: enough rows to reuse

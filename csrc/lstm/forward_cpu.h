@@ -94,27 +94,33 @@ class Forward {
     }
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) begin_row(j);
-    zero_finished<Io>(args_.y, rows_, s_, s_.output, thread, threads);
+    zero_finished<Io>(args_.y, rows_, s_, s_.output, thread, threads, args_.y_stride);
     zero_finished<Io>(args_.gates, rows_, s_, 4 * s_.hidden, thread, threads);
     zero_finished<A>(args_.cells, rows_, s_, s_.hidden, thread, threads);
   }
 
   void begin_row(int64_t j) {
     const int64_t row = rows_.row(j);
-    const Io* h0 = static_cast<const Io*>(args_.h0) + row * s_.output;
-    const Io* c0 = static_cast<const Io*>(args_.c0) + row * s_.hidden;
     if (rows_.length(j) == 0) {
-      std::copy(h0, h0 + s_.output, static_cast<Io*>(args_.h_n) + row * s_.output);
-      std::copy(c0, c0 + s_.hidden, static_cast<Io*>(args_.c_n) + row * s_.hidden);
+      for (int64_t k = 0; k < s_.output; ++k)
+        static_cast<Io*>(args_.h_n)[row * s_.output + k] = initial(args_.h0, row * s_.output + k);
+      for (int64_t k = 0; k < s_.hidden; ++k)
+        static_cast<Io*>(args_.c_n)[row * s_.hidden + k] = initial(args_.c0, row * s_.hidden + k);
       return;
     }
     const bool zero = rows_.resets(rows_.first(j), j);
     // a row that begins late finds its state in the buffer of the step before its first
     const int64_t step = s_.reverse ? s_.steps - rows_.length(j) : 0;
     Value* h = h_.get() + ((step % 2) * s_.batch + j) * s_.output;
-    for (int64_t k = 0; k < s_.output; ++k) h[k] = zero ? Value{} : operand(h0[k]);
+    for (int64_t k = 0; k < s_.output; ++k)
+      h[k] = zero ? Value{} : operand(initial(args_.h0, row * s_.output + k));
     A* c = c_.get() + j * s_.hidden;
-    for (int64_t k = 0; k < s_.hidden; ++k) c[k] = zero ? A{} : widen(c0[k]);
+    for (int64_t k = 0; k < s_.hidden; ++k)
+      c[k] = zero ? A{} : widen(initial(args_.c0, row * s_.hidden + k));
+  }
+
+  static Io initial(const void* state, int64_t at) {
+    return state == nullptr ? Io{} : static_cast<const Io*>(state)[at];
   }
 
   static Value operand(Io x) {
@@ -211,7 +217,7 @@ class Forward {
   // h_t where it is wanted: the output, the final state, the next step.
   FAST_S2S_INLINE void emit(int64_t t, int64_t j, int64_t unit, int count, V h, bool forget,
                             Value* h_next) {
-    store(static_cast<Io*>(args_.y) + rows_.padded(t, j) * s_.output + unit, h, count);
+    store(static_cast<Io*>(args_.y) + rows_.padded(t, j) * args_.y_stride + unit, h, count);
     if (t == rows_.last(j))
       store(static_cast<Io*>(args_.h_n) + rows_.row(j) * s_.output + unit, h, count);
     store(h_next + j * s_.output + unit, forget ? V{} : round_to<Io>(h), count);

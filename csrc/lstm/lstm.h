@@ -32,14 +32,15 @@ struct LstmWeights {
 struct LstmForwardArgs {
   LstmShape shape;
   LstmWeights weights;
-  const void* x;   // Io [T, B, I]
-  const void* h0;  // Io [B, R]
-  const void* c0;  // Io [B, H]
-  void* y;         // Io [T, B, R]; zero past a row's length
-  void* h_n;       // Io [B, R]
-  void* c_n;       // Io [B, H]
-  void* gates;     // Io [T, B, 4H] activated gates, or null; zero past a row's length
-  void* cells;     // Acc [T, B, H] cell states, or null; zero past a row's length
+  const void* x;     // Io [T, B, I]
+  const void* h0;    // Io [B, R] or null for zero
+  const void* c0;    // Io [B, H] or null for zero
+  void* y;           // Io [T, B, R]; zero past a row's length
+  int64_t y_stride;  // values from one row of y to the next, at least R
+  void* h_n;         // Io [B, R]
+  void* c_n;         // Io [B, H]
+  void* gates;       // Io [T, B, 4H] activated gates, or null; zero past a row's length
+  void* cells;       // Acc [T, B, H] cell states, or null; zero past a row's length
 };
 
 // Rows of step t in the packed outputs (of N rows) follow those of step t-1, in order of falling

@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace fast_s2s {
 
@@ -18,6 +19,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
     const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& reset, bool reverse, int64_t save);
+
+std::tuple<Tensor, Tensor, Tensor> lstm_infer(const Tensor& x, const std::optional<Tensor>& h0,
+                                              const std::optional<Tensor>& c0,
+                                              const std::vector<Tensor>& weights, bool bias,
+                                              bool projected, bool bidirectional,
+                                              const std::optional<Tensor>& lengths,
+                                              const std::optional<Tensor>& reset);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
