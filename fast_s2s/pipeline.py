@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fast_s2s.checks import check_integer
+from fast_s2s.checks import check_integer, check_sequence
+from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton, GenerateOutput
 from fast_s2s.generation.arguments import row_seeds
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
@@ -58,7 +59,10 @@ class TextPipeline:
     """
 
     def __init__(
-        self, model: Seq2Seq, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+        self,
+        model: Seq2Seq | Ensemble,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
     ) -> None:
         check_tokenizers_fit(model, source_tokenizer, target_tokenizer)
         self.model = model
@@ -68,20 +72,42 @@ class TextPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> TextPipeline:
         """Load a folder `Seq2Seq.save_pretrained` wrote with both tokenizers, or a training run's.
+        Of several folders, whose tokenizers are the same, an `Ensemble`.
 
         Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
         name the file.
         """
+        if not isinstance(directory, (str, os.PathLike)):
+            check_sequence("directory", directory, "paths")
+            if len(directory) != 1:
+                return cls._ensemble(directory, device, dtype)
+            directory = directory[0]
         model = Seq2Seq.from_pretrained(directory, device=device, dtype=dtype)
         source_tokenizer = load_tokenizer(Path(directory) / SOURCE_TOKENIZER_FILE)
         target_tokenizer = load_tokenizer(Path(directory) / TARGET_TOKENIZER_FILE)
         return cls(model, source_tokenizer, target_tokenizer)
+
+    @classmethod
+    def _ensemble(
+        cls,
+        directories: Sequence[str | os.PathLike[str]],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> TextPipeline:
+        parts = [cls.from_pretrained(each, device=device, dtype=dtype) for each in directories]
+        for directory in directories[1:]:
+            for file in (SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE):
+                first, other = Path(directories[0]) / file, Path(directory) / file
+                if first.read_bytes() != other.read_bytes():
+                    raise ValueError(f"{other}: expected the same tokenizer as {first}")
+        model = Ensemble([part.model for part in parts if isinstance(part.model, Seq2Seq)])
+        return cls(model, parts[0].source_tokenizer, parts[0].target_tokenizer)
 
     def __call__(self, texts: Sequence[str], **options: Any) -> list[str]:
         """The outputs of one batch of inputs, in order. Options as in `predict`."""
@@ -246,12 +272,12 @@ _WHAT_IS_RETURNED = {
 
 
 def check_tokenizers_fit(
-    model: Seq2Seq, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
+    model: Seq2Seq | Ensemble, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer
 ) -> None:
     """Raises TypeError for what is no model or tokenizer, ValueError if sizes or special tokens of
     the tokenizers are not the model's.
     """
-    if not isinstance(model, Seq2Seq):
+    if not isinstance(model, (Seq2Seq, Ensemble)):
         raise TypeError(f"model: expected a Seq2Seq, got {type(model).__name__}")
     check_tokenizer("source_tokenizer", source_tokenizer)
     check_tokenizer("target_tokenizer", target_tokenizer)

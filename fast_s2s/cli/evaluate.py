@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     level = args.level or evaluation.scoring_level(pipeline.target_tokenizer)
     scores = evaluation.score_outputs(outputs, entries, level, with_bleu=args.metric == "bleu")
     if args.json:
-        print(json.dumps({"model": args.model, "data": label, "inputs": len(entries), **scores}))
+        model = args.model if len(args.model) > 1 else args.model[0]
+        print(json.dumps({"model": model, "data": label, "inputs": len(entries), **scores}))
         return 0
     print(f"{label}: {len(entries)} inputs")
     for name, value in scores.items():

@@ -9,6 +9,7 @@ from typing import Any
 from fast_s2s.cli import generating
 from fast_s2s.cli.options import UsageError, load_pipeline, positive_int
 from fast_s2s.pretrained import WEIGHTS_FILE
+from fast_s2s.seq2seq import Seq2Seq
 
 
 def add_parser(commands: Any) -> None:
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("DIR: expected another folder than RUN, which would be overwritten")
     pipeline = load_pipeline(args)
     model = pipeline.model
+    # one folder is one model
+    assert isinstance(model, Seq2Seq)
     if args.dtype is not None:
         model.compile_decoder(args.dtype)
     model.generation_config = generating.with_options(args, pipeline)

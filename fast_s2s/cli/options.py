@@ -53,7 +53,14 @@ def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What every command needs that runs a trained model."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a trained model")
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="folder of a trained model; given several times, the models' probabilities are "
+        "averaged at each step",
+    )
     parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
@@ -92,7 +99,7 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
 
 
 def load_pipeline(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model with its tokenizers, on the device asked for."""
+    """The model of --model, or an ensemble, with its tokenizers, on the device asked for."""
     return TextPipeline.from_pretrained(args.model, device=_model_device(args))
 
 
@@ -102,8 +109,9 @@ def load_model(args: argparse.Namespace) -> Seq2Seq:
 
 
 def _model_device(args: argparse.Namespace) -> torch.device:
-    if not Path(args.model).is_dir():
-        raise FileNotFoundError(f"--model {args.model}: no such folder")
+    for folder in args.model if isinstance(args.model, list) else [args.model]:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"--model {folder}: no such folder")
     return choose_device(args.device, args.threads)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fast_s2s.cli.options import UsageError
 from fast_s2s.cmudict import cmudict_splits
 from fast_s2s.data import BadLine, DatasetSplits, Entry, read_parallel, read_tsv
+from fast_s2s.scan import scan_splits
 from fast_s2s.text import Tokenizer, Vocabulary, load_tokenizer
 
 _SHOWN_BAD_LINES = 10
@@ -30,9 +31,10 @@ def add_dataset_options(parser: argparse._ActionsContainer) -> None:
     """--dataset and --test-words, absent unless given."""
     parser.add_argument(
         "--dataset",
-        choices=["cmudict"],
+        choices=["cmudict", "scan"],
         default=argparse.SUPPRESS,
-        help="a known data set instead of files: cmudict, English words and their phonemes",
+        help="a known data set instead of files: cmudict, English words and their phonemes; scan, "
+        "commands and the actions they mean, the simple split",
     )
     add_test_words_option(parser)
 
@@ -75,6 +77,10 @@ def read_pairs(tsv: str | None, source: str | None, target: str | None) -> list[
 
 def load_splits(options: Mapping[str, Any]) -> DatasetSplits:
     """The data set of --dataset; listed test words that it lacks are reported."""
+    if options.get("dataset") == "scan":
+        if options.get("test_words"):
+            raise UsageError("--test-words: expected only with --dataset cmudict")
+        return scan_splits()
     splits = cmudict_splits(options.get("test_words"))
     if splits.missing_words:
         shown = ", ".join(splits.missing_words[:_SHOWN_BAD_LINES])
@@ -114,12 +120,12 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
 
 def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
     """Tokenizers of source and target: the files named, or vocabularies of the training data."""
-    by_letter = data.splits is not None
+    by_letter = options.get("dataset") == "cmudict"
     texts = {
         "source": [entry.source for entry in data.train],
         "target": [target for entry in data.train for target in entry.targets],
     }
-    usual = {"source": "char", "target": "word"}
+    usual = {"source": "word" if options.get("dataset") == "scan" else "char", "target": "word"}
     made: list[Tokenizer] = []
     for side in ("source", "target"):
         path = options.get(f"{side}_tokenizer")

@@ -167,13 +167,7 @@ class GenerationMixin:
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
         keys = AttentionSizes(size.memory_size, size.hidden_size, size.input_feeding)
-        compute: Compute
-        if by_modules:
-            compute = self._compute
-            acc = torch.promote_types(self.dtype, torch.float32)
-        else:
-            packed = self._pack()
-            compute, acc = dense_compute(packed.dense), packed.acc
+        compute, acc = self._step_compute()
         return StepDecoder(
             compute,
             sizes,
@@ -186,6 +180,13 @@ class GenerationMixin:
             attention=None if size.attention is None else keys,
             output_attentions=attentions,
         )
+
+    def _step_compute(self) -> tuple[Compute, torch.dtype]:
+        """One step for a loop in Python, and the type of its states."""
+        if self._runs_by_modules():
+            return self._compute, torch.promote_types(self.dtype, torch.float32)
+        packed = self._pack()
+        return dense_compute(packed.dense), packed.acc
 
     def _compute(self, token: Tensor, h: Tensor, c: Tensor, memory: Memory | None) -> Stepped:
         memory = memory and memory.to(self.dtype)

@@ -343,7 +343,8 @@ class Trainer:
 
     def _save_model(self) -> None:
         pipeline = self._best
-        pipeline.model.save_pretrained(
+        model = self.model if self._average is None else self._average.model
+        model.save_pretrained(
             self.folder.path, pipeline.source_tokenizer, pipeline.target_tokenizer
         )
 
