@@ -59,6 +59,12 @@ def cpu_extension() -> Extension:
 class BuildExtensions(cpp_extension.BuildExtension):
     """torch's builder, and the CUDA library, which torch's cannot build against a CPU torch."""
 
+    def finalize_options(self) -> None:
+        """Keep objects of an editable build, else made in a folder of /tmp and all over again."""
+        super().finalize_options()
+        if self.editable_mode:
+            self.build_temp = str(Path("build", f"editable-{sys.implementation.cache_tag}"))
+
     def build_extensions(self) -> None:
         """Build the CUDA library, then leave the rest to torch."""
         everything = self.extensions
