@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py $(shell find csrc -type f)
 BUILT := $(VENV)/.built
-CPP := $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/emulator benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 # the compiled code under AddressSanitizer and UBSan, in a folder of its own
 SANITIZED := build/sanitize

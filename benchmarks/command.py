@@ -30,14 +30,24 @@ from fast_s2s.benchmarking.rows import Row
 from fast_s2s.benchmarking.workloads import Workload
 from fast_s2s.serialization import atomic_write_json
 
+Rows = Callable[[Case, Settings], Iterator[Row]]
+
 
 @dataclass(frozen=True)
 class Suite:
-    """A name, what the help says, and the cases in the order of the table."""
+    """A name, what the help says, and the cases in the order of the table.
+
+    rows:     a case's rows
+    facts:    the machine, as `machine.describe`
+    ceilings: what it can do at best; whether quickly
+    """
 
     name: str
     about: str
     cases: Callable[[], list[Case]]
+    rows: Rows = case_rows
+    facts: Callable[[], dict[str, Any]] = lambda: machine.describe()
+    ceilings: Callable[[bool], dict[str, Any]] = lambda quick: machine.ceilings(quick)
 
 
 def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
@@ -71,9 +81,6 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     if not document["complete"]:
         return 130
     return int(any(row["status"] in ("refused", "failed") for row in document["rows"]))
-
-
-Rows = Callable[[Case, Settings], Iterator[Row]]
 
 
 def measure(
@@ -144,7 +151,7 @@ class _Progress:
 @contextlib.contextmanager
 def _rows(suite: Suite, options: argparse.Namespace, settings: Settings) -> Iterator[Rows]:
     if not options.base:
-        yield case_rows
+        yield suite.rows
         return
     with base.Pair(suite.name, options.base, options.threads) as pair:
         yield pair.rows
@@ -154,12 +161,12 @@ def _document(suite: Suite, options: argparse.Namespace) -> tuple[dict[str, Any]
     """What is measured into: a new result, or an earlier one to be added to."""
     if options.resume and options.resume.exists():
         return _resumed(suite, options), options.output or options.resume
-    facts = machine.describe()
+    facts = suite.facts()
     document = {
         "format": FORMAT,
         "suite": suite.name,
         "machine": facts,
-        "ceilings": machine.ceilings(options.quick),
+        "ceilings": suite.ceilings(options.quick),
         "options": _recorded(options),
         "complete": False,
         "rows": [],
@@ -180,11 +187,11 @@ def _recorded(options: argparse.Namespace) -> dict[str, Any]:
 def _resumed(suite: Suite, options: argparse.Namespace) -> dict[str, Any]:
     """The document of an earlier run of the same program on the same machine, to be added to."""
     document = json.loads(options.resume.read_text(encoding="utf-8"))
-    now = machine.describe()
+    now = suite.facts()
     own = {"format": FORMAT, "suite": suite.name}
     before = {**document["machine"], **document["options"]}
     before |= {key: document.get(key) for key in own}
-    wanted = {**{key: now[key] for key in _SAME}, **_recorded(options), **own}
+    wanted = {**{key: now.get(key) for key in _SAME}, **_recorded(options), **own}
     for key, value in wanted.items():
         if before.get(key) != value:
             raise SystemExit(f"--resume: {key} was {before.get(key)!r} and is now {value!r}")
@@ -193,7 +200,7 @@ def _resumed(suite: Suite, options: argparse.Namespace) -> dict[str, Any]:
 
 
 # facts of the machine that parts of one result must agree in
-_SAME = ("cpu", "cores", "threads", "isa", "torch", "commit")
+_SAME = ("gpu", "cpu", "cores", "threads", "isa", "torch", "commit")
 
 
 def _settings(options: argparse.Namespace, ceilings: dict[str, Any]) -> Settings:
@@ -216,7 +223,9 @@ def _default_output(suite: Suite, facts: dict[str, Any], options: argparse.Names
     parts += ["quick"] if options.quick else []
     parts += ["partial"] if options.filter else []
     parts += ["base"] if options.base else []
-    return FOLDER / f"{'-'.join(parts)}.json"
+    # a GPU's results have a folder of their own
+    folder = FOLDER / machine.slug(facts) if "gpu" in facts else FOLDER
+    return folder / f"{'-'.join(parts)}.json"
 
 
 def _parser(suite: Suite) -> argparse.ArgumentParser:

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Builds, tests and times on the GPU of this machine, without a network; results lie under $OUT.
+# Builds, tests and times on the GPU of this machine, without a network; results lie under $OUT. The
+# same $OUT again goes on where the time was over; put gpu.json and latency.json of a whole run into
+# benchmarks/results/<device>/ for `python -m benchmarks report`.
 #
 #   OUT=results benchmarks/gpu.sh [seconds]      (default: 540)
 #
@@ -34,10 +36,12 @@ print(f"{major}.{minor}" + "a" * (major == 9))')}
   tests=(tests/test_cuda_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py
          tests/test_triton_gpu.py tests/test_triton_configs.py)
   selected=()
+  quick=()
 else
   echo "no GPU: a short run in Triton's interpreter, whose times mean nothing"
   tests=(tests/test_triton_ops.py)
   selected=(-k "saved_tensors and single")
+  quick=(--quick --threads 1)
 fi
 
 "$python" -c 'import fast_s2s; print(fast_s2s.backends.describe())' | tee "$out/backends.txt"
@@ -55,9 +59,16 @@ if [ "$gpu" = 1 ] && command -v compute-sanitizer > /dev/null; then
     echo "compute-sanitizer $tool: exit $?"
   done
 fi
-timeout "$(left)" "$python" -m benchmarks.gpu_lstm --output "$out/lstm.json" \
-  --budget-s "$(($(left) * 3 / 4))" > "$out/lstm.txt" 2>&1
+"$python" -m benchmarks.latency --output "$out/latency.json" > "$out/latency.txt" 2>&1
+exchanged=$?
+tail -12 "$out/latency.txt"
+timeout 60 "$python" -m benchmarks.gpu_cell "$out/cell.json" > "$out/cell.txt" 2>&1
+# rows measured by an earlier call of this script stay: the same $OUT again goes on from there
+timeout --signal INT "$(left)" "$python" -m benchmarks gpu --resume "$out/gpu.json" --budget 0.7 \
+  --within "$(($(left) * 9 / 10))" ${quick[@]+"${quick[@]}"} > "$out/gpu.txt" 2> "$out/gpu.log"
 timed=$?
-tail -3 "$out/lstm.txt"
-echo "tests: exit $tested, timing: exit $timed, results: $out"
-[ "$tested" = 0 ] && [ "$timed" = 0 ]
+# what the time did not suffice for
+[ "$timed" = 130 ] && [ -s "$out/gpu.json" ] && timed=0
+tail -2 "$out/gpu.log"
+echo "tests: exit $tested, exchanges: exit $exchanged, timing: exit $timed, results: $out"
+[ "$tested" = 0 ] && [ "$exchanged" = 0 ] && [ "$timed" = 0 ]

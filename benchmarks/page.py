@@ -53,16 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def page(results: list[Result], gpu: list[dict[str, Any]]) -> str:
-    """The whole page."""
+    """The whole page; `gpu` are the latencies of exchanges."""
     parts = [_HEAD]
     for result in results:
         parts += _result(result)
+    if not any(result.suite == "gpu" for result in results):
+        parts.append(gpu_page.NONE)
     return "\n\n".join([*parts, *gpu_page.sections(gpu)]) + "\n"
 
 
 def _result(result: Result) -> Iterator[str]:
     facts = result.machine
-    yield f"## {_TITLES[result.suite]}: {facts['cpu']}, {facts['threads']} threads"
+    where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
+    yield f"## {_TITLES[result.suite]}: {where}"
     lines = [f"Machine: {machine.line(document['machine'])}" for document in result.documents]
     yield "  \n".join([*lines, report.ceilings_line(result.ceilings)])
     if not all(document["complete"] for document in result.documents):
@@ -79,7 +82,7 @@ def _result(result: Result) -> Iterator[str]:
     yield f"### Every row\n\n{report.notes()}\n\n{report.table(list(result.rows))}"
 
 
-_TITLES = {"lstm": "LSTM", "decode": "Generation"}
+_TITLES = {"lstm": "LSTM", "decode": "Generation", "gpu": "GPU"}
 
 
 def _groups(result: Result) -> str:

@@ -54,6 +54,7 @@ def _heat_maps(result: Result) -> Any:
     from matplotlib.colors import TwoSlopeNorm
 
     grids = series.grids(result)
+    steps, dtype = series.GRIDS[result.suite]
     widths = [len(grid["hidden"]) for grid in grids]
     height = max(len(grid["batch"]) for grid in grids)
     figure, axes = pyplot.subplots(
@@ -92,7 +93,9 @@ def _heat_maps(result: Result) -> Any:
                         fontsize=9,
                         color="white" if dark else "black",
                     )
-    figure.suptitle("nn.LSTM's time over ours, T=64: blue, fast_s2s is faster; red, slower")
+    figure.suptitle(
+        f"nn.LSTM's time over ours, T={steps}, {dtype}: blue, fast_s2s is faster; red, slower"
+    )
     return figure
 
 
@@ -119,7 +122,8 @@ def _steps(result: Result) -> Any:
     axis.set_xlabel("steps T")
     axis.set_ylabel("µs per step")
     axis.grid(alpha=0.3)
-    axis.set_title("Inference, one layer, float32: time of a call over its steps")
+    dtype = series.GRIDS[result.suite][1]
+    axis.set_title(f"Inference, one layer, {dtype}: time of a call over its steps")
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 

@@ -17,6 +17,9 @@ from fast_s2s.benchmarking import machine
 FORMAT = "fast_s2s benchmark 1"
 FOLDER = Path(__file__).parent / "results"
 
+# other files that `gpu.sh` writes
+NO_RESULTS = frozenset({"latency.json", "cell.json"})
+
 Row = dict[str, Any]
 Document = dict[str, Any]
 
@@ -74,7 +77,9 @@ def collect(folder: Path = FOLDER) -> list[Result]:
     commits are left out.
     """
     groups: dict[tuple[str, int, str], list[Document]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
+        if path.name in NO_RESULTS:
+            continue
         document = read(path)
         if document["options"]["quick"] or document["options"].get("base"):
             continue

@@ -7,14 +7,14 @@ from typing import Any
 from benchmarks.peers import OURS
 from benchmarks.results import Result, Row
 
-GRID_STEPS = 64
+# steps and type of the table by batch and hidden size
+GRIDS = {"lstm": (64, "float32"), "gpu": (512, "bfloat16")}
 # shapes in the picture of the ceilings
 ROOFLINES = 30
 _PLAIN: dict[str, Any] = {
     "kind": "time",
     "ours": OURS,
     "peer": "nn.LSTM",
-    "dtype": "float32",
     "layers": 1,
     "ragged": False,
     "inputs": None,
@@ -24,10 +24,12 @@ _PLAIN: dict[str, Any] = {
 
 
 def grids(result: Result) -> list[dict[str, Any]]:
-    """Ratios by B and H, of inference and of training, at `GRID_STEPS`; None where not measured."""
+    """Ratios by B and H, of inference and of training, as `GRIDS` says; None where not measured."""
     found = []
+    steps, dtype = GRIDS.get(result.suite, (0, ""))
+    plain = {**_PLAIN, "steps": steps, "dtype": dtype}
     for title, training in (("inference", False), ("forward and backward", True)):
-        rows = list(result.measured(**_PLAIN, steps=GRID_STEPS, training=training))
+        rows = list(result.measured(**plain, training=training))
         cells = {(_of(row, "batch"), _of(row, "hidden")): row["ratio"]["median"] for row in rows}
         batches, hiddens = (sorted({key[i] for key in cells}) for i in (0, 1))
         if len(cells) > 1:
@@ -39,7 +41,8 @@ def grids(result: Result) -> list[dict[str, Any]]:
 def step_times(result: Result) -> list[dict[str, Any]]:
     """µs per step of both sides against T, of the shapes measured at several lengths."""
     shapes: dict[tuple[int, int], list[Row]] = {}
-    for row in result.measured(**_PLAIN, training=False):
+    _, dtype = GRIDS.get(result.suite, (0, ""))
+    for row in result.measured(**_PLAIN, dtype=dtype, training=False):
         shapes.setdefault((_of(row, "batch"), _of(row, "hidden")), []).append(row)
     most = max((len(rows) for rows in shapes.values()), default=0)
     lines = []

@@ -52,12 +52,12 @@ def kind_of(case: Case, settings: Settings) -> Kind:
             raise Unavailable("slow to prepare; runs with --compile")
         return sides(name, problem)
 
-    def achieved(problem: Any, seconds: float) -> Row:
+    def rates(problem: Any, seconds: float) -> Row:
         if not isinstance(problem, Problem):
             return {}
-        return _achieved(problem, seconds, settings.ceilings)
+        return achieved(problem, seconds, settings.ceilings)
 
-    return Kind(make, prepare, tolerance, achieved)
+    return Kind(make, prepare, tolerance, rates)
 
 
 # by the sort of workload: problem, (name, problem) -> side and results, slow sides, tolerance
@@ -133,13 +133,13 @@ def _cold_figures(case: Case, versus: Versus, runs: dict[str, list[Row]]) -> Row
     }
 
 
-def _achieved(problem: Problem, seconds: float, ceilings: dict[str, Any]) -> Row:
+def achieved(problem: Problem, seconds: float, ceilings: dict[str, Any]) -> Row:
     """Our rate of arithmetic and, in inference, of reading weights, beside the ceilings."""
     workload = problem.workload
     gflops = workload.flops(problem.tokens) / seconds / 1e9
-    achieved: Row = {"gflops": gflops, "of_gemm": gflops / ceilings["gemm_gflops"]}
+    found: Row = {"gflops": gflops, "of_gemm": gflops / ceilings["gemm_gflops"]}
     if not workload.training:
         key, ceiling = machine.stream_ceiling(ceilings, workload.weights_size())
         gbs = workload.weight_bytes() / seconds / 1e9
-        achieved |= {"gbs": gbs, "stream_megabytes": int(key), "of_stream": gbs / ceiling}
-    return achieved
+        found |= {"gbs": gbs, "stream_megabytes": int(key), "of_stream": gbs / ceiling}
+    return found

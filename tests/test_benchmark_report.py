@@ -99,21 +99,25 @@ def test_the_command_draws(tmp_path, capsys):
 
 def test_a_gpu_is_not_measured_until_it_is(tmp_path):
     assert "Not yet measured" in page.page([], [])
-    entry = {
-        "case": {"steps": 512, "batch": 1, "hidden": 64, "dtype": "bfloat16", "train": True},
-        "us_per_step": {"nn.LSTM": 2.0, "cuda": 0.5},
-        "errors": {"grid": "Refused: too | large"},
-    }
-    head = {"device": "a GPU", "torch": "2", "cuda": "13", "cudnn": 9, "not_reached": []}
-    document = {**head, "times_mean_something": True, "lstm": [entry]}
-    for name, means in (("gpu", True), ("interpreter", False)):
+    document = copy.deepcopy(read(COMMITTED[0]))
+    document |= {"suite": "gpu"}
+    document["machine"] |= {"gpu": "A GPU", "cuda": "13.0", "cudnn": 9}
+    for row in document["rows"][:4]:
+        row["workload"] |= {"steps": 512, "dtype": "bfloat16"}
+    probe = {"name": "L2 load", "blocks": 1, "cluster": 1, "ns": 5.0, "ns_least": 4, "ns_most": 6}
+    failure = {"name": "grid exchange", "blocks": 2, "cluster": 1, "failure": "too | large"}
+    latency = {"device": "A GPU", "probes": [probe, failure]}
+    for name, means in (("gpu", True), ("emulator", False)):
         (tmp_path / name).mkdir()
-        text = json.dumps({**document, "times_mean_something": means})
-        (tmp_path / name / "lstm.json").write_text(text)
-    text = page.page([], gpu_page.collect(tmp_path))
-    assert text.count("## GPU") == 1 and "Not yet" not in text
-    shape = "T=512 B=1 H=64 bfloat16 fwd+bwd"
-    assert f"| {shape} | 2 | 0.5 | grid: Refused: too / large |" in text
+        text = json.dumps({**latency, "times_mean_something": means})
+        (tmp_path / name / "latency.json").write_text(text)
+    (tmp_path / "gpu" / "gpu.json").write_text(json.dumps(document))
+    (result,) = collect(tmp_path)
+    text = page.page([result], gpu_page.collect(tmp_path))
+    assert "Not yet" not in text and "## GPU: A GPU" in text
+    assert text.count("## Exchanges") == 1
+    assert "| L2 load | 1 | 1 | 5 (4–6) |" in text
+    assert "| grid exchange | 2 | 1 | too / large |" in text
 
 
 # comparing

@@ -81,19 +81,35 @@ def test_tuning_without_a_gpu_says_so(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run it by hand")
 def test_the_gpu_script_runs_short_without_a_gpu(tmp_path):
     done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "120"],
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "400"],
         env={**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "times mean nothing" in done.stdout
-    results = json.loads((tmp_path / "lstm.json").read_text())
-    assert results["times_mean_something"] is False and results["not_reached"] == []
-    assert len(results["lstm"]) == 2 and results["cell"][0]["of_copy"] > 0
-    for entry in results["lstm"]:
-        assert {"nn.LSTM", "table", "step", "single", "grid"} == set(entry["us_per_step"])
-        assert entry["errors"] == {}
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["complete"] and "gpu" not in results["machine"]
+    rows = {(row["shape"], row["peer"]): row for row in results["rows"]}
+    status = {key: row["status"] for key, row in rows.items()}
+    # the rest needs a GPU, and says so
+    needs = ("CUDA graph", "repaired", "fast_s2s cuda")
+    for (shape, peer), found in status.items():
+        assert (found == "unavailable") == peer.endswith(needs), rows[shape, peer]
+    assert {peer for _, peer in rows} >= {
+        f"fast_s2s triton {k}" for k in ("single", "grid", "step")
+    }
+    assert all(row["errors"]["ours"] for row in rows.values())
+    assert json.loads((tmp_path / "cell.json").read_text())[0]["of_copy"] > 0
+    latency = json.loads((tmp_path / "latency.json").read_text())
+    assert latency["times_mean_something"] is False
+    assert {probe["name"] for probe in latency["probes"]} >= {
+        "L2 load",
+        "grid exchange",
+        "cluster barrier",
+        "cluster exchange",
+    }
+    assert not any("failure" in probe for probe in latency["probes"])
     assert " passed" in (tmp_path / "tests.txt").read_text()
 
 

@@ -86,16 +86,30 @@ def ours(problem: GreedyProblem) -> Side:
 
 
 def nn_lstm_loop(problem: GreedyProblem) -> Side:
+    return _loop("nn.LSTM loop", problem, *nn_lstm_step(problem))
+
+
+def lstm_cell_loop(problem: GreedyProblem) -> Side:
+    return _loop("LSTMCell loop", problem, *cell_step(problem))
+
+
+# output, state = step(embedded token, state)
+Step = tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]
+
+
+def nn_lstm_step(problem: GreedyProblem) -> Step:
+    """A step by `nn.LSTM`, and the state to begin with: h and c, a tensor each."""
     lstm = to_torch(problem.model.decoder)
 
     def step(x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = lstm(x.unsqueeze(1), state)
         return y.squeeze(1), state
 
-    return _loop("nn.LSTM loop", problem, step, (problem.state.h, problem.state.c))
+    return step, (problem.state.h, problem.state.c)
 
 
-def lstm_cell_loop(problem: GreedyProblem) -> Side:
+def cell_step(problem: GreedyProblem) -> Step:
+    """A step by `nn.LSTMCell`s, and the state to begin with: h and c, a list of tensors each."""
     cells = []
     for layer in range(problem.workload.layers):
         cell = nn.LSTMCell(problem.workload.hidden, problem.workload.hidden)
@@ -110,8 +124,7 @@ def lstm_cell_loop(problem: GreedyProblem) -> Side:
             x = h[layer]
         return x, (h, c)
 
-    state = problem.state
-    return _loop("LSTMCell loop", problem, step, (state.h.unbind(), state.c.unbind()))
+    return step, (list(problem.state.h.unbind()), list(problem.state.c.unbind()))
 
 
 SIDES: dict[str, Callable[[GreedyProblem], Side]] = {

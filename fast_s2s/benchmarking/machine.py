@@ -84,8 +84,9 @@ def line(machine: dict[str, Any]) -> str:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """The CPU's name as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", machine["cpu"].lower()).strip("-") or "cpu"
+    """The name of the GPU, else of the CPU, as part of a file name."""
+    name = machine.get("gpu", machine["cpu"])
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "cpu"
 
 
 def load() -> list[float]:
@@ -135,6 +136,32 @@ def commit() -> str:
         return head + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def gpu_ceilings(device: torch.device) -> dict[str, Any]:
+    """As `ceilings`, of a GPU: a product in bfloat16, and copying."""
+    size, megabytes = 8192, 1024
+    a = torch.randn(size, size, device=device).bfloat16()
+    data = torch.randn(megabytes * 2**20 // 8, device=device)
+    out = torch.empty_like(data)
+
+    def timed(call: Callable[[], object]) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        call()
+        begin.record()
+        for _ in range(10):
+            call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e4
+
+    return {
+        "gemm_gflops": 2 * size**3 / timed(lambda: torch.mm(a, a)) / 1e9,
+        "gemm": f"torch.mm bfloat16 {size}x{size}x{size}",
+        "stream_gbs": {str(megabytes): 2 * data.nbytes / timed(lambda: out.copy_(data)) / 1e9},
+        "stream": "copying, reads and writes",
+        "other_cores": None,
+    }
 
 
 def ceilings(quick: bool = False) -> dict[str, Any]:
