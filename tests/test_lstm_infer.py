@@ -73,19 +73,24 @@ def test_equals_layer_by_layer(extra, dtype):
                 assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
 
 
-def test_frozen_weights_and_dropout_in_evaluation():
+def test_frozen_weights_and_dropout_in_evaluation(assert_close):
     lstm = fast_s2s.LSTM(4, 6, 2, dropout=0.5, recurrent_dropout=0.5).requires_grad_(False).eval()
     x = torch.randn(3, 2, 4)
     y = one_call(lambda: lstm(x))[0]
     x.requires_grad_()
     theirs = lstm(x)[0]
-    assert torch.equal(theirs, y) and theirs.requires_grad
+    assert torch.equal(theirs, y)
+    cotangent = torch.randn_like(y)
+    (ours,) = torch.autograd.grad(theirs, x, cotangent)
+    with fast_s2s.backend("reference"):
+        (expected,) = torch.autograd.grad(lstm(x)[0], x, cotangent)
+    assert_close(ours, expected, "d x")
 
 
 @pytest.mark.parametrize("options", [{"zoneout_cell": 0.5}, {"norm": "layer"}, {"dropout": 0.5}])
 def test_another_formula_is_not_taken_for_the_plain_one(options):
     torch.manual_seed(1)
-    lstm = fast_s2s.LSTM(4, 6, 2, **options)
+    lstm = fast_s2s.LSTM(4, 6, 2, **options).train("dropout" in options)
     plain = fast_s2s.LSTM(4, 6, 2)
     plain.load_state_dict(lstm.state_dict(), strict=False)
     x = torch.randn(3, 2, 4)
