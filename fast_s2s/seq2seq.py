@@ -14,7 +14,9 @@ from fast_s2s.checks import (
     check_bool,
     check_device,
     check_floating_dtype,
+    check_integer,
     check_lengths,
+    check_number,
     check_tensor,
     check_token_ids,
 )
@@ -27,7 +29,8 @@ from fast_s2s.generation.arguments import check_output_attentions
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
 from fast_s2s.saving import PretrainedMixin
-from fast_s2s.unrolled import Unrolled
+from fast_s2s.scheduled_sampling import mixed_inputs
+from fast_s2s.unrolled import Outputs, Unrolled
 
 
 class Seq2SeqOutput(NamedTuple):
@@ -123,6 +126,8 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         tgt_lengths: Tensor | Sequence[int] | None = None,
         *,
         output_attentions: bool = False,
+        sampling_probability: float = 0.0,
+        sampling_passes: int = 1,
     ) -> Seq2SeqOutput:
         """Teacher forcing: the decoder reads bos and then tgt, and is scored on tgt.
 
@@ -132,6 +137,9 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
                            pad
         tgt_lengths:       (B,) integers in 0..T; likewise
         output_attentions: also return where each output came from
+        sampling_probability, sampling_passes: scheduled sampling, `fast_s2s.scheduled_sampling`:
+                           the probability that the decoder reads what it would say itself instead
+                           of a token of tgt, and the passes that find out what that is
 
         Label smoothing applies in training mode only; the loss in eval mode is the plain one. With
         no target token at all the loss is 0.
@@ -144,8 +152,16 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         context, _ = self._encode(src, src_lengths)
         bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
         fed = torch.cat((bos, tgt), dim=1)
-        embedded = self.dropout(self.tgt_embedding(fed[:, :-1]))
-        features, weights, h, c = self._unrolled().run(embedded, context, tgt_lengths)
+        inputs = fed[:, :-1]
+        check_number("sampling_probability", sampling_probability, 0.0, 1.0)
+        check_integer("sampling_passes", sampling_passes, 1)
+        if sampling_probability > 0:
+
+            def decode(inputs: Tensor) -> Tensor:
+                return self.output_projection(self._read(inputs, context, tgt_lengths).features)
+
+            inputs = mixed_inputs(inputs, decode, sampling_probability, sampling_passes)
+        features, weights, h, c = self._read(inputs, context, tgt_lengths)
         logits = self.output_projection(features)
         # column l of `fed` comes after l inputs
         token = fed.gather(1, tgt_lengths.unsqueeze(1)).squeeze(1)
@@ -238,6 +254,11 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         features, weights, h, c = self._unrolled().step(embedded, state, lengths)
         logits = self.output_projection(features.squeeze(1))
         return logits, DecoderState(h, c, None, state.finished, memory=state.memory), weights
+
+    def _read(self, inputs: Tensor, context: DecoderState, lengths: Tensor) -> Outputs:
+        """The decoder over the whole of its inputs (B, T)."""
+        embedded = self.dropout(self.tgt_embedding(inputs))
+        return self._unrolled().run(embedded, context, lengths)
 
     def _unrolled(self) -> Unrolled:
         return Unrolled(self.decoder, self.attention, self.dropout, self.config.input_feeding)

@@ -12,7 +12,16 @@ PACKAGE = Path(__file__).parent.parent / "fast_s2s"
 # from the bottom up; a module may import those of lower rows only. Rows hold modules that do not
 # know each other, but for the parts of one package
 ROWS = [
-    {"_C", "reference", "extras", "checks", "serialization", "stored", "attention"},
+    {
+        "_C",
+        "scheduled_sampling",
+        "reference",
+        "extras",
+        "checks",
+        "serialization",
+        "stored",
+        "attention",
+    },
     {"backends", "kernels", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
     {"functional", "cmudict", "scan", "decoding"},

@@ -40,6 +40,13 @@ class TrainingConfig:
     clip_norm:          largest norm of the gradient; None: no clipping
     ema:                decay of an exponential moving average of the weights, 0.999 say, which is
                         then what is evaluated and saved; None: no average
+    scheduled_sampling: highest probability that the decoder reads a token of its own instead of
+                        the target's, for each token by itself; 0: teacher forcing throughout
+    scheduled_sampling_schedule: how that probability rises from zero: linear, exponential or
+                        inverse_sigmoid, after Bengio et al. 2015; or constant
+    scheduled_sampling_updates: updates that the rise takes; None: max_updates
+    scheduled_sampling_passes: passes that find the decoder's own tokens: as many as there are steps
+                        find what a loop would; one costs least
     precision:          fp32, or bf16: forward and backward under autocast, the weights stay fp32
     seed:               seed of new weights, the order of batches and dropout
     evaluate_every:     updates between evaluations on the dev set
@@ -73,6 +80,12 @@ class TrainingConfig:
     plateau_patience: int = 2
     clip_norm: float | None = 1.0
     ema: float | None = None
+    scheduled_sampling: float = 0.0
+    scheduled_sampling_schedule: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = (
+        "linear"
+    )
+    scheduled_sampling_updates: int | None = None
+    scheduled_sampling_passes: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 1
     evaluate_every: int = 500
@@ -98,6 +111,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"{name}: expected between 0 and 1, got {value}")
+        if not 0 <= self.scheduled_sampling <= 1:
+            raise ValueError(f"scheduled_sampling: expected in 0..1, got {self.scheduled_sampling}")
         if self.schedule == "linear" and self.warmup_updates >= self.max_updates:
             raise ValueError(
                 f"warmup_updates: expected fewer than max_updates = {self.max_updates} with the "
@@ -115,7 +130,8 @@ class TrainingConfig:
         How long to train is not among them, unless the schedule depends on it.
         """
         free = set(_FREE_ON_RESUME)
-        if self.schedule != "linear":
+        rises_to_the_end = self.scheduled_sampling > 0 and self.scheduled_sampling_updates is None
+        if self.schedule != "linear" and not rises_to_the_end:
             free |= {"max_updates", "max_minutes"}
         settings = dataclasses.asdict(self)
         return {name: value for name, value in settings.items() if name not in free}
@@ -126,6 +142,7 @@ _LOWER_BOUNDS: tuple[tuple[tuple[str, ...], int, bool], ...] = (
     (("max_updates", "max_epochs", "max_tokens", "accumulation_steps", "max_length"), 1, False),
     (("plateau_patience", "evaluate_every", "dev_size", "patience", "checkpoint_every"), 1, False),
     (("keep_checkpoints", "eval_batch_size", "max_new_tokens"), 1, False),
+    (("scheduled_sampling_updates", "scheduled_sampling_passes"), 1, False),
     (("warmup_updates", "weight_decay", "seed"), 0, False),
     (("learning_rate", "adam_epsilon", "clip_norm", "max_minutes"), 0, True),
 )

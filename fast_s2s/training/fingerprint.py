@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from fast_s2s.configuration import Seq2SeqConfig
 from fast_s2s.data import Entry, PairDataset
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.training.config import TrainingConfig
@@ -48,6 +50,11 @@ def check_same_everywhere(fingerprints: list[dict[str, Any]]) -> None:
 def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises ValueError that lists what has changed since the checkpoint, if anything has."""
     ours, theirs = (dict(part.get("settings", {})) for part in (current, saved))
+    # a run of a time before a setting was there had its default
+    for kind in (TrainingConfig, Seq2SeqConfig):
+        for field in dataclasses.fields(kind):
+            if field.name in ours and field.default is not dataclasses.MISSING:
+                theirs.setdefault(field.name, field.default)
     changes = [
         f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
         for name in sorted(ours.keys() | theirs.keys())

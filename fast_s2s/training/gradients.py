@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ def accumulate_gradients(
     counts: Sequence[int] | None = None,
     total: int | None = None,
     processes: int = 1,
+    **options: Any,
 ) -> tuple[float, int]:
     """Add the gradient of the mean loss per target token over all batches, as if they were one.
 
@@ -27,6 +29,7 @@ def accumulate_gradients(
     counts:    target tokens of each batch that count; default all. A batch in which none do takes
                part without weight, since in all processes there must be as many
     total:     target tokens of the update, of all processes; default those of the batches
+    options:   of the model's forward
 
     Returns the sum of the loss over the batches' target tokens, and `total`.
     """
@@ -43,7 +46,7 @@ def accumulate_gradients(
             if isinstance(model, DistributedDataParallel) and not last:
                 stack.enter_context(model.no_sync())
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = model(src, tgt, src_lengths, tgt_lengths).loss
+                loss = model(src, tgt, src_lengths, tgt_lengths, **options).loss
             (loss * (count * processes / total)).backward()
         losses.append(loss.detach().double() * count)
     return float(torch.stack(losses).sum()), total

@@ -62,3 +62,38 @@ class Schedule:
         """Go on from a `state_dict`."""
         self._scale, self._stale = float(state["scale"]), int(state["stale"])
         self._best = math.inf if state["best"] is None else float(state["best"])
+
+
+def sampling_probability(config: TrainingConfig, update: int) -> float:
+    """That of scheduled sampling in update 1, 2, …
+
+    With u the updates before this one and n those that the rise takes, the highest probability is
+    multiplied by, Bengio et al. 2015, section 2.4, but for scale,
+        linear:          u / n
+        exponential:     1 - k^u,  0.01 being left of it at n
+        inverse_sigmoid: 1 - k / (k + exp(u / k)),  a half at n / 2
+        constant:        1
+    and stays at 1 from n on.
+    """
+    length = config.scheduled_sampling_updates or config.max_updates
+    part = min((update - 1) / length, 1.0)
+    if config.scheduled_sampling_schedule == "linear":
+        factor = part
+    elif config.scheduled_sampling_schedule == "exponential":
+        factor = 1.0 if part == 1.0 else 1 - 0.01**part
+    elif config.scheduled_sampling_schedule == "inverse_sigmoid":
+        k = _sigmoid_constant(length / 2)
+        # exp(u / k), u / k being no more than about 2 ln k
+        factor = 1.0 if part == 1.0 else 1 - k / (k + math.exp(part * length / k))
+    else:
+        factor = 1.0
+    return config.scheduled_sampling * factor
+
+
+def _sigmoid_constant(middle: float) -> float:
+    """The k with k ln k = middle, by bisection."""
+    low, high = 1.0, middle + 3.0
+    for _ in range(60):
+        k = (low + high) / 2
+        low, high = (k, high) if k * math.log(k) < middle else (low, k)
+    return high

@@ -38,7 +38,7 @@ from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
 from fast_s2s.training.processes import Processes
 from fast_s2s.training.progress import Progress
 from fast_s2s.training.run_folder import RunFolder, TrainLog
-from fast_s2s.training.schedule import Schedule
+from fast_s2s.training.schedule import Schedule, sampling_probability
 from fast_s2s.training.state import TrainingResult, TrainingState
 
 
@@ -256,6 +256,8 @@ class Trainer:
             counts=counts,
             total=total,
             processes=self._processes.size,
+            sampling_probability=sampling_probability(config, state.update + 1),
+            sampling_passes=config.scheduled_sampling_passes,
         )
         loss = float(self._processes.gather_numbers(loss).sum())
         if not abs(loss) < float("inf"):
