@@ -35,7 +35,7 @@ def test_settings_are_understood(path):
 
 @pytest.mark.slow
 def test_scan_is_learned(tmp_path, capsys):
-    """Lake and Baroni 2018: 99.8 % of the simple split with an LSTM. A minute or two on two cores."""
+    """The whole of it: the command line, training, and the test set of the simple split."""
     recipe = FOLDER / "scan.yaml"
     threads = torch.get_num_threads()
     run = str(tmp_path / "run")
