@@ -561,6 +561,9 @@ def test_training_options_as_flags(tmp_path, tsv, capsys):
     capsys.readouterr()
     assert main(["generate", "--model", str(run), "--beam=2", "12"]) == 0
     assert capsys.readouterr().out
+    assert main(["info", "--model", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "decoder, in generation: reference (native: no native kernel with layer norm, zo" in out
     usage_error("train", "--train", tsv, "--output", str(tmp_path / "b"), *QUICK, "--norm=batch")
     assert (
         main(["train", "--train", tsv, "--output", str(tmp_path / "c"), *QUICK, "--norm=none"]) == 0

@@ -40,7 +40,7 @@ def test_scan_is_learned(tmp_path, capsys):
     threads = torch.get_num_threads()
     run = str(tmp_path / "run")
     try:
-        assert main(["train", "--config", str(recipe), "--output", run, "--threads=2"]) == 0
+        assert main(["train", "--config", str(recipe), "--output", run, "--threads=1"]) == 0
         assert main(["evaluate", "--dataset=scan", "--model", run, "--json"]) == 0
     finally:
         torch.set_num_threads(threads)

@@ -45,4 +45,8 @@ def _print_model(args: argparse.Namespace) -> None:
     for name, value in model.config.to_dict().items():
         print(f"{name}: {value}")
     print(f"max_new_tokens: {model.generation_config.max_new_tokens}")
+    for name, lstm in (("encoder", model.encoder), ("decoder", model.decoder)):
+        for mode, training in (("training", True), ("generation", False)):
+            choice = lstm.train(training).backend_choice()
+            print(f"{name}, in {mode}: {choice.backend} ({choice.reason})")
     print(f"parameters: {sum(p.numel() for p in model.parameters()):,} of {model.dtype}")
