@@ -55,6 +55,8 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     parser = _parser(suite)
     options = parser.parse_args(arguments)
     cases = suite.cases()
+    if options.base and suite.rows is not case_rows:
+        parser.error("--base: expected only with lstm and decode")
     if options.base:
         cases = base.cases(cases, options.base)
     text = options.filter.casefold()

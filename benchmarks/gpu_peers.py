@@ -21,6 +21,7 @@ from fast_s2s.benchmarking.sides import OURS, SIDES, Prepare, side
 from fast_s2s.benchmarking.workloads import Problem
 from fast_s2s.kernels import configs
 from fast_s2s.kernels.configs import Config
+from fast_s2s.kernels.layer import multiprocessors
 
 # Triton's kernels beside its table's own choice
 KERNELS: dict[str, Callable[[int], Config]] = {
@@ -63,7 +64,16 @@ def _kernel(name: str, make: Callable[[int], Config]) -> Prepare:
             yield
 
     def prepared(problem: Problem) -> Side:
-        config = make(problem.workload.hidden)
+        workload = problem.workload
+        config = make(workload.hidden)
+        sizes = configs.Sizes(
+            *(workload.dtype, workload.steps, workload.batch, workload.hidden),
+            bool(workload.proj),
+            multiprocessors(problem.device),
+        )
+        reason = configs.why_not(config, sizes)
+        if reason is not None:
+            raise Unavailable(reason)
         return _ours(problem, name, lambda: forced(config))
 
     return prepared

@@ -132,29 +132,34 @@ def _decode(result: Result) -> Any:
     from matplotlib import pyplot
 
     shapes = series.token_times(result)
-    count = sum(len(shape["sides"]) for shape in shapes)
-    figure, axes = pyplot.subplots(
-        len(shapes),
-        1,
-        figsize=(8, 0.55 * len(shapes) + 0.28 * count + 0.4),
-        height_ratios=[len(shape["sides"]) + 1 for shape in shapes],
-        squeeze=False,
-        layout="constrained",
+    # a long column is hard to look at
+    columns = (
+        [shapes] if len(shapes) < 7 else [shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]]
     )
-    for axis, shape in zip(axes[:, 0], shapes, strict=True):
-        names = [side["name"] for side in shape["sides"]]
-        values = [side["us"] for side in shape["sides"]]
-        colors = [OURS_COLOR if name.startswith("fast_s2s") else PEER_COLOR for name in names]
-        bars = axis.barh(names, values, color=colors, height=0.75)
-        axis.bar_label(bars, [_short(value) for value in values], padding=3, fontsize=8)
-        axis.invert_yaxis()
-        axis.margins(x=0.12)
-        axis.tick_params(labelsize=8)
-        axis.tick_params(axis="x", labelbottom=False, bottom=False)
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-        axis.set_title(shape["shape"], fontsize=9, loc="left")
+    heights = [0.55 * len(c) + 0.28 * sum(len(shape["sides"]) for shape in c) for c in columns]
+    figure = pyplot.figure(figsize=(7 * len(columns), max(heights) + 0.4), layout="constrained")
+    parts = figure.subfigures(1, len(columns), squeeze=False)[0]
+    for part, column in zip(parts, columns, strict=True):
+        ratios = [len(shape["sides"]) + 1 for shape in column]
+        axes = part.subplots(len(column), 1, height_ratios=ratios, squeeze=False)[:, 0]
+        for axis, shape in zip(axes, column, strict=True):
+            _bars(axis, shape)
     figure.suptitle("µs per generated token of the batch; less is better", fontsize=11)
     return figure
+
+
+def _bars(axis: Any, shape: dict[str, Any]) -> None:
+    names = [side["name"] for side in shape["sides"]]
+    values = [side["us"] for side in shape["sides"]]
+    colors = [OURS_COLOR if name.startswith("fast_s2s") else PEER_COLOR for name in names]
+    bars = axis.barh(names, values, color=colors, height=0.75)
+    axis.bar_label(bars, [_short(value) for value in values], padding=3, fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="x", labelbottom=False, bottom=False)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axis.set_title(shape["shape"], fontsize=9, loc="left")
 
 
 def _roofline(result: Result) -> Any:

@@ -47,7 +47,8 @@ def step_times(result: Result) -> list[dict[str, Any]]:
     most = max((len(rows) for rows in shapes.values()), default=0)
     lines = []
     for (batch, hidden), rows in sorted(shapes.items()):
-        if len(rows) < max(most, 2):
+        # a row that failed does not take its shape away
+        if len(rows) < max(most - 1, 2):
             continue
         rows.sort(key=lambda row: _of(row, "steps"))
         line: dict[str, Any] = {"batch": batch, "hidden": hidden}
