@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fast_s2s.checks import check_integer, check_sequence
 from fast_s2s.ensemble import Ensemble
@@ -245,10 +245,10 @@ class TextPipeline:
 
     def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids (B, S), each row ended by eos as in training, and the lengths (B,)."""
-        ended = [torch.tensor([*row, self.source_tokenizer.eos_token_id]) for row in rows]
-        pad = float(self.model.config.pad_token_id)
-        src = nn.utils.rnn.pad_sequence(ended, batch_first=True, padding_value=pad)
-        lengths = torch.tensor([len(row) for row in ended])
+        longest = max(map(len, rows))
+        pad, eos = self.model.config.pad_token_id, self.source_tokenizer.eos_token_id
+        src = torch.tensor([[*row, eos, *[pad] * (longest - len(row))] for row in rows])
+        lengths = torch.tensor([len(row) + 1 for row in rows])
         return src.to(self.model.device), lengths.to(self.model.device)
 
     def _scores(self, src: Tensor, src_lengths: Tensor, output: GenerateOutput) -> Tensor:

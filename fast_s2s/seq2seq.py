@@ -26,6 +26,7 @@ from fast_s2s.dropout import VariationalDropout
 from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
 from fast_s2s.generation.arguments import check_output_attentions
+from fast_s2s.generation.encoding import PackedEncoder
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
 from fast_s2s.saving import PretrainedMixin
@@ -101,7 +102,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
         kind_of_dropout = VariationalDropout if config.variational_dropout else nn.Dropout
         self.dropout = kind_of_dropout(config.dropout)
-        self._packed = PackedCache()
+        self._packed, self._packed_encoder = PackedCache(), PackedEncoder()
         if config.tie_embeddings:
             self._tie_embeddings()
             # torch's unit-variance embeddings would make logits of size √H
@@ -224,9 +225,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         embedded = self.dropout(self.src_embedding(src))
         hx = None if state is None else (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
         output, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
-        h, c = self._pair_layers(h_n), self._pair_layers(c_n)
-        if self.bridge is not None:
-            h, c = self.bridge(h, c)
+        h, c = self._state_of(h_n, c_n)[:2]
         if self.config.input_feeding:
             h = torch.cat((h, torch.zeros_like(h[:1])))
         memory = None if self.attention is None else self.attention.memory(output, lengths)
@@ -235,10 +234,29 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         return DecoderState(h, c, memory=memory), EncoderState(h_n, c_n, memory)
 
     def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
-        return self._encode(src, lengths)[0]
+        embedding = self.src_embedding.weight
+        if (
+            self.attention is not None
+            or self._dropout_is_on()
+            or torch.is_autocast_enabled(src.device.type)
+            or not self._packed_encoder.serves(embedding, self.encoder)
+        ):
+            return self._encode(src, lengths)[0]
+        # int8 of numbers that were rounded to it is exact
+        dtype = torch.int8 if self._rounded else self.dtype
+        h, c = self._packed_encoder.read(embedding, self.encoder, src, lengths, dtype)
+        return self._state_of(h, c)
+
+    def _state_of(self, h_n: Tensor, c_n: Tensor) -> DecoderState:
+        h, c = self._pair_layers(h_n), self._pair_layers(c_n)
+        if self.bridge is not None:
+            h, c = self.bridge(h, c)
+        return DecoderState(h, c)
 
     def _pair_layers(self, states: Tensor) -> Tensor:
         """What each decoder layer starts from: (encoder layers·D, B, H) -> (layers, B, D·H)."""
+        if not self.config.bidirectional and len(states) == self.config.num_decoder_layers:
+            return states
         directions = 2 if self.config.bidirectional else 1
         layers = states.unflatten(0, (-1, directions)).transpose(1, 2).flatten(2)
         offset = self.config.num_encoder_layers - self.config.num_decoder_layers

@@ -18,11 +18,18 @@ from fast_s2s.decoding.contract import (
     join_state,
     split_state,
 )
-from fast_s2s.decoding.options import DecodeOptions, most_steps, op_numbers, op_rules
+from fast_s2s.decoding.options import (
+    DecodeOptions,
+    most_steps,
+    op_numbers,
+    op_rules,
+    reading_rules,
+)
 from fast_s2s.decoding.weights import PackedDecoder
 
 # the op makes room for all its steps
 _STEPS_AT_ONCE = 1024
+_READING = op_numbers(DecodeOptions(max_new_tokens=0))
 
 
 class DecodeState(NamedTuple):
@@ -181,14 +188,30 @@ def read(
     Returns h, c. Raises TypeError or ValueError naming the argument that does not fit.
     """
     batch = h.size(1) if isinstance(h, Tensor) and h.dim() == 3 else None
-    check_tensor("tokens", tokens, "(B, T)", (batch, None), torch.int64, packed.device)
+    device, layers = packed.device, packed.num_layers
+    check_tensor("h", h, "(L, B, R)", (layers, batch, packed.output_size), None, device)
+    check_tensor("c", c, "(L, B, H)", (layers, batch, packed.hidden_size), None, device)
+    check_tensor("tokens", tokens, "(B, T)", (batch, None), torch.int64, device)
+    check_token_ids("tokens", tokens, packed.vocab_size)
+    h, c = h.detach().to(packed.acc), c.detach().to(packed.acc)
     if not tokens.size(1):
-        return h.to(packed.acc), c.to(packed.acc)
+        return h, c
+    zeros = tokens.new_zeros(tokens.size(0))
+    scores = zeros.double()
+    state = State(
+        h=h,
+        c=c,
+        tokens=tokens[:, :1],
+        token_scores=scores.unsqueeze(1)[:, :0],
+        position=zeros,
+        score=scores,
+        finished=zeros.bool(),
+        node=zeros,
+    )
     # a token is read when the next one is to be chosen: one more, of any kind
-    prefix = torch.cat((tokens[:, 1:], torch.zeros_like(tokens[:, :1])), dim=1)
-    options = DecodeOptions(max_new_tokens=0, prefix=prefix, prefix_lengths=lengths)
-    result = decode(packed, initial_state(packed, h, c, tokens[:, 0], options), options)
-    return result.state.slots.h, result.state.slots.c
+    rules = reading_rules(torch.cat((tokens[:, 1:], tokens[:, :1]), dim=1), lengths)
+    tensors = packed.run([*state], [], [*rules], *_READING, tokens.size(1))
+    return tensors[0], tensors[1]
 
 
 def _memory(decoder: Decoder, memory: Memory | None, batch: int) -> Memory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,6 +110,11 @@ class DecodeOptions:
         if self.prefix is None and self.prefix_lengths is not None:
             raise ValueError("prefix_lengths: expected None without a prefix")
 
+    @functools.cached_property
+    def shared_rules(self) -> dict[tuple[torch.device, int], dict[str, Tensor]]:
+        """What `op_rules` made of these options before, by device and vocabulary."""
+        return {}
+
     @property
     def strategy(self) -> Strategy:
         if self.num_beams > 1:
@@ -171,6 +177,27 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
             f"state: expected rows of {options.width} slots, as the options say, got {slots} slots"
         )
     batch = slots // options.width
+    key = (device, vocab_size)
+    if key not in options.shared_rules:
+        options.shared_rules[key] = _shared_rules(options, device, vocab_size)
+    prefix, prefix_lengths = _prefix(options, batch, vocab_size, device)
+    if options.seed is not None:
+        check_tensor("seed", options.seed, "(B,)", (batch,), torch.int64, device)
+    return Rules(
+        seeds=torch.empty(0, dtype=torch.int64, device=device)
+        if options.seed is None
+        else options.seed,
+        limits=_limits(options, batch, device),
+        prefix=prefix,
+        prefix_lengths=prefix_lengths,
+        **options.shared_rules[key],
+    )
+
+
+def _shared_rules(
+    options: DecodeOptions, device: torch.device, vocab_size: int
+) -> dict[str, Tensor]:
+    """The rules that do not depend on the rows."""
     empty = torch.empty(0, dtype=torch.int64, device=device)
 
     def tokens(name: str) -> Tensor:
@@ -189,29 +216,33 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
     if options.bad_words_ids:
         bad_words, bad_offsets = _bad_words(options.bad_words_ids, eos.tolist())
         check_token_ids("bad_words_ids", bad_words, vocab_size)
-    prefix, prefix_lengths = _prefix(options, batch, vocab_size, device)
-    seeds = empty
-    if options.seed is not None:
-        check_tensor("seed", options.seed, "(B,)", (batch,), torch.int64, device)
-        seeds = options.seed
     automaton = options.automaton
     if automaton is None:
         automaton = Automaton(empty, empty, empty, empty.bool())
     else:
         automaton = Automaton(*(array.to(device) for array in automaton))
-    return Rules(
-        seeds=seeds,
-        limits=_limits(options, batch, device),
-        prefix=prefix,
-        prefix_lengths=prefix_lengths,
-        eos=eos,
-        forced_eos=tokens("forced_eos_token_id"),
-        suppress=tokens("suppress_tokens"),
-        begin_suppress=tokens("begin_suppress_tokens"),
-        bad_tokens=bad_words.to(device),
-        bad_offsets=bad_offsets.to(device),
+    return {
+        "eos": eos,
+        "forced_eos": tokens("forced_eos_token_id"),
+        "suppress": tokens("suppress_tokens"),
+        "begin_suppress": tokens("begin_suppress_tokens"),
+        "bad_tokens": bad_words.to(device),
+        "bad_offsets": bad_offsets.to(device),
         **automaton._asdict(),
-    )
+    }
+
+
+def reading_rules(tokens: Tensor, lengths: Tensor | None) -> Rules:
+    """Of rows that end with a prefix, `tokens` (B, M), of which `lengths` (B,) count; default M."""
+    batch, steps = tokens.shape
+    if lengths is None:
+        lengths = tokens.new_full((batch,), steps)
+    check_tensor("lengths", lengths, "(B,)", (batch,), torch.int64, tokens.device)
+    check_token_ids("lengths", lengths, steps + 1, "lengths")
+    none = tokens.new_empty(0)
+    rest = dict.fromkeys(Rules._fields[4:-1], none)
+    limits = torch.zeros_like(lengths)
+    return Rules(none, limits, tokens, lengths, **rest, final=none.bool())
 
 
 def _bad_words(sequences: Sequence[Sequence[int]], eos: list[int]) -> tuple[Tensor, Tensor]:

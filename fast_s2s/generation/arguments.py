@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,26 @@ def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size
         raise TypeError(
             f"generation_config: expected a GenerationConfig, got {type(config).__name__}"
         )
+    # the type too, since True equals 1
+    given = tuple((name, type(value), value) for name, value in options.items())
+    if all(kind in _PLAIN for _, kind, _ in given):
+        return _resolved_before(config, given, tgt_vocab_size)
+    return _resolved(config, options, tgt_vocab_size)
+
+
+_PLAIN = (int, float, bool, str, type(None))
+
+
+@functools.lru_cache(maxsize=64)
+def _resolved_before(
+    config: GenerationConfig, given: tuple[tuple[str, type, Any], ...], tgt_vocab_size: int
+) -> Resolved:
+    return _resolved(config, {name: value for name, _, value in given}, tgt_vocab_size)
+
+
+def _resolved(
+    config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size: int
+) -> Resolved:
     unknown = sorted(options.keys() - _DEFAULTS.keys() - {*_LENGTHS})
     if unknown:
         raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from fast_s2s.decoding import Automaton, DecoderWeights, PackedDecoder
 from fast_s2s.decoding.contract import AttentionSizes, Decoder
 from fast_s2s.decoding.reference import Stepped
 from fast_s2s.generation import arguments, search
+from fast_s2s.generation.encoding import PackedEncoder
 from fast_s2s.generation.loop import Compute, StepDecoder, beam_indices, dense_compute
 from fast_s2s.generation.output import GenerateOutput
 from fast_s2s.generation.packing import PackedCache
@@ -34,6 +36,7 @@ class GenerationMixin:
     generation_config: GenerationConfig
     training: bool
     _packed: PackedCache
+    _packed_encoder: PackedEncoder
     _rounded: bool
 
     @torch.inference_mode()
@@ -146,6 +149,7 @@ class GenerationMixin:
             )
         self.config = arguments.with_decoder_dtype(self.config, dtype)
         self._packed.clear()
+        self._packed_encoder.clear()
         self._pack()
         return self
 
@@ -200,10 +204,13 @@ class GenerationMixin:
         """Whether each step of the decoder is the model's own, not that of packed weights."""
         return self._dropout_is_on() or not self._decoder_is_plain()
 
-    def _own_precision(self) -> torch.autocast:
+    def _own_precision(self) -> contextlib.AbstractContextManager[object]:
         """Packed weights have a type of their own, which autocast must not change."""
-        enabled = self._runs_by_modules() and torch.is_autocast_enabled(self.device.type)
-        return torch.autocast(self.device.type, enabled=enabled)
+        kind = self.device.type
+        if self._runs_by_modules() or not torch.is_autocast_enabled(kind):
+            # entering and leaving would cost as much as a short generation
+            return contextlib.nullcontext()
+        return torch.autocast(kind, enabled=False)
 
     # what the model gives
 
@@ -263,5 +270,5 @@ def _output(found: search.Found, decoder: Decoder, request: search.Request) -> G
         logits=logits,
         cross_attentions=attentions,
         beam_indices=indices,
-        state=found.state,
+        _found=found,
     )

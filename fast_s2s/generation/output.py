@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fast_s2s.generation.search import Found
 from fast_s2s.generation.state import DecoderState
 
 
@@ -41,7 +42,12 @@ class GenerateOutput:
     logits: tuple[Tensor, ...] | None
     cross_attentions: tuple[tuple[Tensor], ...] | None
     beam_indices: Tensor | None
-    state: DecoderState
+    _found: Found = dataclasses.field(repr=False)
+
+    @property
+    def state(self) -> DecoderState:
+        """Where each sequence stands."""
+        return self._found.state
 
     @property
     def past_key_values(self) -> DecoderState:
@@ -56,5 +62,5 @@ class GenerateOutput:
 
     def keys(self) -> list[str]:
         """The names of the fields that are there."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return [name for name in names if getattr(self, name) is not None]
+        names = [field.name for field in dataclasses.fields(self) if field.name != "_found"]
+        return [name for name in names if getattr(self, name) is not None] + ["state"]

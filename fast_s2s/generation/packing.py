@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from fast_s2s.decoding import (
     LayerWeights,
     PackedDecoder,
     pack_decoder,
+    pack_encoder,
 )
 from fast_s2s.lstm import LSTM
 
@@ -27,12 +29,9 @@ class _Seen(NamedTuple):
     def is_still(self, weight: Tensor) -> bool:
         alias = self.alias
         return (
-            weight.data_ptr() == alias.data_ptr()
-            and weight._version == self.version
+            weight._version == self.version
             and weight.dtype == alias.dtype
-            and weight.device == alias.device
-            and weight.shape == alias.shape
-            and weight.stride() == alias.stride()
+            and weight.is_set_to(alias)
         )
 
 
@@ -51,7 +50,21 @@ class PackedCache:
 
         Changes are seen by a tensor's memory and version. One through `.data` leaves no trace.
         """
-        tensors = _flat(weights)
+        return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
+
+    def get_encoder(
+        self, embedding: Tensor, layer: LayerWeights, dtype: torch.dtype
+    ) -> PackedDecoder:
+        """`pack_encoder` of one layer, likewise."""
+        tensors = [embedding, *(part for part in layer if part is not None)]
+        return self._kept(tensors, dtype, lambda: pack_encoder(embedding, [layer], dtype, "on"))
+
+    def _kept(
+        self,
+        tensors: list[Tensor],
+        dtype: torch.dtype | None,
+        pack: Callable[[], PackedDecoder],
+    ) -> PackedDecoder:
         # tensors made in inference mode have no version
         tracked = not any(tensor.is_inference() for tensor in tensors)
         last = self._last
@@ -63,7 +76,7 @@ class PackedCache:
             and all(seen.is_still(now) for seen, now in zip(last[0], tensors, strict=True))
         ):
             return last[2]
-        packed = pack_decoder(weights, dtype)
+        packed = pack()
         if tracked:
             seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors]
             self._last = (seen, dtype, packed)
@@ -84,9 +97,20 @@ def decoder_weights(
     feeding: bool = False,
 ) -> DecoderWeights:
     """The tensors of a decoder made of modules."""
+    attending = None
+    if attention is not None:
+        query = None if attention.query is None else attention.query.weight
+        attending = AttentionWeights(
+            attention.output.weight, attention.heads, feeding, query, attention.score
+        )
+    return DecoderWeights(embedding, layer_weights(lstm), output_weight, output_bias, attending)
+
+
+def layer_weights(lstm: LSTM) -> tuple[LayerWeights, ...]:
+    """Of each layer, and of each direction of it."""
     layers = []
     for names in lstm._all_weights:
-        by_kind = {name.split("_l")[0]: getattr(lstm, name) for name in names}
+        by_kind = {name.split("_l")[0]: lstm._weight(name) for name in names}
         layers.append(
             LayerWeights(
                 by_kind["weight_ih"],
@@ -96,13 +120,7 @@ def decoder_weights(
                 by_kind.get("weight_hr"),
             )
         )
-    attending = None
-    if attention is not None:
-        query = None if attention.query is None else attention.query.weight
-        attending = AttentionWeights(
-            attention.output.weight, attention.heads, feeding, query, attention.score
-        )
-    return DecoderWeights(embedding, tuple(layers), output_weight, output_bias, attending)
+    return tuple(layers)
 
 
 def _flat(weights: DecoderWeights) -> list[Tensor]:

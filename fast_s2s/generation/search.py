@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -52,18 +53,29 @@ class Found:
     """What came of it.
 
     result:  of the last chunk; its tokens are all since the first input
-    begin:   (N,), how many tokens of each sequence were there before this generation
+    before:  (N,), how many tokens of each sequence were there before this generation; None: none
     tokens:  (N, 1 + T), from the input on that this generation began with
     lengths: (N,)
     scores:  (N, T) float64, of each token
     """
 
     result: DecodeResult
-    begin: Tensor
+    before: Tensor | None
     tokens: Tensor
     lengths: Tensor
     scores: Tensor
-    state: DecoderState
+    config: GenerationConfig
+    options: DecodeOptions
+
+    @property
+    def begin(self) -> Tensor:
+        """`before`, with zeros for none."""
+        return torch.zeros_like(self.lengths) if self.before is None else self.before
+
+    @functools.cached_property
+    def state(self) -> DecoderState:
+        """Where each sequence stands: made when somebody asks."""
+        return _after(self.result, self.begin, self.tokens, self.config, self.options)
 
 
 def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
@@ -72,11 +84,18 @@ def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
     In chunks, so that streamers see tokens soon and Ctrl-C is heard. Nothing is changed but what is
     returned: whatever is raised meanwhile, the same call can be made again.
     """
-    state = _complete(state, request.config.bos_token_id)
-    assert state.position is not None and state.token is not None
-    options = _options(request, state)
-    slots = _begin(decoder, state, options)
-    rows = state.position.repeat_interleave(options.num_return_sequences)
+    if _is_fresh(state):
+        options = _options(request, state)
+        slots = initial_state(
+            decoder, state.h, state.c, request.config.bos_token_id, options, memory=state.memory
+        )
+        before = None
+    else:
+        state = _complete(state, request.config.bos_token_id)
+        options = _options(request, state)
+        slots = _begin(decoder, state, options)
+        assert state.position is not None
+        before = state.position.repeat_interleave(options.num_return_sequences)
     streams = _streams(request, state, options)
     pace = _Pace(streaming=streams is not None)
     while True:
@@ -86,7 +105,12 @@ def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
         if streams is not None:
             streams.update(result, _ended(slots.slots, options), options.width)
         if result.done:
-            return _found(result, rows, request.config, options)
+            return _found(result, before, request.config, options)
+
+
+def _is_fresh(state: DecoderState) -> bool:
+    """Whether nothing was generated yet, in any row."""
+    return all(part is None for part in state[2:7])
 
 
 class _Pace:
@@ -123,19 +147,34 @@ def _complete(state: DecoderState, bos_token_id: int) -> DecoderState:
 
 def _options(request: Request, state: DecoderState) -> DecodeOptions:
     config = request.config
-    never = (config.pad_token_id, config.bos_token_id, *(config.suppress_tokens or ()))
     prefix, prefix_lengths = _prefix(request, state)
+    own = (request.seeds, prefix, prefix_lengths, request.automaton)
+    if isinstance(request.max_new_tokens, int) and all(part is None for part in own):
+        return _shared_options(config)
     return DecodeOptions(
         max_new_tokens=request.max_new_tokens,
         seed=request.seeds,
-        min_p=config.min_p or 0.0,
-        suppress_tokens=never,
-        eos_token_id=config.eos_token_ids,
         prefix=prefix,
         prefix_lengths=prefix_lengths,
         automaton=request.automaton,
-        **{name: getattr(config, name) for name in _SAME},
+        **_named(config),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _shared_options(config: GenerationConfig) -> DecodeOptions:
+    """Those of calls that give no tensors: checked, and made into tensors, once."""
+    return DecodeOptions(max_new_tokens=config.max_new_tokens, **_named(config))
+
+
+def _named(config: GenerationConfig) -> dict[str, Any]:
+    never = (config.pad_token_id, config.bos_token_id, *(config.suppress_tokens or ()))
+    return {
+        "min_p": config.min_p or 0.0,
+        "suppress_tokens": never,
+        "eos_token_id": config.eos_token_ids,
+        **{name: getattr(config, name) for name in _SAME},
+    }
 
 
 _SAME = (
@@ -161,11 +200,11 @@ _SAME = (
 
 def _prefix(request: Request, state: DecoderState) -> tuple[Tensor | None, Tensor | None]:
     """The history counts as a prefix that is there already: limits and lengths begin after it."""
+    given, lengths = request.prefix, request.prefix_lengths
+    if state.history is None or not state.history.size(1):
+        return given, lengths
     assert state.position is not None
     so_far, position = _inputs(state), state.position
-    given, lengths = request.prefix, request.prefix_lengths
-    if so_far.size(1) == 1:
-        return given, lengths
     if given is None:
         return so_far[:, 1:], position
     if lengths is None:
@@ -221,6 +260,7 @@ def _begin(decoder: Decoder, state: DecoderState, options: DecodeOptions) -> Dec
 def _streams(request: Request, state: DecoderState, options: DecodeOptions) -> Streams | None:
     if request.streamer is None:
         return None
+    state = _complete(state, request.config.bos_token_id)
     assert state.position is not None and state.token is not None
     times = options.num_return_sequences
     streamers = check_streamers(request.streamer, state.token.size(0) * times)
@@ -253,22 +293,23 @@ def _ended(slots: State, options: DecodeOptions) -> list[bool]:
 
 
 def _found(
-    result: DecodeResult, begin: Tensor, config: GenerationConfig, options: DecodeOptions
+    result: DecodeResult, before: Tensor | None, config: GenerationConfig, options: DecodeOptions
 ) -> Found:
-    tokens, scores = result.tokens, result.token_scores
-    lengths = (result.lengths - begin).clamp(min=0)
-    if begin.any():
-        longest = int(lengths.max())
-        columns = torch.arange(1 + longest, device=begin.device)
-        index = begin.unsqueeze(1) + columns
+    tokens, scores, lengths = result.tokens, result.token_scores, result.lengths
+    if before is not None:
+        lengths = (lengths - before).clamp(min=0)
+        columns = torch.arange(
+            1 + (int(lengths.max()) if len(lengths) else 0), device=before.device
+        )
+        index = before.unsqueeze(1) + columns
         behind = columns > lengths.unsqueeze(1)
         room = tokens.size(1) - 1
         tokens = tokens.gather(1, index.clamp(max=room))
         tokens = tokens.masked_fill(behind, config.pad_token_id)
-        scores = scores.gather(1, index[:, :-1].clamp(max=max(room - 1, 0)))
+        if room:
+            scores = scores.gather(1, index[:, :-1].clamp(max=room - 1))
         scores = scores.masked_fill(behind[:, 1:], 0.0)
-    state = _after(result, begin, tokens, config, options)
-    return Found(result, begin, tokens, lengths, scores, state)
+    return Found(result, before, tokens, lengths, scores, config, options)
 
 
 def _after(
