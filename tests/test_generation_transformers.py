@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers_seq2seq import BOS, EOS, PAD, TGT_VOCAB, TorchSeq2Seq, make_batch, make_model
 
+from fast_s2s.decoding.philox import gumbel
+
 transformers = pytest.importorskip("transformers")
 
 WORDS = ((5, 7, 3), (5, 7), (9,), (4, 4, 4, 4), (11, 3))
@@ -92,7 +94,7 @@ def theirs(reference, src, options):
             prompt,
             attention_mask=torch.ones_like(prompt),
             use_cache=False,
-            do_sample=False,
+            do_sample=options.pop("do_sample", False),
             pad_token_id=PAD,
             bos_token_id=BOS,
             suppress_tokens=suppressed,
@@ -241,3 +243,65 @@ def test_their_text_streamer(capsys):
     streamer = transformers.TextStreamer(Tokenizer(), skip_prompt=True)
     tokens = model.generate(src, max_new_tokens=6, streamer=streamer)
     assert capsys.readouterr().out.split() == [str(t) for t in tokens[0, 1:].tolist()]
+
+
+SAMPLED_BEAMS = {
+    "plain": {"num_beams": 3},
+    "warped": {"num_beams": 4, "temperature": 1.7, "top_k": 6, "top_p": 0.9},
+    "rules": {"num_beams": 3, "repetition_penalty": 1.4, "min_new_tokens": 3, "temperature": 2.0},
+    "renormalized": {"num_beams": 2, "top_k": 4, "renormalize_logits": True},
+    "early": {"num_beams": 4, "early_stopping": True, "length_penalty": 0.4},
+}
+
+
+@pytest.mark.parametrize("case", SAMPLED_BEAMS)
+def test_beams_by_chance_equal_transformers_given_its_random_numbers(
+    case, assert_close, monkeypatch
+):
+    model = make_model(torch.float32, num_layers=2)
+    with torch.no_grad():
+        model.output_projection.weight.mul_(0.3)
+        model.output_projection.bias[EOS] += 1.0
+    reference = TorchSeq2Seq(model).eval()
+    batch = make_batch(rows=4)
+    options = {**SAMPLED_BEAMS[case], "do_sample": True}
+    options["num_return_sequences"] = options["num_beams"]
+    seeds = torch.tensor([5, -7, 2**40, 12])
+    call = {"max_new_tokens": MAX_NEW_TOKENS, "return_dict_in_generate": True, **options}
+    output = model.generate(batch.src, batch.src_lengths, seed=seeds, **call)
+    plain = model.generate(batch.src, batch.src_lengths, num_beams=options["num_beams"])
+    assert not torch.equal(output.sequences[:: options["num_beams"]], plain)
+
+    row, position = 0, 0
+
+    def multinomial(probabilities, num_samples):
+        nonlocal position
+        beams = torch.arange(options["num_beams"])
+        noise = gumbel(
+            seeds[row].repeat(len(beams)), torch.full_like(beams, position), beams, TGT_VOCAB
+        )
+        position += 1
+        by = probabilities.double().log() + noise.flatten()
+        return by.topk(num_samples).indices
+
+    monkeypatch.setattr(torch, "multinomial", multinomial)
+    count = options["num_beams"]
+    for row in range(4):
+        position = 0
+        src = batch.src[row, : batch.src_lengths[row]]
+        theirs_ = theirs(reference, src, options)
+        ours = output.sequences[row * count : (row + 1) * count]
+        assert rows_of(ours, options) == rows_of(theirs_.sequences, options)
+        scores = output.sequences_scores[row * count : (row + 1) * count]
+        assert_close(scores, theirs_.sequences_scores.double(), "scores", torch.float32)
+
+
+def test_beams_by_chance_do_not_depend_on_the_batch():
+    model = make_model(torch.float32)
+    batch = make_batch(rows=4)
+    call = {"num_beams": 3, "do_sample": True, "max_new_tokens": 8, "temperature": 3.0}
+    whole = model.generate(batch.src, batch.src_lengths, seed=3, **call)
+    assert torch.equal(model.generate(batch.src, batch.src_lengths, seed=3, **call), whole)
+    assert not torch.equal(model.generate(batch.src, batch.src_lengths, seed=4, **call), whole)
+    first = model.generate(batch.src[:1], batch.src_lengths[:1], seed=3, **call)
+    assert torch.equal(first[0], whole[0, : first.size(1)])

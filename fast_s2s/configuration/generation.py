@@ -21,7 +21,8 @@ class GenerationConfig:
                              of a prefix do not count
     min_new_tokens:          the end of sequence is not generated among so many tokens
     num_beams:               beam search, if more than 1
-    do_sample:               choose by chance instead of the most probable token; not with beams
+    do_sample:               choose by chance instead of the most probable token; with beams,
+                             which continuations are looked at
     num_return_sequences:    sequences per row: samples, or the best of `num_beams`
     seed:                    of sampling: the same seed, the same text; none, by torch's generator
     temperature:             of sampling: logits are divided by it
@@ -114,14 +115,11 @@ class GenerationConfig:
                 f"min_new_tokens: expected at most max_new_tokens = {self.max_new_tokens}, "
                 f"got {self.min_new_tokens}"
             )
-        if self.do_sample and self.num_beams > 1:
-            raise ValueError(
-                f"do_sample: expected False with num_beams = {self.num_beams}, got True"
-            )
-        if not self.do_sample and self.num_return_sequences > self.num_beams:
+        samples = self.do_sample and self.num_beams == 1
+        if not samples and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences: expected at most num_beams = {self.num_beams} unless "
-                f"do_sample, got {self.num_return_sequences}"
+                f"do_sample without beams, got {self.num_return_sequences}"
             )
         never = (self.pad_token_id, self.bos_token_id)
         for name in ("forced_bos_token_id", "forced_eos_token_id"):

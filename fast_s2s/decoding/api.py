@@ -156,6 +156,8 @@ def decode(
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
+    if options.do_sample and options.num_beams > 1 and isinstance(decoder, PackedDecoder):
+        raise ValueError("do_sample: expected False with num_beams > 1, got True")
     rules = op_rules(decoder, options, state.slots.position.size(0))
     numbers = op_numbers(options)
     wanted = most_steps(options, rules)

@@ -45,6 +45,9 @@ class BeamSearch:
         self.num_candidates = max(2, 1 + rules.eos.numel()) * options.width
         # other reasons to end: sequences (any number, 2 + position) -> bool of each
         self.stops: Callable[[Tensor], Sequence[bool]] | None = None
+        # beams by chance: the first slot of a row, and its position -> what is added to the scores
+        # (width, V) to choose by; Gumbel noise makes a sample without replacement
+        self.noise: Callable[[int, int], Tensor] | None = None
 
     def begin(self, state: State, max_steps: int) -> State:
         """Room for `max_steps` tokens more, and empty slots in their one form."""
@@ -96,15 +99,19 @@ class BeamSearch:
         """The best continuations of a row's beams; the lower beam, then id, first among equals."""
         width, vocab_size = scores.shape
         beams = state.score[first : first + width].where(running, -torch.inf)
-        totals = (beams.unsqueeze(1) + scores).flatten()
-        best, order = totals.sort(descending=True, stable=True)
+        totals = beams.unsqueeze(1) + scores
+        chosen_by = totals
+        if self.noise is not None:
+            chosen_by = totals + self.noise(first, int(state.position[first]))
+        order = chosen_by.flatten().argsort(descending=True, stable=True)
         found = []
-        pairs = zip(best.tolist(), order.tolist(), strict=True)
+        pairs = zip(totals.flatten()[order].tolist(), order.tolist(), strict=True)
         for total, index in list(pairs)[: self.num_candidates]:
             if total > -torch.inf:
                 beam, token = divmod(index, vocab_size)
                 found.append(_Found(first + beam, token, float(scores[beam, token]), total))
-        return found
+        # in this order already, unless chosen by chance
+        return sorted(found, key=lambda each: -each.score)
 
     def _stopped(self, candidates: list[_Found], state: State, position: int) -> Sequence[bool]:
         if self.stops is None or not candidates:

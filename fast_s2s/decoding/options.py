@@ -40,7 +40,7 @@ class DecodeOptions:
     max_new_tokens:       the most tokens after the prefix; an int or one per row (B,)
     min_new_tokens:       no eos among so many tokens after the prefix
     num_beams:            beam search, if more than 1
-    do_sample:            sampling; not with beams
+    do_sample:            sampling; with beams only on a decoder that steps in Python
     num_return_sequences: sequences per row: samples, or the best of num_beams
     seed:                 (B,) int64, each row's own stream of random numbers; needed to sample
     temperature, top_k (0: off), top_p, min_p: of sampling
@@ -97,11 +97,9 @@ class DecodeOptions:
         stops = self.early_stopping
         if not isinstance(stops, (bool, str)) or stops not in _EARLY_STOPPING:
             raise ValueError(f"early_stopping: expected True, False or 'never', got {stops!r}")
-        if self.do_sample and self.num_beams > 1:
-            raise ValueError("do_sample: expected False with num_beams > 1, got True")
         if self.do_sample and self.seed is None:
             raise ValueError("seed: expected a tensor (B,) to sample, got None")
-        most = None if self.do_sample else self.num_beams
+        most = None if self.strategy == Strategy.SAMPLE else self.num_beams
         if most is not None and self.num_return_sequences > most:
             raise ValueError(
                 f"num_return_sequences: expected at most num_beams = {most} unless sampling, "
@@ -124,7 +122,8 @@ class DecodeOptions:
     @property
     def width(self) -> int:
         """Slots per row: see `fast_s2s.decoding.contract`."""
-        return self.num_return_sequences if self.do_sample else self.num_beams
+        sampling = self.strategy == Strategy.SAMPLE
+        return self.num_return_sequences if sampling else self.num_beams
 
 
 _INTEGERS = {

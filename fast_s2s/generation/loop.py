@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fast_s2s.attention import Memory
+from fast_s2s.decoding import choice
 from fast_s2s.decoding.choice import Candidates
 from fast_s2s.decoding.contract import AttentionSizes, Options, Parameters, Rules, split_state
 from fast_s2s.decoding.reference import DenseDecoder, Search, Stepped
@@ -48,7 +49,9 @@ class StepDecoder:
         output_logits: bool = False,
         attention: AttentionSizes | None = None,
         output_attentions: bool = False,
+        sample_beams: bool = False,
     ) -> None:
+        self.sample_beams = sample_beams
         self.compute = compute
         self.num_layers, self.hidden_size, self.output_size, self.vocab_size = sizes
         self.acc, self.device, self.attention = acc, device, attention
@@ -119,6 +122,8 @@ class _Loop(Search):
         super().__init__(weights, begin, hypotheses, seen, *named)
         if self.beams is not None and owner.criteria:
             self.beams.stops = lambda tokens: owner.stops(tokens).tolist()
+        if self.beams is not None and owner.sample_beams:
+            self.beams.noise = self._noise
 
     def compute(self, token: Tensor, h: Tensor, c: Tensor) -> Stepped:
         logits, h, c, weights = self.owner.compute(token, h, c, self.memory)
@@ -130,7 +135,18 @@ class _Loop(Search):
         scores = super().process(scores, at)
         tokens = self._so_far()
         self.owner.tokens.append(tokens)
-        return self.owner.process(tokens, scores)
+        scores = self.owner.process(tokens, scores)
+        if self.beams is not None and self.owner.sample_beams:
+            # elsewhere, of one sequence, `take_step` does
+            scores = choice.warp(scores, self.options, self.parameters)
+        return scores
+
+    def _noise(self, first: int, position: int) -> Tensor:
+        """(width, V) of the beams of a row."""
+        slots = slice(first, first + self.options.width)
+        beams = self.slot[slots]
+        positions = torch.full_like(beams, position)
+        return choice.gumbel(self.seeds[slots], positions, beams, self.owner.vocab_size)
 
     def observe(self, logits: Tensor, scores: Tensor) -> None:
         for kept, values in ((self.owner.logits, logits), (self.owner.scores, scores)):

@@ -75,8 +75,9 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, `output_scores`, `output_logits`, `output_attentions`, dropout, and a decoder
-        with layer norm or zoneout make it a step loop in Python; all else runs in the kernels.
+        Callables, `output_scores`, `output_logits`, `output_attentions`, sampling with beams,
+        dropout, and a decoder with layer norm or zoneout make it a step loop in Python; all else
+        runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
@@ -166,7 +167,9 @@ class GenerationMixin:
         scores = wanted and config.output_scores
         logits = wanted and config.output_logits
         attentions = wanted and config.output_attentions
-        if not (by_modules or processors or criteria or scores or logits or attentions):
+        sample_beams = config.do_sample and config.num_beams > 1
+        watched = scores or logits or attentions
+        if not (by_modules or processors or criteria or watched or sample_beams):
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
@@ -183,6 +186,7 @@ class GenerationMixin:
             output_logits=logits,
             attention=None if size.attention is None else keys,
             output_attentions=attentions,
+            sample_beams=sample_beams,
         )
 
     def _step_compute(self) -> tuple[Compute, torch.dtype]:
