@@ -455,7 +455,11 @@ def test_bad_arguments_of_the_op(index, part, change, message):
         ({"temperature": float("nan")}, ValueError, "temperature: expected a number"),
         ({"early_stopping": "ever"}, ValueError, "early_stopping: expected True, False or 'never'"),
         ({"early_stopping": 1}, ValueError, "early_stopping: expected True, False or 'never'"),
-        ({"do_sample": True, "num_beams": 2}, ValueError, "do_sample: expected False with"),
+        (
+            {"do_sample": True, "num_beams": 2, "seed": torch.tensor([1])},
+            ValueError,
+            "do_sample: expected False with",
+        ),
         ({"do_sample": True}, ValueError, "seed: expected a tensor"),
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences: expected at most"),
         ({"max_new_tokens": -1}, ValueError, "max_new_tokens: expected an integer >= 0, got -1"),
