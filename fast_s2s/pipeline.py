@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_integer, check_sequence
+from fast_s2s.checks import check_integer
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton, GenerateOutput
 from fast_s2s.generation.arguments import row_seeds
@@ -83,8 +83,7 @@ class TextPipeline:
         Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one; both
         name the file.
         """
-        if not isinstance(directory, (str, os.PathLike)):
-            check_sequence("directory", directory, "paths")
+        if isinstance(directory, Sequence) and not isinstance(directory, str):
             if len(directory) != 1:
                 return cls._ensemble(directory, device, dtype)
             directory = directory[0]

@@ -158,6 +158,26 @@ TABLE = {
         (lambda tmp: fast_s2s.Seq2Seq.from_pretrained(tmp, device=3.2), TypeError, NO_DEVICE),
         (lambda tmp: fast_s2s.Seq2Seq.from_pretrained(tmp, dtype="bf16"), ValueError, NO_DTYPE),
     ],
+    "Ensemble": [
+        (lambda _: fast_s2s.Ensemble(3), TypeError, "models: expected a sequence of Seq2Seq, got"),
+        (lambda _: fast_s2s.Ensemble([]), ValueError, "models: expected at least one, got none"),
+        (
+            lambda _: fast_s2s.Ensemble([PIPELINE.model, nn.Linear(2, 2)]),
+            TypeError,
+            "models[1]: expected a Seq2Seq, got Linear",
+        ),
+    ],
+    "G2P": [
+        (lambda _: fast_s2s.G2P(dictionary=1), TypeError, "dictionary: expected a bool, got 1"),
+    ],
+    "g2p": [
+        (lambda _: fast_s2s.g2p(3), TypeError, "words: expected a text or a list of words, got 3"),
+        (
+            lambda _: fast_s2s.g2p("a", nbest=0),
+            ValueError,
+            "nbest: expected an integer >= 1, got 0",
+        ),
+    ],
     "TextPipeline": [
         (
             lambda _: fast_s2s.TextPipeline(nn.Linear(2, 2), SOURCE, TARGET),
@@ -308,6 +328,8 @@ def test_table_has_every_entry_point():
         }
     # what fast_s2s exports itself goes by that name
     found -= {"text.Vocabulary", "text.load_tokenizer"}
+    # takes nothing
+    found -= {"cmudict.package_dictionary"}
     assert found - CONTAINERS == TABLE.keys()
 
 
