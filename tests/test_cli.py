@@ -351,12 +351,26 @@ def test_generate_with_weights_of_a_type(model_dir, dtype, capsys):
     assert [row[0] for row in rows] == expected
 
 
+def test_beams_by_chance_on_the_command_line(model_dir, pipeline, capsys):
+    flags = ["--beam=3", "--seed=4", "--nbest=2", "--temperature=2"]
+    rows = generated(capsys, model_dir, *flags, "123", "44")
+    seeds = pipeline.seeds({"seed": 4})(2)
+    expected = pipeline.predict(
+        ["123", "44"],
+        do_sample=True,
+        num_beams=3,
+        num_return_sequences=2,
+        temperature=2.0,
+        **seeds,
+    )
+    assert [row[1] for row in rows] == [each.text for p in expected for each in p.nbest]
+
+
 def test_generation_flags_that_make_no_sense_exit_with_2(model_dir, capsys):
     for flags, message in (
         (["--beam=0"], "--beam: invalid whole number"),
-        (["--beam=2", "--seed=1"], "--seed: expected without --beam"),
-        (["--beam=2", "--sample"], "--sample: expected without --beam"),
         (["--beam=2", "--nbest=3"], "--nbest 3: expected at most --beam 2"),
+        (["--beam=2", "--sample", "--nbest=3"], "--nbest 3: expected at most --beam 2"),
         (["--temperature=0"], "--temperature: expected a number above 0"),
         (["--top-p=2"], "--top-p: expected a number in [0, 1]"),
         (["--seed=-1"], "--seed: expected an integer >= 0"),

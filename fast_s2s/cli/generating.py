@@ -106,14 +106,11 @@ def generation_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict
     options = beam_options(args, pipeline)
     given = {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
     sampling = args.sample or bool(given)
-    if sampling and (args.beam or 1) > 1:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--sample"
-        raise UsageError(f"{flags}: expected without --beam, which does not sample")
     if sampling:
-        options |= {"do_sample": True, "num_beams": 1, **given}
+        options |= {"do_sample": True, "num_beams": args.beam or 1, **given}
     if args.nbest is not None:
         options["num_return_sequences"] = args.nbest
-        if not sampling:
+        if not sampling or (args.beam or 1) > 1:
             beams = args.beam or max(args.nbest, pipeline.model.generation_config.num_beams)
             if beams < args.nbest:
                 raise UsageError(f"--nbest {args.nbest}: expected at most --beam {args.beam}")
