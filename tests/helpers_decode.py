@@ -122,7 +122,14 @@ def twin(decoder: PackedDecoder, noise: float = 0.0) -> PackedDecoder:
     )
     biases = tuple(exact(bias) for bias in decoder.biases)
     embedding, output = exact(decoder.embedding), stored(decoder.output)
-    return PackedDecoder(torch.float64, decoder.table, embedding, layers, biases, output)
+    attending = decoder.attending
+    if attending is not None:
+        attending = attending._replace(
+            output=stored(attending.output),
+            query=attending.query and stored(attending.query),
+            score=None if attending.score is None else exact(attending.score),
+        )
+    return PackedDecoder(torch.float64, decoder.table, embedding, layers, biases, output, attending)
 
 
 def random_size(rng: random.Random) -> Size:

@@ -11,7 +11,16 @@ struct Hypothesis {
   int64_t position, node;
   std::vector<int64_t> tokens;
   std::vector<double> token_scores;
-  std::vector<A> h, c;  // [L, R], [L, H]
+  std::vector<A> h, c;  // [L, R], [L, H]; with feeding h is [L + 1, R]
+
+  // Copies from where `hidden_at(i)` and `cell_at(layer)` point to.
+  template <class Hidden, class Cell>
+  void keep_states(const Sequences<A>& q, const Hidden& hidden_at, const Cell& cell_at) {
+    for (int64_t i = 0; i < q.hidden_states(); ++i)
+      h.insert(h.end(), hidden_at(i), hidden_at(i) + q.output());
+    for (int64_t layer = 0; layer < q.layers(); ++layer)
+      c.insert(c.end(), cell_at(layer), cell_at(layer) + q.hidden_size());
+  }
 };
 
 // A row's best ended sequences, best first.
@@ -77,12 +86,9 @@ class Hypotheses {
     const double* scores = from.token_scores + slot * args_.columns;
     found.tokens.assign(tokens, tokens + 1 + found.position);
     found.token_scores.assign(scores, scores + found.position);
-    for (int64_t layer = 0; layer < q_.layers(); ++layer) {
-      const A* h = q_.hidden(from, layer, slot);
-      const A* c = q_.cell(from, layer, slot);
-      found.h.insert(found.h.end(), h, h + q_.output());
-      found.c.insert(found.c.end(), c, c + q_.hidden_size());
-    }
+    found.keep_states(
+        q_, [&](int64_t i) { return q_.hidden(from, i, slot); },
+        [&](int64_t layer) { return q_.cell(from, layer, slot); });
     rows_[slot / width_].push_back(std::move(found));
   }
 
@@ -180,12 +186,9 @@ class BeamSearch {
     result.tokens.push_back(found.token);
     result.token_scores.assign(scores, scores + position);
     result.token_scores.push_back(found.score);
-    for (int64_t layer = 0; layer < q_.layers(); ++layer) {
-      const A* h = states.hidden(layer, found.slot);
-      const A* c = states.cell(layer, found.slot);
-      result.h.insert(result.h.end(), h, h + q_.output());
-      result.c.insert(result.c.end(), c, c + q_.hidden_size());
-    }
+    result.keep_states(
+        q_, [&](int64_t i) { return states.hidden(i, found.slot); },
+        [&](int64_t layer) { return states.cell(layer, found.slot); });
     return result;
   }
 

@@ -6,73 +6,14 @@
 #include <string>
 
 #include "../cpu/thread_count.h"
+#include "checks.h"
 #include "decode_ops.h"
 
 namespace fast_s2s {
 
-using torch::headeronly::ScalarType;
-using torch::headeronly::toString;
-using torch::stable::Tensor;
+using namespace decode_checks;
 
 namespace {
-
-constexpr int64_t kAny = -1;
-
-// A dense CPU tensor of this type and shape; copies only if it is not dense.
-Tensor dense(const Tensor& tensor, const std::string& name, ScalarType type,
-             const std::vector<int64_t>& shape) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
-  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ", toString(type), ", got ",
-                  toString(tensor.scalar_type()));
-  const auto sizes = tensor.sizes();
-  bool fits = sizes.size() == shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == sizes[i];
-  if (!fits) {
-    std::string message = name + ": expected shape (";
-    for (int64_t size : shape) message += (size == kAny ? "any" : std::to_string(size)) + ",";
-    message += "), got (";
-    for (int64_t size : sizes) message += std::to_string(size) + ",";
-    STD_TORCH_CHECK(false, message, ")");
-  }
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <class T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// Raises unless all values are in low..high.
-void check_range(const Tensor& tensor, const std::string& name, int64_t low, int64_t high) {
-  const int64_t* values = data<int64_t>(tensor);
-  for (int64_t i = 0; i < tensor.numel(); ++i)
-    STD_TORCH_CHECK(values[i] >= low && values[i] <= high, name, ": expected values in ", low, "..",
-                    high, ", got ", values[i]);
-}
-
-WeightType weight_type(const Tensor& matrix) {
-  switch (matrix.scalar_type()) {
-    case ScalarType::Float:
-      return WeightType::kFloat32;
-    case ScalarType::Double:
-      return WeightType::kFloat64;
-    case ScalarType::BFloat16:
-      return WeightType::kBFloat16;
-    case ScalarType::Char:
-      return WeightType::kInt8;
-    default:
-      STD_TORCH_CHECK(false, "matrices: expected dtype Float, Double, BFloat16 or Char, got ",
-                      toString(matrix.scalar_type()));
-  }
-}
-
-ScalarType acc_type(WeightType weights) {
-  return weights == WeightType::kFloat64 ? ScalarType::Double : ScalarType::Float;
-}
 
 PackedHeader read_header(const Tensor& packed) {
   PackedHeader header{};
@@ -111,7 +52,7 @@ struct StateTensors {
 };
 
 struct Geometry {
-  int64_t layers, hidden, output, vocab, slots, columns, nodes;
+  int64_t layers, hidden_states, hidden, output, vocab, slots, columns, nodes;
   ScalarType acc;
 };
 
@@ -122,7 +63,7 @@ StateTensors check_state(const std::vector<Tensor>& given, size_t first, const s
   const auto take = [&](const char* name, ScalarType type, std::vector<int64_t> shape) {
     state.tensors.push_back(dense(given[next++], prefix + name, type, shape));
   };
-  take("h", g.acc, {g.layers, g.slots, g.output});
+  take("h", g.acc, {g.hidden_states, g.slots, g.output});
   take("c", g.acc, {g.layers, g.slots, g.hidden});
   take("tokens", ScalarType::Long, {g.slots, 1 + g.columns});
   take("token_scores", ScalarType::Double, {g.slots, g.columns});
@@ -170,6 +111,30 @@ StateTensors grown(const StateTensors& like, int64_t max_steps) {
 }
 
 Ids ids(const Tensor& tensor) { return {data<int64_t>(tensor), tensor.numel()}; }
+
+// What attention looks at, checked.
+struct MemoryTensors {
+  std::vector<Tensor> tensors;
+
+  MemoryTensors(const std::vector<Tensor>& given, const PackedHeader& header, int64_t rows,
+                ScalarType acc) {
+    const size_t expected = header.heads > 0 ? 3 : 0;
+    STD_TORCH_CHECK(given.size() == expected, "memory: expected ", expected, " tensors, got ",
+                    given.size());
+    if (expected == 0) return;
+    tensors.push_back(dense(given[0], "memory.values", acc, {rows, kAny, header.values}));
+    const int64_t steps = tensors[0].size(1);
+    tensors.push_back(dense(given[1], "memory.keys", acc, {rows, steps, header.keys}));
+    tensors.push_back(dense(given[2], "memory.lengths", ScalarType::Long, {rows}));
+    check_range(tensors[2], "memory.lengths", 0, steps);
+  }
+
+  DecodeMemory pointers() const {
+    if (tensors.empty()) return {};
+    return {tensors[0].const_data_ptr(), tensors[1].const_data_ptr(), data<int64_t>(tensors[2]),
+            tensors[0].size(1)};
+  }
+};
 
 // The rules' tensors, checked, in the order of DecodeRules.
 struct RuleTensors {
@@ -263,72 +228,17 @@ DecodeOptions read_options(const std::vector<int64_t>& options,
 
 }  // namespace
 
-Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
-                   const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
-                   bool projected, bool table) {
-  STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
-  const int64_t per_layer = projected ? 3 : 2;
-  const int64_t expected = num_layers * per_layer + 1 - (table ? 1 : 0);
-  STD_TORCH_CHECK(static_cast<int64_t>(matrices.size()) == expected, "matrices: expected ",
-                  expected, " tensors, got ", matrices.size());
-  STD_TORCH_CHECK(static_cast<int64_t>(biases.size()) == num_layers + 1, "biases: expected ",
-                  num_layers + 1, " tensors, got ", biases.size());
-  const WeightType weights = weight_type(matrices[0]);
-  const bool scaled = weights == WeightType::kInt8;
-  STD_TORCH_CHECK(scales.size() == (scaled ? matrices.size() : 0), "scales: expected ",
-                  scaled ? matrices.size() : 0, " tensors, got ", scales.size());
-  STD_TORCH_CHECK(inputs.dim() == 2 && matrices.back().dim() == 2 && biases[0].dim() == 1,
-                  "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
-  const ScalarType acc = acc_type(weights), stored = matrices[0].scalar_type();
-  PackedHeader header{};
-  header.weights = weights;
-  header.layers = num_layers;
-  header.hidden = biases[0].size(0) / 4;
-  header.output = matrices.back().size(1);
-  header.vocab = matrices.back().size(0);
-  header.inputs = inputs.size(1);
-  header.projected = projected;
-  header.table = table;
-  decode_describe_cpu(header);
-  const int64_t gates = 4 * header.hidden;
-  STD_TORCH_CHECK(!table || header.inputs == gates, "inputs: expected a table (V, ", gates, ")");
-  STD_TORCH_CHECK(projected || header.output == header.hidden,
-                  "matrices: expected R = H without a projection, got ", header.output, " and ",
-                  header.hidden);
-  std::vector<Tensor> kept;
-  std::vector<const void*> matrix_data, scale_data, bias_data;
-  size_t next = 0;
-  const auto keep = [&](const Tensor& tensor, const std::string& name, ScalarType type,
-                        const std::vector<int64_t>& shape) {
-    kept.push_back(dense(tensor, name, type, shape));
-    return kept.back().const_data_ptr();
-  };
-  const auto take = [&](int64_t rows, int64_t columns) {
-    const std::string name = "[" + std::to_string(next) + "]";
-    matrix_data.push_back(keep(matrices[next], "matrices" + name, stored, {rows, columns}));
-    if (scaled)
-      scale_data.push_back(keep(scales[next], "scales" + name, ScalarType::Float, {rows}));
-    ++next;
-  };
-  for (int64_t layer = 0; layer < num_layers; ++layer) {
-    if (layer > 0 || !table) take(gates, layer == 0 ? header.inputs : header.output);
-    take(gates, header.output);
-    if (projected) take(header.output, header.hidden);
-    bias_data.push_back(keep(biases[layer], "biases", acc, {gates}));
-  }
-  take(header.vocab, header.output);
-  bias_data.push_back(keep(biases[num_layers], "biases", acc, {header.vocab}));
-  const void* input_data = keep(inputs, "inputs", acc, {header.vocab, header.inputs});
-  Tensor packed = torch::stable::new_empty(inputs, {header.bytes}, ScalarType::Byte);
-  const PackArgs args{header, matrix_data.data(), scaled ? scale_data.data() : nullptr,
-                      bias_data.data(), input_data};
-  decode_pack_cpu(args, packed.mutable_data_ptr());
-  return packed;
-}
-
 std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& state,
                            const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                            const std::vector<double>& parameters, int64_t max_steps) {
+  return decode_attending(packed, state, {}, rules, options, parameters, max_steps);
+}
+
+std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Tensor>& state,
+                                     const std::vector<Tensor>& memory,
+                                     const std::vector<Tensor>& rules,
+                                     const std::vector<int64_t>& options,
+                                     const std::vector<double>& parameters, int64_t max_steps) {
   const PackedHeader header = read_header(packed);
   DecodeArgs args{};
   args.options = read_options(options, parameters, header.vocab);
@@ -340,6 +250,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& stat
   STD_TORCH_CHECK(state[2].dim() == 2 && state[2].size(1) >= 1,
                   "state.tokens: expected (N, 1 + T) with the first input in front");
   Geometry g{header.layers,
+             header.hidden_states(),
              header.hidden,
              header.output,
              header.vocab,
@@ -353,6 +264,8 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& stat
   args.rows = g.slots / args.options.width;
   args.columns = g.columns;
   args.max_steps = max_steps;
+  const MemoryTensors checked_memory(memory, header, args.rows, g.acc);
+  args.memory = checked_memory.pointers();
   const RuleTensors checked_rules(rules, args.rows, header.vocab,
                                   args.options.strategy == Strategy::kSample, beam);
   g.nodes = checked_rules.nodes();

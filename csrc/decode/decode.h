@@ -27,11 +27,18 @@ struct PackedHeader {
   bool projected;
   bool table;  // the first layer looks up embedding·W_ihᵀ + bias instead of multiplying
   int64_t bytes;
+  int64_t heads;         // of attention; 0: there is none
+  int64_t keys, values;  // A, M: sizes of a step of the memory
+  bool additive;         // scores are score·tanh(query + key), else query·key
+  bool feeding;          // the first layer also reads what attention found in the step before
+
+  // Hidden states of a slot: those of the layers, and what attention found.
+  int64_t hidden_states() const { return layers + (feeding ? 1 : 0); }
 };
 
 // Where generation stands. T: columns that are there; `capacity` T + max_steps of them in outputs.
 struct DecodeState {
-  void* h;               // Acc [L, N, R]
+  void* h;               // Acc [L, N, R]; with feeding [L + 1, N, R]
   void* c;               // Acc [L, N, H]
   int64_t* tokens;       // [N, 1 + T]
   double* token_scores;  // [N, T]
@@ -69,6 +76,14 @@ struct DecodeOptions {
   double temperature, top_p, min_p, repetition_penalty, length_penalty;
 };
 
+// What attention looks at: S steps of each row.
+struct DecodeMemory {
+  const void* values;      // Acc [B, S, M]
+  const void* keys;        // Acc [B, S, A]
+  const int64_t* lengths;  // [B] in 0..S
+  int64_t steps;           // S
+};
+
 struct DecodeArgs {
   const void* packed;  // as packed by decode_pack_cpu
   int64_t rows;        // B
@@ -81,6 +96,7 @@ struct DecodeArgs {
   DecodeState begin_hypotheses;  // beam search only, as the two above
   DecodeState hypotheses;
   int64_t* counts;  // [4]: see Counts in contract.py
+  DecodeMemory memory;
 };
 
 // Ids are below V, nodes in -1..S-1, positions in 0..T, limits at least 0 (1 for beams): checked by
@@ -90,10 +106,11 @@ void decode_cpu(const DecodeArgs& args, int threads);
 
 struct PackArgs {
   PackedHeader header;  // as decode_describe_cpu left it
-  // per layer w_ih (not the first with a table), w_hh, w_hr if projected; then the output's
+  // per layer w_ih (of the first, with a table, only what feeding needs), w_hh, w_hr if projected;
+  // of attention the query's (A, R) if additive, (R, M + R); then the output's
   const void* const* matrices;
   const void* const* scales;  // float [rows] of each, or null unless int8
-  const void* const* biases;  // Acc, per layer [4H], then [V]
+  const void* const* biases;  // Acc, per layer [4H], score [A] if additive, then [V]
   const void* inputs;         // Acc [V, inputs]
 };
 

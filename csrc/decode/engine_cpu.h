@@ -19,7 +19,7 @@ class Engine {
         rules_(args.rules),
         options_(args.options),
         q_(h_, args),
-        network_(h_, args.packed, q_.slots),
+        network_(h_, args, q_.slots),
         threads_(team(threads)),
         next_(q_.slots),
         next_count_(args.rows),
@@ -63,12 +63,12 @@ class Engine {
       const int64_t row = slot / options_.width;
       if (runs(row, slot)) {
         live_.add(row, slot, live_.size(), q_.tokens(s, slot)[s.position[slot]]);
-        for (int64_t layer = 0; layer < h_.layers; ++layer) {
-          std::copy_n(q_.hidden(args_.begin, layer, slot), h_.output,
-                      network_.now().hidden(layer, live_.size() - 1));
+        const int64_t index = live_.size() - 1;
+        for (int64_t i = 0; i < h_.hidden_states(); ++i)
+          std::copy_n(q_.hidden(args_.begin, i, slot), h_.output, network_.now().hidden(i, index));
+        for (int64_t layer = 0; layer < h_.layers; ++layer)
           std::copy_n(q_.cell(args_.begin, layer, slot), h_.hidden,
-                      network_.now().cell(layer, live_.size() - 1));
-        }
+                      network_.now().cell(layer, index));
       } else if (beam && s.finished[slot]) {
         q_.clear_states(s, slot);
       } else {
@@ -130,6 +130,8 @@ class Engine {
           barrier_.wait(threads);
         }
       }
+      if (h_.heads > 0 && (needs_logits || h_.feeding))
+        network_.attend(live_, thread, threads, own.products, barrier_);
       if (needs_logits) {
         network_.compute_logits(live_, wanted_, thread, threads, own.products);
         barrier_.wait(threads);

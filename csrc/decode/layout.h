@@ -1,8 +1,8 @@
 // Where everything lies in packed weights. Included once per instruction set.
 //
 // In the order in which a step reads them: per layer the units' panels, each with the input's share
-// before the recurrent one, then those of the projection; the vocabulary's panels last. A thread's
-// share of each is one piece. Biases, scales and embeddings stand apart.
+// before the recurrent one, then those of the projection; those of attention; the vocabulary's
+// panels last. A thread's share of each is one piece. Biases, scales and embeddings stand apart.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -20,7 +20,8 @@ class PackedLayout {
         output_panels(ceil_div(h_.output, panel_columns<A>())),
         vocab_panels(ceil_div(h_.vocab, panel_columns<A>())),
         recurrent_bytes(round_up(Panel::bytes(h_.output))),
-        hidden_bytes(round_up(Panel::bytes(h_.hidden))) {
+        hidden_bytes(round_up(Panel::bytes(h_.hidden))),
+        joined_bytes(round_up(Panel::bytes(h_.values + h_.output))) {
     int64_t at = round_up(sizeof(PackedHeader));
     for (int64_t layer = 0; layer < h_.layers; ++layer) {
       units_.push_back(at);
@@ -28,18 +29,24 @@ class PackedLayout {
       projections_.push_back(at);
       if (h_.projected) at += output_panels * hidden_bytes;
     }
+    queries_ = at;
+    if (h_.additive) at += ceil_div(h_.keys, panel_columns<A>()) * recurrent_bytes;
+    attended_ = at;
+    if (h_.heads > 0) at += output_panels * joined_bytes;
     vocab_ = at;
     at += vocab_panels * recurrent_bytes;
     biases_ = at;
     at += (h_.layers * unit_panels + vocab_panels) * panel_columns<A>() * sizeof(A);
+    score_ = at;
+    if (h_.additive) at += round_up(h_.keys * sizeof(A));
     inputs_ = at;
     bytes = round_up(at + h_.vocab * input_row() * static_cast<int64_t>(sizeof(A)));
   }
 
-  // Values that layer `layer` multiplies; 0 if it looks them up.
+  // Values that layer `layer` multiplies; 0 if it looks all of them up.
   int64_t input_size(int64_t layer) const {
     if (layer > 0) return h_.output;
-    return h_.table ? 0 : h_.inputs;
+    return (h_.table ? 0 : h_.inputs) + (h_.feeding ? h_.output : 0);
   }
   int64_t input_bytes(int64_t layer) const {
     const int64_t size = input_size(layer);
@@ -53,12 +60,16 @@ class PackedLayout {
   int64_t projection_panel(int64_t layer, int64_t panel) const {
     return projections_[layer] + panel * hidden_bytes;
   }
+  int64_t query_panel(int64_t panel) const { return queries_ + panel * recurrent_bytes; }
+  int64_t attended_panel(int64_t panel) const { return attended_ + panel * joined_bytes; }
   int64_t vocab_panel(int64_t panel) const { return vocab_ + panel * recurrent_bytes; }
 
   // Acc [4W] of a panel: of the units of a layer, or behind all of them of the vocabulary
   int64_t bias(int64_t layer, int64_t panel) const {
     return biases_ + (layer * unit_panels + panel) * panel_columns<A>() * sizeof(A);
   }
+  // Acc [A], additive attention's
+  int64_t score() const { return score_; }
   // Acc [input_row()] of a token: its embedding, or its gates by panels
   int64_t input(int64_t token) const { return inputs_ + token * input_row() * sizeof(A); }
   int64_t input_row() const { return h_.table ? unit_panels * panel_columns<A>() : h_.inputs; }
@@ -80,11 +91,11 @@ class PackedLayout {
   static int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
   const PackedHeader h_;
   std::vector<int64_t> units_, projections_;
-  int64_t vocab_, biases_, inputs_;
+  int64_t queries_, attended_, vocab_, biases_, score_, inputs_;
 
  public:
   const int64_t unit_panels, output_panels, vocab_panels;
-  const int64_t recurrent_bytes, hidden_bytes;
+  const int64_t recurrent_bytes, hidden_bytes, joined_bytes;
   int64_t bytes;
 };
 
@@ -122,6 +133,14 @@ class Packer {
         pack_outputs(next++, h_.output, h_.hidden,
                      [&](int64_t panel) { return layout_.projection_panel(layer, panel); });
     }
+    if (h_.additive) {
+      pack_outputs(next++, h_.keys, h_.output,
+                   [&](int64_t panel) { return layout_.query_panel(panel); });
+      std::memcpy(base_ + layout_.score(), args_.biases[h_.layers], h_.keys * sizeof(A));
+    }
+    if (h_.heads > 0)
+      pack_outputs(next++, h_.output, h_.values + h_.output,
+                   [&](int64_t panel) { return layout_.attended_panel(panel); });
     pack_outputs(next, h_.vocab, h_.output,
                  [&](int64_t panel) { return layout_.vocab_panel(panel); });
     for (int64_t panel = 0; panel < layout_.vocab_panels; ++panel)
@@ -146,7 +165,9 @@ class Packer {
 
   // `fill`: of columns that there are not. Tokens past the vocabulary are never chosen.
   void pack_bias(int64_t layer, int64_t panel, const PanelColumns& columns, A fill) {
-    const A* bias = static_cast<const A*>(args_.biases[layer]);
+    // the vocabulary's comes last
+    const int64_t index = layer == h_.layers && h_.additive ? layer + 1 : layer;
+    const A* bias = static_cast<const A*>(args_.biases[index]);
     A* out = reinterpret_cast<A*>(base_ + layout_.bias(layer, panel));
     for (int v = 0; v < kPanelVectors; ++v)
       for (int lane = 0; lane < layout_.kWidth; ++lane)

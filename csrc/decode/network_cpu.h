@@ -47,27 +47,35 @@ class Network {
   // What a thread keeps for itself.
   struct Own {
     explicit Own(const Network& network)
-        : input(network.slots_, std::max(network.h_.inputs, network.h_.output)),
-          state(network.slots_, std::max(network.h_.hidden, network.h_.output)),
+        : input(network.slots_, std::max(network.layout_.input_size(0), network.h_.output)),
+          state(network.slots_, std::max(network.h_.hidden, network.joined_size())),
           input_rows(network.slots_),
           state_rows(network.slots_),
           identity(network.slots_),
-          sums(network.slots_ * kColumns) {
+          sums(network.slots_ * kColumns),
+          fed(network.feeds_rows() ? network.slots_ * network.layout_.input_size(0) : 0),
+          mixing(network.memory_) {
       std::iota(identity.begin(), identity.end(), 0);
     }
     Operand input, state;
     std::vector<const A*> input_rows, state_rows;
     std::vector<int64_t> identity, wanting;
     Scratch<A> sums;  // [slots, 4W]
+    Scratch<A> fed;   // [slots, E + R], where the first layer multiplies both
+    typename MemoryReader<A>::Own mixing;
   };
 
-  Network(const PackedHeader& header, const void* packed, int64_t slots)
+  Network(const PackedHeader& header, const DecodeArgs& args, int64_t slots)
       : h_(header),
         slots_(slots),
         layout_(header),
-        base_(static_cast<const char*>(packed)),
+        base_(static_cast<const char*>(args.packed)),
+        memory_(header, args.memory, slots, args.options.width),
         states_{{header, slots}, {header, slots}},
         unprojected_(header.projected ? slots * header.hidden : 0),
+        queries_(header.additive ? slots * header.keys : 0),
+        joined_(header.heads > 0 ? slots * joined_size() : 0),
+        attended_(header.heads > 0 && !header.feeding ? slots * header.output : 0),
         logits_(slots * vocab_padded()) {}
 
   int64_t vocab_padded() const { return layout_.vocab_panels * kColumns; }
@@ -93,6 +101,14 @@ class Network {
       products += h_.hidden * h_.output;
       bytes += layout_.output_panels * layout_.hidden_bytes;
     }
+    if (h_.heads > 0) {
+      products += h_.output * joined_size() + memory_.products();
+      bytes += layout_.output_panels * layout_.joined_bytes;
+    }
+    if (h_.additive) {
+      products += h_.keys * h_.output;
+      bytes += ceil_div(h_.keys, kColumns) * layout_.recurrent_bytes;
+    }
     constexpr int64_t kProductsPerUs = 60000, kNearBytes = 2 << 20;
     const int64_t bytes_per_us = bytes > kNearBytes ? 30000 : 100000;
     return products * slots / kProductsPerUs + bytes / bytes_per_us;
@@ -103,7 +119,7 @@ class Network {
     const int64_t count = live.size(), inputs = layout_.input_size(layer);
     for (int64_t i = 0; i < count; ++i) {
       if (inputs > 0)
-        own.input_rows[i] = layer == 0 ? input(live.token[i]) : after_->hidden(layer - 1, i);
+        own.input_rows[i] = layer == 0 ? first_input(i, live, own) : after_->hidden(layer - 1, i);
       own.state_rows[i] = now_->hidden(layer, live.parent[i]);
     }
     if (inputs > 0) own.input.set(own.input_rows.data(), count, inputs);
@@ -125,26 +141,46 @@ class Network {
     const int64_t count = live.size();
     for (int64_t i = 0; i < count; ++i) own.state_rows[i] = unprojected_.get() + i * h_.hidden;
     own.state.set(own.state_rows.data(), count, h_.hidden);
-    const Share outputs(layout_.output_panels, thread, threads);
-    for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) {
-      const PanelColumns columns = layout_.output_columns(panel, h_.output);
-      A* sums = own.sums.get();
-      std::fill_n(sums, count * kColumns, A{});
-      multiply_rows_of(own.state, own.identity.data(), count, h_.hidden,
-                       base_ + layout_.projection_panel(layer, panel), sums);
-      for (int64_t i = 0; i < count; ++i) {
-        const Vectors found = panel_vectors(sums, i);
-        A* out = after_->hidden(layer, i) + columns.first;
-        for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
-          store(out + v * kWidth, found.v[v], columns.count[v]);
-      }
+    compute_outputs(
+        count, h_.hidden, h_.output, thread, threads, own,
+        [&](int64_t panel) { return layout_.projection_panel(layer, panel); },
+        [&](int64_t i) { return after_->hidden(layer, i); }, Same{});
+  }
+
+  // From the last layer's outputs what the vocabulary's panels read.
+  void attend(const LiveSlots& live, int thread, int threads, Own& own, Barrier& barrier) {
+    const int64_t count = live.size(), last = h_.layers - 1;
+    if (h_.additive) {
+      for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(last, i);
+      own.state.set(own.state_rows.data(), count, h_.output);
+      compute_outputs(
+          count, h_.output, h_.keys, thread, threads, own,
+          [&](int64_t panel) { return layout_.query_panel(panel); },
+          [&](int64_t i) { return queries_.get() + i * h_.keys; }, Same{});
+      barrier.wait(threads);
     }
+    memory_.score(
+        live, [&](int64_t i) { return query(i); }, h_.additive ? at<A>(layout_.score()) : nullptr,
+        thread, threads);
+    const Share mine(count, thread, threads);
+    for (int64_t i = mine.begin; i < mine.end; ++i)
+      std::copy_n(after_->hidden(last, i), h_.output, joined(i) + h_.values);
+    barrier.wait(threads);
+    memory_.mix(live, [&](int64_t i) { return joined(i); }, thread, threads, own.mixing);
+    barrier.wait(threads);
+    for (int64_t i = 0; i < count; ++i) own.state_rows[i] = joined(i);
+    own.state.set(own.state_rows.data(), count, joined_size());
+    compute_outputs(
+        count, joined_size(), h_.output, thread, threads, own,
+        [&](int64_t panel) { return layout_.attended_panel(panel); },
+        [&](int64_t i) { return features(i); }, Tanh{});
+    barrier.wait(threads);
   }
 
   void compute_logits(const LiveSlots& live, const WantedPanels& wanted, int thread, int threads,
                       Own& own) {
     const int64_t count = live.size();
-    for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(h_.layers - 1, i);
+    for (int64_t i = 0; i < count; ++i) own.state_rows[i] = features(i);
     own.state.set(own.state_rows.data(), count, h_.output);
     const Share mine(layout_.vocab_panels, thread, threads);
     for (int64_t done = mine.begin; done < mine.end; ++done) {
@@ -171,8 +207,53 @@ class Network {
 
   // What the sums of a slot's units begin with.
   const A* first_sums(int64_t layer, int64_t panel, int64_t index, const LiveSlots& live) const {
-    return layout_.input_size(layer) == 0 ? input(live.token[index]) + panel * kColumns
-                                          : at<A>(layout_.bias(layer, panel));
+    return layer == 0 && h_.table ? input(live.token[index]) + panel * kColumns
+                                  : at<A>(layout_.bias(layer, panel));
+  }
+
+  // Whether the first layer multiplies embeddings and what is fed together.
+  bool feeds_rows() const { return h_.feeding && !h_.table; }
+  const A* first_input(int64_t index, const LiveSlots& live, const Own& own) const {
+    const A* embedded = input(live.token[index]);
+    if (!h_.feeding) return embedded;
+    const A* fed = now_->hidden(h_.layers, live.parent[index]);
+    if (h_.table) return fed;
+    A* row = own.fed.get() + index * layout_.input_size(0);
+    std::copy_n(embedded, h_.inputs, row);
+    std::copy_n(fed, h_.output, row + h_.inputs);
+    return row;
+  }
+
+  int64_t joined_size() const { return h_.values + h_.output; }
+  // [context; h] of a slot
+  A* joined(int64_t index) const { return joined_.get() + index * joined_size(); }
+  const A* query(int64_t index) const {
+    return h_.additive ? queries_.get() + index * h_.keys : after_->hidden(h_.layers - 1, index);
+  }
+  // What the vocabulary's panels read.
+  A* features(int64_t index) const {
+    if (h_.feeding) return after_->hidden(h_.layers, index);
+    return h_.heads > 0 ? attended_.get() + index * h_.output
+                        : after_->hidden(h_.layers - 1, index);
+  }
+
+  // The thread's columns of out(i) = finish(row i of own.state · the panels at where(panel)).
+  template <class Where, class Out, class Finish>
+  void compute_outputs(int64_t count, int64_t k_size, int64_t size, int thread, int threads,
+                       Own& own, const Where& where, const Out& out, const Finish& finish) {
+    const Share mine(ceil_div(size, kColumns), thread, threads);
+    for (int64_t panel = mine.begin; panel < mine.end; ++panel) {
+      const PanelColumns columns = layout_.output_columns(panel, size);
+      A* sums = own.sums.get();
+      std::fill_n(sums, count * kColumns, A{});
+      multiply_rows_of(own.state, own.identity.data(), count, k_size, base_ + where(panel), sums);
+      for (int64_t i = 0; i < count; ++i) {
+        const Vectors found = panel_vectors(sums, i);
+        A* to = out(i) + columns.first;
+        for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
+          store(to + v * kWidth, finish(found.v[v]), columns.count[v]);
+      }
+    }
   }
 
   // All slots, which are few, and several panels at once.
@@ -207,6 +288,13 @@ class Network {
     for (int64_t i = 0; i < count; ++i)
       finish_units(layer, panel, i, live.parent[i], panel_vectors(sums, i).v);
   }
+
+  struct Same {
+    FAST_S2S_INLINE V operator()(V v) const { return v; }
+  };
+  struct Tanh {
+    FAST_S2S_INLINE V operator()(V v) const { return Math::tanh(v); }
+  };
 
   struct Vectors {
     V v[kPanelVectors];
@@ -259,11 +347,15 @@ class Network {
   const int64_t slots_;
   const PackedLayout<Panel> layout_;
   const char* base_;
+  const MemoryReader<A> memory_;
   LayerStates<A> states_[2];
   LayerStates<A>* now_ = &states_[0];
   LayerStates<A>* after_ = &states_[1];
   bool upward_ = true;
   Scratch<A> unprojected_;  // [slots, H]
+  Scratch<A> queries_;      // [slots, A]
+  Scratch<A> joined_;       // [slots, M + R]
+  Scratch<A> attended_;     // [slots, R]
   Scratch<A> logits_;       // [slots, padded V]
 };
 

@@ -28,11 +28,11 @@ struct Successor {
   int64_t slot, parent, token;
 };
 
-// Hidden and cell states of all layers, [L, slots, width] each.
+// Hidden and cell states of all layers, [L, slots, width] each; hidden ones perhaps one more.
 template <class A>
 struct LayerStates {
   LayerStates(const PackedHeader& header, int64_t slots)
-      : h(header.layers * slots * header.output),
+      : h(header.hidden_states() * slots * header.output),
         c(header.layers * slots * header.hidden),
         header_(header),
         slots_(slots) {}
@@ -97,21 +97,22 @@ class Sequences {
     if (s.finished != nullptr) s.finished[slot] = true;
   }
   void clear_states(const DecodeState& s, int64_t slot) const {
-    for (int64_t layer = 0; layer < h_.layers; ++layer) {
-      std::fill_n(hidden(s, layer, slot), h_.output, A{});
+    for (int64_t i = 0; i < h_.hidden_states(); ++i)
+      std::fill_n(hidden(s, i, slot), h_.output, A{});
+    for (int64_t layer = 0; layer < h_.layers; ++layer)
       std::fill_n(cell(s, layer, slot), h_.hidden, A{});
-    }
   }
   // h and c of a slot from where `hidden_at(layer)` and `cell_at(layer)` point to.
   template <class Hidden, class Cell>
   void store_states(const DecodeState& s, int64_t slot, const Hidden& hidden_at,
                     const Cell& cell_at) const {
-    for (int64_t layer = 0; layer < h_.layers; ++layer) {
-      std::copy_n(hidden_at(layer), h_.output, hidden(s, layer, slot));
+    for (int64_t i = 0; i < h_.hidden_states(); ++i)
+      std::copy_n(hidden_at(i), h_.output, hidden(s, i, slot));
+    for (int64_t layer = 0; layer < h_.layers; ++layer)
       std::copy_n(cell_at(layer), h_.hidden, cell(s, layer, slot));
-    }
   }
   int64_t layers() const { return h_.layers; }
+  int64_t hidden_states() const { return h_.hidden_states(); }
   int64_t output() const { return h_.output; }
   int64_t hidden_size() const { return h_.hidden; }
 

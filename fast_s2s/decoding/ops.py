@@ -1,4 +1,5 @@
-"""The ops `decode_pack` and `decode`: schema and fake kernels. They have no gradients.
+"""The ops `decode_pack` and `decode`, and the same with attention: schema and fake kernels. They
+have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -20,6 +21,14 @@ _library.define(
     "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
     "int max_steps) -> Tensor[]"
 )
+_library.define(
+    "decode_pack_attending(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
+    "int num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> Tensor"
+)
+_library.define(
+    "decode_attending(Tensor packed, Tensor[] state, Tensor[] memory, Tensor[] rules, "
+    "int[] options, float[] parameters, int max_steps) -> Tensor[]"
+)
 
 
 @torch.library.register_fake("fast_s2s::decode_pack")  # type: ignore[untyped-decorator]
@@ -32,9 +41,23 @@ def _(
     projected: bool,
     table: bool,
 ) -> Tensor:
-    # the size depends on the machine's vectors
-    size = torch.library.get_ctx().new_dynamic_size()
-    return inputs.new_empty(size, dtype=torch.uint8)
+    return _fake_pack(inputs)
+
+
+@torch.library.register_fake("fast_s2s::decode_pack_attending")  # type: ignore[untyped-decorator]
+def _(
+    matrices: list[Tensor],
+    scales: list[Tensor],
+    biases: list[Tensor],
+    inputs: Tensor,
+    num_layers: int,
+    projected: bool,
+    table: bool,
+    heads: int,
+    additive: bool,
+    feeding: bool,
+) -> Tensor:
+    return _fake_pack(inputs)
 
 
 @torch.library.register_fake("fast_s2s::decode")  # type: ignore[untyped-decorator]
@@ -46,6 +69,29 @@ def _(
     parameters: list[float],
     max_steps: int,
 ) -> list[Tensor]:
+    return _fake_decode(state, max_steps)
+
+
+@torch.library.register_fake("fast_s2s::decode_attending")  # type: ignore[untyped-decorator]
+def _(
+    packed: Tensor,
+    state: list[Tensor],
+    memory: list[Tensor],
+    rules: list[Tensor],
+    options: list[int],
+    parameters: list[float],
+    max_steps: int,
+) -> list[Tensor]:
+    return _fake_decode(state, max_steps)
+
+
+def _fake_pack(inputs: Tensor) -> Tensor:
+    # the size depends on the machine's vectors
+    size = torch.library.get_ctx().new_dynamic_size()
+    return inputs.new_empty(size, dtype=torch.uint8)
+
+
+def _fake_decode(state: list[Tensor], max_steps: int) -> list[Tensor]:
     begin, hypotheses = split_state(state)
 
     def grown(values: Tensor) -> Tensor:

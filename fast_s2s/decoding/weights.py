@@ -110,7 +110,8 @@ class PackedDecoder:
     @property
     def backend(self) -> str:
         """What serves this decoder's tensors: see `fast_s2s.backends`."""
-        if self.attending is not None:
+        if self.attending is not None and self.device.type == "cuda":
+            # no kernel has attention there
             return "reference"
         return backends.current(self.device.type, self.acc).backend
 
@@ -153,6 +154,10 @@ class PackedDecoder:
         if self.backend == "reference":
             dense = self.dense
             return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
+        if self.attending is not None:
+            return torch.ops.fast_s2s.decode_attending.default(
+                self.packed, state, memory, rules, options, parameters, max_steps
+            )
         return torch.ops.fast_s2s.decode.default(
             self.packed, state, rules, options, parameters, max_steps
         )
@@ -183,16 +188,34 @@ class PackedDecoder:
         matrices = [matrix for layer in self.layers for matrix in layer if matrix is not None]
         inputs = self.embedding
         if self.table:
-            inputs = inputs @ matrices.pop(0).dense(self.acc).t() + self.biases[0]
+            size = inputs.size(1)
+            first = matrices.pop(0)
+            inputs = inputs @ first.dense(self.acc)[:, :size].t() + self.biases[0]
+            if first.values.size(1) > size:
+                # what input feeding feeds is still to be multiplied
+                matrices.insert(0, Stored(first.values[:, size:].contiguous(), first.scale))
+        biases = list(self.biases)
+        attending = self.attending
+        if attending is not None:
+            if attending.query is not None and attending.score is not None:
+                matrices.append(attending.query)
+                biases.insert(-1, attending.score)
+            matrices.append(attending.output)
         matrices.append(self.output)
-        return torch.ops.fast_s2s.decode_pack(
+        arguments = (
             [matrix.values for matrix in matrices],
             [matrix.scale for matrix in matrices if matrix.scale is not None],
-            list(self.biases),
+            biases,
             inputs,
             self.num_layers,
             self.layers[0][2] is not None,
             self.table,
+        )
+        if attending is None:
+            return torch.ops.fast_s2s.decode_pack(*arguments)
+        additive = attending.query is not None
+        return torch.ops.fast_s2s.decode_pack_attending(
+            *arguments, attending.heads, additive, attending.feeding
         )
 
 

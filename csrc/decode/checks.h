@@ -1,0 +1,63 @@
+// Checks of tensors that the decode ops on the CPU take.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "decode.h"
+
+namespace fast_s2s {
+namespace decode_checks {
+
+using torch::headeronly::ScalarType;
+using torch::headeronly::toString;
+using torch::stable::Tensor;
+
+constexpr int64_t kAny = -1;
+
+// A dense CPU tensor of this type and shape; copies only if it is not dense.
+inline Tensor dense(const Tensor& tensor, const std::string& name, ScalarType type,
+                    const std::vector<int64_t>& shape) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ", toString(type), ", got ",
+                  toString(tensor.scalar_type()));
+  const auto sizes = tensor.sizes();
+  bool fits = sizes.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == sizes[i];
+  if (!fits) {
+    std::string message = name + ": expected shape (";
+    for (int64_t size : shape) message += (size == kAny ? "any" : std::to_string(size)) + ",";
+    message += "), got (";
+    for (int64_t size : sizes) message += std::to_string(size) + ",";
+    STD_TORCH_CHECK(false, message, ")");
+  }
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// Raises unless all values are in low..high.
+inline void check_range(const Tensor& tensor, const std::string& name, int64_t low, int64_t high) {
+  const int64_t* values = data<int64_t>(tensor);
+  for (int64_t i = 0; i < tensor.numel(); ++i)
+    STD_TORCH_CHECK(values[i] >= low && values[i] <= high, name, ": expected values in ", low, "..",
+                    high, ", got ", values[i]);
+}
+
+inline ScalarType acc_type(WeightType weights) {
+  return weights == WeightType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+}  // namespace decode_checks
+}  // namespace fast_s2s

@@ -1,0 +1,128 @@
+// Host side of the ops that pack weights for decode: check, allocate, dispatch.
+
+#include "checks.h"
+#include "decode_ops.h"
+
+namespace fast_s2s {
+
+using namespace decode_checks;
+
+namespace {
+
+WeightType weight_type(const Tensor& matrix) {
+  switch (matrix.scalar_type()) {
+    case ScalarType::Float:
+      return WeightType::kFloat32;
+    case ScalarType::Double:
+      return WeightType::kFloat64;
+    case ScalarType::BFloat16:
+      return WeightType::kBFloat16;
+    case ScalarType::Char:
+      return WeightType::kInt8;
+    default:
+      STD_TORCH_CHECK(false, "matrices: expected dtype Float, Double, BFloat16 or Char, got ",
+                      toString(matrix.scalar_type()));
+  }
+}
+
+}  // namespace
+
+Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
+                   const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
+                   bool projected, bool table) {
+  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table, 0,
+                               false, false);
+}
+
+Tensor decode_pack_attending(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
+                             const std::vector<Tensor>& biases, const Tensor& inputs,
+                             int64_t num_layers, bool projected, bool table, int64_t heads,
+                             bool additive, bool feeding) {
+  STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
+  const int64_t per_layer = projected ? 3 : 2;
+  STD_TORCH_CHECK(heads >= 0, "heads: expected at least 0, got ", heads);
+  STD_TORCH_CHECK(heads > 0 || !(additive || feeding),
+                  "additive, feeding: expected neither without heads");
+  // attention's own: additive its query, and the output
+  const int64_t of_attention = heads == 0 ? 0 : additive ? 2 : 1;
+  const int64_t of_layers = num_layers * per_layer - (table && !feeding ? 1 : 0);
+  const int64_t expected = of_layers + of_attention + 1;
+  STD_TORCH_CHECK(static_cast<int64_t>(matrices.size()) == expected, "matrices: expected ",
+                  expected, " tensors, got ", matrices.size());
+  const int64_t vectors = num_layers + (additive ? 1 : 0) + 1;
+  STD_TORCH_CHECK(static_cast<int64_t>(biases.size()) == vectors, "biases: expected ", vectors,
+                  " tensors, got ", biases.size());
+  const WeightType weights = weight_type(matrices[0]);
+  const bool scaled = weights == WeightType::kInt8;
+  STD_TORCH_CHECK(scales.size() == (scaled ? matrices.size() : 0), "scales: expected ",
+                  scaled ? matrices.size() : 0, " tensors, got ", scales.size());
+  STD_TORCH_CHECK(inputs.dim() == 2 && matrices.back().dim() == 2 && biases[0].dim() == 1,
+                  "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
+  const ScalarType acc = acc_type(weights), stored = matrices[0].scalar_type();
+  PackedHeader header{};
+  header.weights = weights;
+  header.layers = num_layers;
+  header.hidden = biases[0].size(0) / 4;
+  header.output = matrices.back().size(1);
+  header.vocab = matrices.back().size(0);
+  header.inputs = inputs.size(1);
+  header.projected = projected;
+  header.table = table;
+  header.heads = heads;
+  header.additive = additive;
+  header.feeding = feeding;
+  if (heads > 0) {
+    const Tensor& output = matrices[of_layers + of_attention - 1];
+    STD_TORCH_CHECK(output.dim() == 2 && output.size(1) > header.output,
+                    "matrices: expected attention's output (R, M + R) with R = ", header.output);
+    header.values = output.size(1) - header.output;
+    header.keys = additive ? biases[num_layers].numel() : header.output;
+    STD_TORCH_CHECK(header.values % heads == 0 && header.keys % heads == 0,
+                    "heads: expected a divisor of ", header.values, " and ", header.keys, ", got ",
+                    heads);
+  }
+  decode_describe_cpu(header);
+  const int64_t gates = 4 * header.hidden;
+  STD_TORCH_CHECK(!table || header.inputs == gates, "inputs: expected a table (V, ", gates, ")");
+  STD_TORCH_CHECK(projected || header.output == header.hidden,
+                  "matrices: expected R = H without a projection, got ", header.output, " and ",
+                  header.hidden);
+  std::vector<Tensor> kept;
+  std::vector<const void*> matrix_data, scale_data, bias_data;
+  size_t next = 0;
+  const auto keep = [&](const Tensor& tensor, const std::string& name, ScalarType type,
+                        const std::vector<int64_t>& shape) {
+    kept.push_back(dense(tensor, name, type, shape));
+    return kept.back().const_data_ptr();
+  };
+  const auto take = [&](int64_t rows, int64_t columns) {
+    const std::string name = "[" + std::to_string(next) + "]";
+    matrix_data.push_back(keep(matrices[next], "matrices" + name, stored, {rows, columns}));
+    if (scaled)
+      scale_data.push_back(keep(scales[next], "scales" + name, ScalarType::Float, {rows}));
+    ++next;
+  };
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
+    const int64_t fed = feeding ? header.output : 0;
+    const int64_t inputs_size = layer > 0 ? header.output : (table ? 0 : header.inputs) + fed;
+    if (inputs_size > 0) take(gates, inputs_size);
+    take(gates, header.output);
+    if (projected) take(header.output, header.hidden);
+    bias_data.push_back(keep(biases[layer], "biases", acc, {gates}));
+  }
+  if (additive) {
+    take(header.keys, header.output);
+    bias_data.push_back(keep(biases[num_layers], "biases", acc, {header.keys}));
+  }
+  if (heads > 0) take(header.output, header.values + header.output);
+  take(header.vocab, header.output);
+  bias_data.push_back(keep(biases.back(), "biases", acc, {header.vocab}));
+  const void* input_data = keep(inputs, "inputs", acc, {header.vocab, header.inputs});
+  Tensor packed = torch::stable::new_empty(inputs, {header.bytes}, ScalarType::Byte);
+  const PackArgs args{header, matrix_data.data(), scaled ? scale_data.data() : nullptr,
+                      bias_data.data(), input_data};
+  decode_pack_cpu(args, packed.mutable_data_ptr());
+  return packed;
+}
+
+}  // namespace fast_s2s

@@ -1,0 +1,417 @@
+"""The op `decode` with attention: random decoders and memories, the native kernels against the
+reference; edges, threads, instruction sets, and bad arguments.
+
+FAST_S2S_STRESS=5000 runs so many cases of each kind, from FAST_S2S_STRESS_SEED on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from helpers_decode import (
+    BOS,
+    EOS,
+    Size,
+    random_context,
+    random_options,
+    random_size,
+    random_weights,
+    twin,
+)
+from torch import Tensor
+
+import fast_s2s
+from fast_s2s import backends
+from fast_s2s.attention import Memory
+from fast_s2s.decoding import (
+    AttentionWeights,
+    DecodeOptions,
+    DecodeResult,
+    DecoderWeights,
+    PackedDecoder,
+    decode,
+    initial_state,
+    pack_decoder,
+    reference,
+)
+from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.options import op_numbers, op_rules
+
+needs_native = pytest.mark.skipif(
+    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
+)
+
+_SEED = int(os.environ.get("FAST_S2S_STRESS_SEED", "0"))
+_CASES = int(os.environ.get("FAST_S2S_STRESS", "80"))
+_SEEDS = range(_SEED, _SEED + _CASES)
+
+
+class Case(NamedTuple):
+    """A decoder and where it begins."""
+
+    decoder: PackedDecoder
+    h: Tensor
+    c: Tensor
+    memory: Memory
+
+    def state(self, options: DecodeOptions):
+        return initial_state(self.decoder, self.h, self.c, BOS, options, memory=self.memory)
+
+    def run(self, options: DecodeOptions, chunk: int | None = None) -> DecodeResult:
+        """The whole generation, in chunks of steps if told to; counts are summed."""
+        state, steps, slot_steps = self.state(options), 0, 0
+        while True:
+            result = decode(self.decoder, state, options, chunk)
+            state, steps = result.state, steps + result.steps
+            slot_steps += result.slot_steps
+            if result.done or chunk is None:
+                return result._replace(steps=steps, slot_steps=slot_steps)
+
+    def on_reference(self, options: DecodeOptions) -> DecodeResult:
+        with fast_s2s.backend("reference"):
+            return self.run(options)
+
+
+class Shape(NamedTuple):
+    """Of attention: sizes of a head's part of keys and values, and the memory's steps."""
+
+    heads: int = 1
+    values: int = 6
+    keys: int = 5
+    additive: bool = False
+    feeding: bool = False
+    steps: int = 7
+
+
+def make_case(
+    size: Size, shape: Shape, batch: int, dtype=torch.float64, table="auto", sharpness=1.5
+) -> Case:
+    weights = random_weights(size, sharpness)
+    output, heads = size.output, shape.heads
+    values = heads * shape.values
+    keys = heads * shape.keys if shape.additive else output
+    kind = {"dtype": torch.float64}
+    # so sharp that steps differ
+    query = 2 * torch.randn(keys, output, **kind) / output**0.5 if shape.additive else None
+    score = 2 * torch.randn(keys, **kind) if shape.additive else None
+    joined = values + output
+    attention = AttentionWeights(
+        2 * torch.randn(output, joined, **kind) / joined**0.5, heads, shape.feeding, query, score
+    )
+    layers = list(weights.layers)
+    h, c = random_context(size, batch)
+    if shape.feeding:
+        fed = torch.randn(layers[0].w_ih.size(0), output, **kind) / output**0.5
+        layers[0] = layers[0]._replace(w_ih=torch.cat((layers[0].w_ih, fed), 1))
+        h = torch.cat((h, torch.randn(1, batch, output, **kind).tanh()))
+    weights = weights._replace(layers=tuple(layers), attention=attention)
+    lengths = torch.randint(0, shape.steps + 1, (batch,))
+    memory = Memory(
+        torch.randn(batch, shape.steps, values, **kind),
+        2 * torch.randn(batch, shape.steps, keys, **kind),
+        lengths,
+    )
+    return Case(pack_decoder(weights, dtype, table), h, c, memory)
+
+
+def draw(seed: int, dtype: torch.dtype) -> tuple[random.Random, Case, DecodeOptions]:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
+    additive = rng.random() < 0.4
+    divisors = [n for n in range(1, 9) if additive or size.output % n == 0]
+    shape = Shape(
+        heads=rng.choice([1, *divisors]),
+        values=rng.choice([1, 16, rng.randint(1, 150)]),
+        keys=rng.choice([1, 16, rng.randint(1, 80)]),
+        additive=additive,
+        feeding=rng.random() < 0.4,
+        steps=rng.choice([1, 63, rng.randint(1, 40)]),
+    )
+    table, sharpness = rng.choice(["on", "off"]), rng.choice([0.5, 2, 5])
+    case = make_case(size, shape, batch, dtype, table, sharpness)
+    torch.set_num_threads(rng.choice([1, 1, 2, 3]))
+    return rng, case, random_options(rng, size, batch)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_after():
+    yield
+    torch.set_num_threads(1)
+
+
+def assert_same(actual: DecodeResult, expected: DecodeResult) -> None:
+    """Tokens and counts exactly, numbers closely."""
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert torch.equal(actual.lengths, expected.lengths)
+    assert (actual.done, actual.steps, actual.slot_steps) == (
+        expected.done,
+        expected.steps,
+        expected.slot_steps,
+    )
+    for ours, theirs in zip(actual.state, expected.state, strict=True):
+        for name, value in () if ours is None else ours._asdict().items():
+            other = getattr(theirs, name)
+            if value.is_floating_point():
+                torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-9, msg=name)
+            else:
+                assert torch.equal(value, other), name
+
+
+@needs_native
+@pytest.mark.parametrize("seed", _SEEDS)
+def test_float64_is_the_reference_token_by_token(seed):
+    rng, case, options = draw(seed, torch.float64)
+    expected = case.on_reference(options)
+    assert case.decoder.backend == "native"
+    assert_same(case.run(options), expected)
+    assert_same(case.run(options, chunk=rng.randint(1, 4)), expected)
+
+
+@needs_native
+def test_other_types_are_the_reference_of_their_own_weights():
+    """As in test_decode_random.py: tokens where they stand up to noise of the kernels' size."""
+    compared = total = 0
+    for seed in _SEEDS[:: 2 if len(_SEEDS) > 40 else 1]:
+        dtype = random.Random(seed).choice([torch.float32, torch.bfloat16, torch.int8])
+        _, case, options = draw(10**6 + seed, dtype)
+        single = case._replace(
+            h=case.h.float(), c=case.c.float(), memory=case.memory.to(torch.float32)
+        )
+        exact = single._replace(decoder=twin(case.decoder)).on_reference(options)
+        others = [
+            rows_of(single._replace(decoder=twin(case.decoder, 3e-6)).on_reference(options))
+            for _ in range(2)
+        ]
+        actual, expected = case.run(options), rows_of(exact)
+        for row, tokens in enumerate(rows_of(actual)):
+            total += 1
+            if any(other[row] != expected[row] for other in others):
+                continue
+            compared += 1
+            assert tokens == expected[row], f"seed {seed}, {dtype}, row {row}"
+            torch.testing.assert_close(
+                actual.scores[row], exact.scores[row], rtol=1e-3, atol=1e-3, msg=f"seed {seed}"
+            )
+    assert compared > 0.95 * total
+
+
+def rows_of(result: DecodeResult) -> list[tuple]:
+    pairs = zip(result.tokens, result.lengths.tolist(), strict=True)
+    return [tuple(tokens[: 1 + length].tolist()) for tokens, length in pairs]
+
+
+def log_probabilities(case: Case, row: int, tokens: list[int]) -> Tensor:
+    """(V,) of the token after these, one step at a time."""
+    memory = case.memory.to(case.decoder.acc).select(torch.tensor([row]))
+    h, c = (part[:, row : row + 1].to(case.decoder.acc) for part in (case.h, case.c))
+    for token in [BOS, *tokens]:
+        logits, h, c, _ = reference.step(case.decoder.dense, torch.tensor([token]), h, c, memory)
+    return logits[0].double().log_softmax(0)
+
+
+@pytest.mark.parametrize("feeding", [False, True])
+@pytest.mark.parametrize("additive", [False, True])
+def test_beams_find_the_best_of_all_sequences(backend, additive, feeding):
+    """As many beams as there are sequences miss none; all are scored one by one."""
+    vocab, length = 4, 3
+    shape = Shape(additive=additive, feeding=feeding, heads=2, keys=4)
+    case = make_case(Size(hidden=8, vocab=vocab), shape, 2)
+    beams = vocab**length
+    options = DecodeOptions(
+        max_new_tokens=length, num_beams=beams, num_return_sequences=5, length_penalty=0.0
+    )
+    result = case.run(options)
+    for row in range(2):
+        scores = {}
+        for tokens in itertools.product(range(vocab), repeat=length):
+            scores[tokens] = sum(
+                float(log_probabilities(case, row, list(tokens[:t]))[tokens[t]])
+                for t in range(length)
+            )
+        best = sorted(scores, key=lambda tokens: -scores[tokens])[:5]
+        found = result.tokens[row * 5 : row * 5 + 5, 1:].tolist()
+        assert [tuple(tokens) for tokens in found] == best
+        expected = torch.tensor([scores[tokens] for tokens in best], dtype=torch.float64)
+        torch.testing.assert_close(result.scores[row * 5 : row * 5 + 5], expected)
+
+
+@needs_native
+@pytest.mark.parametrize("additive", [False, True])
+def test_what_lies_past_the_lengths_does_not_count(additive):
+    case = make_case(Size(hidden=16), Shape(additive=additive, heads=2), 5, torch.float32)
+    options = DecodeOptions(max_new_tokens=6)
+    expected = case.run(options)
+    for row, length in enumerate(case.memory.lengths.tolist()):
+        case.memory.values[row, length:] = float("nan")
+        case.memory.keys[row, length:] = float("nan")
+    again = case.run(options)
+    assert torch.equal(again.tokens, expected.tokens)
+    assert torch.equal(again.scores, expected.scores)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.float64])
+def test_a_row_does_not_depend_on_others_or_threads(dtype):
+    shape = Shape(additive=True, feeding=True, heads=4, keys=16, values=70, steps=37)
+    case = make_case(Size(hidden=160, vocab=90, layers=2), shape, 9, dtype)
+    options = DecodeOptions(max_new_tokens=10)
+    torch.set_num_threads(3)
+    whole = case.run(options)
+    torch.set_num_threads(1)
+    assert torch.equal(case.run(options).scores, whole.scores)
+    for row in (0, 4, 8):
+        index = torch.tensor([row])
+        alone = Case(case.decoder, case.h[:, index], case.c[:, index], case.memory.select(index))
+        result = alone.run(options)
+        assert torch.equal(result.tokens[0], whole.tokens[row])
+        assert torch.equal(result.scores[0], whole.scores[row])
+
+
+def test_empty_memory_and_no_rows(backend):
+    options = DecodeOptions(max_new_tokens=3)
+    case = make_case(Size(), Shape(), 2)
+    empty = case._replace(
+        memory=Memory(case.memory.values[:, :0], case.memory.keys[:, :0], torch.zeros(2).long())
+    )
+    nothing = case._replace(memory=case.memory._replace(lengths=torch.zeros(2).long()))
+    assert torch.equal(empty.run(options).scores, nothing.run(options).scores)
+    none = Case(case.decoder, case.h[:, :0], case.c[:, :0], case.memory.select(torch.arange(0)))
+    assert none.run(options).tokens.shape == (0, 1)
+
+
+_RUN_AN_ISA = """
+import torch
+import test_decode_attention as tests
+from fast_s2s import backends
+assert backends.extension.build_info()["cpu isa"] == "{isa}"
+for seed in range(24):
+    for dtype in (torch.float64, torch.float32, torch.int8):
+        _, case, options = tests.draw(seed, dtype)
+        expected = case.on_reference(options)
+        actual = case.run(options)
+        if dtype == torch.float64:
+            tests.assert_same(actual, expected)
+        same = sum(map(torch.equal, actual.tokens[:, :2], expected.tokens[:, :2]))
+        assert same >= 0.8 * len(actual.tokens), (seed, dtype)
+"""
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["generic", "avx2"])
+def test_other_instruction_sets(isa):
+    if isa not in backends.extension.build_info()["cpu isas available"].split():
+        pytest.skip(f"this machine has no {isa}")
+    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_AN_ISA.format(isa=isa)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def op_arguments(case: Case, options: DecodeOptions, max_steps: int = 2) -> list:
+    state = case.state(options)
+    rules = op_rules(case.decoder, options, state.slots.position.numel())
+    return [
+        case.decoder.packed,
+        join_state(state.slots, state.hypotheses),
+        list(state.memory),
+        list(rules),
+        *op_numbers(options),
+        max_steps,
+    ]
+
+
+@needs_native
+@pytest.mark.parametrize("beams", [1, 3])
+def test_opcheck(beams):
+    options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, num_beams=beams)
+    case = make_case(Size(projection=3), Shape(additive=True, feeding=True), 2, torch.float32)
+    torch.library.opcheck(torch.ops.fast_s2s.decode_attending.default, op_arguments(case, options))
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (None, lambda memory: [], "memory: expected 3 tensors, got 0"),
+        (0, lambda t: t.float(), "memory.values: expected dtype Double, got Float"),
+        (0, lambda t: t[:, :, 1:], "memory.values: expected shape"),
+        (1, lambda t: t[:, 1:], "memory.keys: expected shape"),
+        (2, lambda t: t[1:], "memory.lengths: expected shape"),
+        (2, lambda t: t + 8, "memory.lengths: expected values in 0..7"),
+    ],
+)
+def test_bad_arguments_of_the_op(index, change, message):
+    arguments = op_arguments(make_case(Size(), Shape(), 2), DecodeOptions(max_new_tokens=2))
+    if index is None:
+        arguments[2] = change(arguments[2])
+    else:
+        arguments[2][index] = change(arguments[2][index])
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fast_s2s.decode_attending(*arguments)
+    with pytest.raises(RuntimeError, match="memory: expected 3 tensors, got 0"):
+        torch.ops.fast_s2s.decode(arguments[0], *arguments[1:2], *arguments[3:])
+
+
+def weights_with(**changes) -> DecoderWeights:
+    size = Size()
+    weights = random_weights(size)
+    attention = AttentionWeights(torch.randn(8, 14, dtype=torch.float64))
+    return weights._replace(attention=attention._replace(**changes))
+
+
+BAD_WEIGHTS = {
+    "output": ({"output": torch.zeros(7, 14)}, "attention.output: expected shape"),
+    "no values": ({"output": torch.zeros(8, 8)}, "attention.output: expected (R, M + R) with R"),
+    "query": ({"query": torch.zeros(5, 8)}, "attention.query: expected one beside attention.sco"),
+    "score": (
+        {"query": torch.zeros(5, 8), "score": torch.zeros(4)},
+        "attention.score: expected shape (A,) = (5,), got (4,)",
+    ),
+    "heads": ({"heads": 4}, "attention.heads: expected a divisor of M = 6 and A = 8, got 4"),
+    "feeding": ({"feeding": True}, "layers[0].w_ih: expected shape (4H, I) = (32, 13), got"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_bad_weights(case):
+    changes, message = BAD_WEIGHTS[case]
+    with pytest.raises(ValueError) as raised:
+        pack_decoder(weights_with(**changes))
+    assert str(raised.value).startswith(message)
+
+
+def test_bad_memory():
+    case = make_case(Size(), Shape(), 2)
+    options = DecodeOptions(max_new_tokens=2)
+    for memory, error, message in (
+        (None, TypeError, "memory: expected a Memory for a decoder with attention, got NoneType"),
+        (
+            case.memory._replace(keys=case.memory.keys[:, 1:]),
+            ValueError,
+            "memory.keys: expected shape (B, S, A) = (2, 7, 8), got (2, 6, 8)",
+        ),
+        (
+            case.memory._replace(lengths=torch.tensor([8, 1])),
+            ValueError,
+            "memory.lengths: expected lengths in 0..7, got 8 at memory.lengths[0]",
+        ),
+    ):
+        with pytest.raises(error) as raised:
+            case._replace(memory=memory).run(options)
+        assert str(raised.value) == message
+    plain = pack_decoder(random_weights(Size()), torch.float64)
+    with pytest.raises(ValueError, match="memory: expected None for a decoder without attention"):
+        initial_state(plain, case.h, case.c, BOS, options, memory=case.memory)
