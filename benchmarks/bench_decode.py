@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import command, g2p_sides
-from benchmarks.decode_sides import OURS, Generation
+from benchmarks.decode_sides import OURS, WITHOUT, Generation
 from benchmarks.seq2seq_sides import Step
 from fast_s2s.benchmarking.cases import Case, Versus
 
@@ -39,6 +39,17 @@ def decode_cases() -> list[Case]:
         cases.append(Case("sampling", Generation(*sizes, sample=True), (Versus(loop),)))
     for sizes in ((1, 128, 100, 32), (2, 512, 1000, 32)):
         cases.append(Case("rows that end", Generation(*sizes, ragged=True), (Versus(loop),)))
+    for sizes, kind, dtype in (
+        ((1, 128, 100, 1), "dot", ""),
+        ((2, 512, 1000, 1), "dot", ""),
+        ((2, 512, 1000, 1), "dot", " int8"),
+        ((2, 512, 1000, 1), "additive", ""),
+        ((2, 512, 1000, 32), "dot", ""),
+    ):
+        workload = Generation(*sizes, attention=kind, source=64)
+        # at most 1.5 times as long
+        peers = (Versus(WITHOUT + dtype, 1 / 1.5),)
+        cases.append(Case("attention", workload, peers, OURS + dtype))
     for dtype, target in (("int8", 2.5), ("bfloat16", 1.6)):
         cases.append(Case("stored as", greedy, (Versus(OURS, target),), f"{OURS} {dtype}"))
     for batch, target in ((1, 8), (64, 20)):

@@ -20,11 +20,14 @@ from torch import Tensor, nn
 import fast_s2s
 from benchmarks import transformers_peer
 from benchmarks.onnx_peers import _iofc, _optional
+from fast_s2s.attention import Memory
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.decoding import (
+    AttentionWeights,
     DecodeOptions,
     DecoderWeights,
+    DecodeState,
     LayerWeights,
     PackedDecoder,
     decode,
@@ -34,6 +37,7 @@ from fast_s2s.decoding import (
 from fast_s2s.decoding.weights import Stored
 
 OURS = "fast_s2s"
+WITHOUT = "fast_s2s without attention"
 BOS = 1
 # largest error over largest value: one other token is more than that
 TOLERANCE = 3e-5
@@ -45,6 +49,8 @@ class Generation:
 
     sample: by chance, at temperature 1 among all tokens
     ragged: rows end after 1 to `steps` tokens, drawn uniformly; the first after `steps`
+    attention, source: "dot", which "general" is too once its keys are there, or "additive", over so
+            many outputs of an encoder as wide as the decoder; none if empty
     """
 
     layers: int
@@ -55,12 +61,15 @@ class Generation:
     steps: int = 50
     sample: bool = False
     ragged: bool = False
+    attention: str = ""
+    source: int = 0
 
     def __str__(self) -> str:
         search = f"beam {self.beams}" if self.beams > 1 else "greedy"
         search = "sampled" if self.sample else search
         sizes = f"L={self.layers} H={self.hidden} V={self.vocab} B={self.batch}"
-        return f"{search} {sizes} {self.steps} steps{' at most' * self.ragged}"
+        attention = f" {self.attention} attention S={self.source}" if self.attention else ""
+        return f"{search} {sizes}{attention} {self.steps} steps{' at most' * self.ragged}"
 
     @property
     def step_weights(self) -> int:
@@ -88,6 +97,8 @@ class DecodeProblem:
             self.limits = torch.full((workload.batch,), workload.steps)
             if workload.ragged:
                 self.limits[1:] = torch.randint(1, workload.steps + 1, (workload.batch - 1,))
+            self.attention = _attention(workload) if workload.attention else None
+            self.memory = _memory(workload) if workload.attention else None
 
     @functools.cached_property
     def weights(self) -> DecoderWeights:
@@ -106,6 +117,7 @@ class DecodeProblem:
             layers,
             self.output.weight.detach(),
             self.output.bias.detach(),
+            self.attention,
         )
 
     @property
@@ -117,6 +129,11 @@ class DecodeProblem:
             do_sample=workload.sample,
             seed=torch.arange(workload.batch) if workload.sample else None,
         )
+
+    def state(self, decoder: PackedDecoder) -> DecodeState:
+        """Where generation begins."""
+        memory = None if decoder.attention is None else self.memory
+        return initial_state(decoder, self.h, self.c, BOS, self.options, memory=memory)
 
     def expected(self, decoder: PackedDecoder) -> dict[str, Tensor]:
         """By the reference in float64, from the numbers that `decoder` stores."""
@@ -131,18 +148,47 @@ class DecodeProblem:
             layers=tuple(tuple(exact(m) for m in layer if m) + (None,) for layer in decoder.layers),
             biases=tuple(bias.double() for bias in decoder.biases),
             output=exact(decoder.output),
+            attending=decoder.attending
+            and decoder.attending._replace(
+                output=exact(decoder.attending.output),
+                query=decoder.attending.query and exact(decoder.attending.query),
+                score=None
+                if self.attention is None or self.attention.score is None
+                else self.attention.score.double(),
+            ),
         )
         with fast_s2s.backend("reference"):
-            state = initial_state(double, self.h.double(), self.c.double(), BOS, self.options)
-            result = decode(double, state, self.options)
+            result = decode(double, self.state(double), self.options)
         return {"tokens": result.tokens[:, 1:], "scores": result.scores}
 
 
-def ours(problem: DecodeProblem, dtype: torch.dtype = torch.float32, name: str = OURS) -> Prepared:
-    decoder, options = pack_decoder(problem.weights, dtype), problem.options
+def _attention(workload: Generation) -> AttentionWeights:
+    hidden = workload.hidden
+    output = 2 * torch.randn(hidden, 2 * hidden) / (2 * hidden) ** 0.5
+    if workload.attention == "dot":
+        return AttentionWeights(output)
+    query = torch.randn(hidden, hidden) / hidden**0.5
+    return AttentionWeights(output, query=query, score=torch.randn(hidden))
+
+
+def _memory(workload: Generation) -> Memory:
+    sizes = (workload.batch, workload.source, workload.hidden)
+    lengths = torch.full((workload.batch,), workload.source)
+    return Memory(torch.randn(sizes).tanh(), torch.randn(sizes), lengths)
+
+
+def ours(
+    problem: DecodeProblem,
+    dtype: torch.dtype = torch.float32,
+    name: str = OURS,
+    *,
+    attends: bool = True,
+) -> Prepared:
+    weights = problem.weights if attends else problem.weights._replace(attention=None)
+    decoder, options = pack_decoder(weights, dtype), problem.options
 
     def call() -> Any:
-        return decode(decoder, initial_state(decoder, problem.h, problem.c, BOS, options), options)
+        return decode(decoder, problem.state(decoder), options)
 
     def results(raw: Any) -> dict[str, Tensor]:
         return {"tokens": raw.tokens[:, 1:], "scores": raw.scores}
@@ -261,6 +307,10 @@ SIDES: dict[str, Callable[[DecodeProblem], Prepared]] = {
     OURS: ours,
     f"{OURS} bfloat16": functools.partial(ours, dtype=torch.bfloat16, name=f"{OURS} bfloat16"),
     f"{OURS} int8": functools.partial(ours, dtype=torch.int8, name=f"{OURS} int8"),
+    WITHOUT: functools.partial(ours, name=WITHOUT, attends=False),
+    f"{WITHOUT} int8": functools.partial(
+        ours, dtype=torch.int8, name=f"{WITHOUT} int8", attends=False
+    ),
     "streaming the weights": stream,
     "nn.LSTM loop": nn_lstm_loop,
     "LSTMCell loop": cell_loop,

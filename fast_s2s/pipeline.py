@@ -267,6 +267,7 @@ _WHAT_IS_RETURNED = {
     "return_dict_in_generate": True,
     "output_scores": False,
     "output_logits": False,
+    "output_attentions": False,
 }
 
 

@@ -32,7 +32,7 @@ ROWS = [
     {"seq2seq"},
     {"ensemble"},
     {"pipeline"},
-    {"training", "bundled", "benchmarking"},
+    {"training", "bundled", "benchmarking", "explain"},
     {"cli"},
     {"__main__"},
 ]

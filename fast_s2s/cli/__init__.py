@@ -16,6 +16,7 @@ from fast_s2s.cli import (
     bench,
     demo,
     evaluate,
+    explain,
     export,
     g2p,
     generate,
@@ -27,7 +28,19 @@ from fast_s2s.cli.options import UsageError
 from fast_s2s.training import TrainingInterrupted
 from fast_s2s.training.processes import launched_main
 
-_COMMANDS = (train, generate, evaluate, interactive, average, export, g2p, info, demo, bench)
+_COMMANDS = (
+    train,
+    generate,
+    evaluate,
+    interactive,
+    explain,
+    average,
+    export,
+    g2p,
+    info,
+    demo,
+    bench,
+)
 _SIGPIPE = 13
 
 

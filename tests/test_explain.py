@@ -1,0 +1,151 @@
+"""Traces of a model, the page and the picture made of them, and the command."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from helpers_training import toy_model, toy_tokenizers
+
+from fast_s2s.cli import main
+from fast_s2s.explain import page, save_png, trace
+from fast_s2s.pipeline import TextPipeline
+
+MODELS = {
+    "plain": {},
+    "bidirectional": {"bidirectional": True, "num_layers": 2},
+    "heads": {"attention": "general", "attention_heads": 2},
+    "feeding": {"attention": "additive", "input_feeding": True, "encoder_layers": 2},
+}
+
+
+def pipeline_of(name):
+    model = toy_model(**MODELS[name])
+    with torch.no_grad():
+        model.output_projection.weight.mul_(8)
+    return TextPipeline(model.eval(), *toy_tokenizers())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_trace_is_what_the_model_does(name, beams):
+    pipeline = pipeline_of(name)
+    found = trace(pipeline, "312", top=3, units=5, num_beams=beams, max_new_tokens=6)
+    (prediction,) = pipeline.predict(["312"], scores=True, num_beams=beams, max_new_tokens=6)
+    assert found.output == prediction.text
+    assert found.probability == pytest.approx(torch.tensor(prediction.score).exp().item(), rel=1e-4)
+    steps = prediction.num_tokens
+    assert found.source[:3] == ["3", "1", "2"] and len(found.source) == 4
+    assert len(found.target) == len(found.chosen) == len(found.alternatives) == steps
+    assert torch.tensor(found.chosen).prod().item() == pytest.approx(found.probability, rel=1e-4)
+    for symbol, chosen, alternatives in zip(
+        found.target, found.chosen, found.alternatives, strict=True
+    ):
+        values = [each.probability for each in alternatives]
+        assert len(values) == 3 and values == sorted(values, reverse=True)
+        for each in alternatives:
+            if each.symbol == symbol:
+                assert each.probability == pytest.approx(chosen)
+    assert found.encoder.shape == (4, 5) and found.decoder.shape == (steps, 5)
+    if pipeline.model.config.attention is None:
+        assert found.attention is None
+    else:
+        heads = pipeline.model.config.attention_heads
+        assert found.attention.shape == (heads, steps, 4)
+        assert torch.allclose(found.attention.sum(2), torch.ones(heads, steps))
+
+
+def test_decoder_states_are_those_of_teacher_forcing():
+    pipeline = pipeline_of("heads")
+    model = pipeline.model
+    found = trace(pipeline, "31", units=model.config.hidden_size, max_new_tokens=4)
+    ids = [*pipeline.encode(["31"])[0], pipeline.source_tokenizer.eos_token_id]
+    tokens = model.generate(torch.tensor([ids]), max_new_tokens=4)[:, 1:]
+    with torch.no_grad():
+        for step in range(len(found.target)):
+            forced = model(torch.tensor([ids]), tokens[:, : step + 1], [3], [step + 1])
+            torch.testing.assert_close(found.decoder[step], forced.state.h[0, 0].float())
+
+
+class Reader(HTMLParser):
+    """Raises for tags that do not match; keeps text and tags."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "rect", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_is_whole_and_needs_nothing_else(name):
+    found = trace(pipeline_of(name), "31", max_new_tokens=5)
+    reader = Reader()
+    reader.feed(page([found, found]))
+    assert not reader.open
+    assert not any(tag in ("script", "link", "img") for tag, _ in reader.tags)
+    assert not any({"src", "href"} & attributes.keys() for _, attributes in reader.tags)
+    text = " ".join(reader.text)
+    assert "Attention" in text if found.attention is not None else "Attention" not in text
+    for symbol in (*found.source, *found.target):
+        assert symbol in text
+    cells = sum(tag == "rect" for tag, _ in reader.tags)
+    states = found.encoder.numel() + found.decoder.numel()
+    heads = 0 if found.attention is None else found.attention.size(0)
+    charts = heads + 1 if heads > 1 else heads
+    assert cells == 2 * (states + charts * len(found.source) * len(found.target))
+
+
+def test_symbols_are_text_and_never_markup():
+    found = trace(pipeline_of("heads"), "<b>&", max_new_tokens=3)
+    text = page([found])
+    assert "<b>&</" not in text and "&lt;b&gt;&amp;" in text
+
+
+@pytest.mark.parametrize("name", ["plain", "heads"])
+def test_the_picture(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    found = trace(pipeline_of(name), "3121", max_new_tokens=5)
+    path = tmp_path / "picture.png"
+    save_png([found, found], path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 10_000
+
+
+def test_bad_arguments():
+    pipeline = pipeline_of("plain")
+    with pytest.raises(TypeError, match="text: expected a str, got list"):
+        trace(pipeline, ["31"])
+    with pytest.raises(ValueError, match="top: expected an integer >= 1, got 0"):
+        trace(pipeline, "31", top=0)
+    for call in (lambda: page([]), lambda: save_png([], "x.png")):
+        with pytest.raises(ValueError, match="traces: expected at least one, got none"):
+            call()
+
+
+def test_the_command(tmp_path, capsys):
+    pipeline = pipeline_of("heads")
+    model_dir = tmp_path / "model"
+    pipeline.model.save_pretrained(model_dir, *toy_tokenizers())
+    output = tmp_path / "new folder" / "page.html"
+    flags = ["--model", str(model_dir), "--output", str(output), "--beam", "2", "--top", "2"]
+    assert main(["explain", *flags, "312", "12"]) == 0
+    assert capsys.readouterr().out.split("\n")[0] == str(output)
+    text = output.read_text()
+    assert len(re.findall("<section>", text)) == 2
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    assert main(["explain", "--model", str(tmp_path / "none"), "3"]) == 1
