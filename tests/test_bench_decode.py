@@ -10,7 +10,7 @@ from helpers_benchmarks import PLAN
 
 from benchmarks import bench_decode, g2p_sides, seq2seq_sides, suite
 from benchmarks.bench_decode import decode_cases
-from benchmarks.decode_sides import SIDES, SLOW, TOLERANCE, DecodeProblem, Generation
+from benchmarks.decode_sides import SIDES, SLOW, TOLERANCE, WITHOUT, DecodeProblem, Generation
 from benchmarks.seq2seq_sides import Step, StepProblem
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
@@ -46,6 +46,16 @@ def test_samples_and_ends_agree_with_the_reference(workload):
     assert (tokens.shape, workload.sample) == ((workload.batch, workload.steps), expected is None)
     if workload.ragged:
         assert problem.limits.unique().numel() > 1 and gate(loop, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["dot", "additive"])
+@pytest.mark.parametrize("name", ["fast_s2s", "fast_s2s int8", WITHOUT, f"{WITHOUT} int8"])
+def test_attention_agrees_with_the_reference(kind, name):
+    problem = DecodeProblem(Generation(1, 8, 11, 3, steps=6, attention=kind, source=5))
+    side, expected = SIDES[name](problem)
+    assert gate(side, expected, TOLERANCE)
+    tokens = SIDES["fast_s2s"](problem)[1]["tokens"]
+    assert torch.equal(SIDES[WITHOUT](problem)[1]["tokens"], tokens) is False
 
 
 def test_every_case_names_sides_that_exist():

@@ -10,6 +10,7 @@ import torch
 from helpers_training import toy_model, toy_tokenizers
 
 from fast_s2s.cli import main
+from fast_s2s.ensemble import Ensemble
 from fast_s2s.explain import page, save_png, trace
 from fast_s2s.pipeline import TextPipeline
 
@@ -130,6 +131,9 @@ def test_bad_arguments():
     pipeline = pipeline_of("plain")
     with pytest.raises(TypeError, match="text: expected a str, got list"):
         trace(pipeline, ["31"])
+    several = TextPipeline(Ensemble([pipeline.model] * 2), *toy_tokenizers())
+    with pytest.raises(TypeError, match="pipeline: expected one of a single model, got Ensemble"):
+        trace(several, "31")
     with pytest.raises(ValueError, match="top: expected an integer >= 1, got 0"):
         trace(pipeline, "31", top=0)
     for call in (lambda: page([]), lambda: save_png([], "x.png")):

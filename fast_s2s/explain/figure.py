@@ -10,7 +10,6 @@ from fast_s2s.explain.trace import Trace
 from fast_s2s.extras import require
 
 _CELL = 0.5
-_STATES = 24
 
 
 def save_png(traces: Sequence[Trace], path: str | os.PathLike[str]) -> None:
@@ -44,7 +43,8 @@ def _alignment(axes: Any, found: Trace) -> None:
     """Rows are outputs, columns inputs; without attention the encoder's states instead."""
     steps = range(len(found.source))
     if found.attention is None:
-        shown = axes.imshow(found.encoder.t().numpy(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        states = found.encoder.t().numpy()
+        shown = axes.imshow(states, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
         axes.set_title("states of the encoder (no attention)", fontsize=10)
         axes.set_yticks([])
         axes.figure.colorbar(shown, ax=axes, shrink=0.6)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fast_s2s.checks import check_integer
 from fast_s2s.generation import DecoderState
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.seq2seq import Seq2Seq
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def trace(
     if not isinstance(text, str):
         raise TypeError(f"text: expected a str, got {type(text).__name__}")
     model = pipeline.model
+    if not isinstance(model, Seq2Seq):
+        raise TypeError(f"pipeline: expected one of a single model, got {type(model).__name__}")
     (row,) = pipeline.encode([text])
     ids = [*row, pipeline.source_tokenizer.eos_token_id]
     src = torch.tensor([ids], device=model.device)
@@ -94,13 +97,12 @@ def trace(
         ],
         attention=None if weights is None else weights[0][0].float().cpu(),
         encoder=_liveliest(encoded[0], units),
-        decoder=_liveliest(_decoder_states(pipeline, src, len(ids), tgt), units),
+        decoder=_liveliest(_decoder_states(model, src, len(ids), tgt), units),
     )
 
 
-def _decoder_states(pipeline: TextPipeline, src: Tensor, length: int, tgt: Tensor) -> Tensor:
+def _decoder_states(model: Seq2Seq, src: Tensor, length: int, tgt: Tensor) -> Tensor:
     """(T, H), of the last layer after each input: bos, then all tokens but the last."""
-    model = pipeline.model
     state = model.encode(src, [length])
     assert isinstance(state, DecoderState)
     top = model.config.num_decoder_layers - 1
