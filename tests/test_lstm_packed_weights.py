@@ -328,6 +328,18 @@ def test_a_forked_process_sees_changes_to_shared_weights():
     assert not torch.equal(assert_current(lstm), before)
 
 
+def test_the_oldest_go_first():
+    # two matrices each, and 128 blocks are kept
+    models = [make() for _ in range(100)]
+    for lstm in models:
+        infer(lstm)
+    count = packed_since()
+    infer(models[-1])
+    assert packed_since(count) == 0
+    infer(models[0])
+    assert packed_since(count) > 0
+
+
 def test_more_weights_than_are_kept():
     # 64 MiB are: these are 96
     lstm = fast_s2s.LSTM(1024, 1024, num_layers=3, bias=False)

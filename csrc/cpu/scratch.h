@@ -72,7 +72,7 @@ class ScratchPool {
     kept_bytes_ += block.bytes;
     // the oldest go first
     size_t old = 0;
-    for (; kept_bytes_ > kMaxKeptBytes; ++old) {
+    for (; kept_bytes_ > kMaxKeptBytes || kept_.size() - old > kMaxKept; ++old) {
       kept_bytes_ -= kept_[old].bytes;
       release(kept_[old]);
     }
@@ -94,6 +94,8 @@ class ScratchPool {
   static constexpr bool kFresh = false;
 #endif
   static constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
+  // they are searched one by one
+  static constexpr size_t kMaxKept = 128;
   static constexpr std::align_val_t kAlignment{64};
 
   Block take(std::vector<Block>::iterator it) {
