@@ -52,12 +52,12 @@ def test_both_commits_are_measured_each_by_its_own_package(other):
     assert "the other commit" in broken["reason"] and broken["errors"]["ours"]
 
 
-def test_a_process_that_ends_is_a_row(other, tmp_path):
+def test_a_process_that_ends_is_said(tmp_path):
+    (tmp_path / "fast_s2s").mkdir()
     (tmp_path / "fast_s2s" / "__init__.py").write_text("raise SystemExit(3)\n")
-    case = base.cases(bench_lstm.lstm_cases(), "v1")[0]
-    with base.Pair("lstm", "v1", 1) as pair:
-        (row,) = pair.rows(case, suite.Settings(PLAN, {}))
-    assert (row["status"], row["side"]) == ("failed", "peer") and "exit status 3" in row["reason"]
+    over = pytest.raises(RuntimeError, match="exit status 3")
+    with base.Worker("lstm", tmp_path, 1) as worker, over:
+        worker.ask(calls=1, settle_s=0.0)
 
 
 def test_what_is_no_commit_is_refused():
