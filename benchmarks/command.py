@@ -238,7 +238,7 @@ def _parser(suite: Suite) -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, no evidence")
     parser.add_argument("--filter", default="", metavar="TEXT", help="rows with TEXT in the name")
-    parser.add_argument("--budget", type=float, default=1.5, metavar="SECONDS", help="for each row")
+    parser.add_argument("--budget", type=float, default=1.2, metavar="SECONDS", help="for each row")
     parser.add_argument("--threads", type=_positive, default=min(2, os.cpu_count() or 1))
     parser.add_argument(
         "--output", type=Path, metavar="FILE.json", help="default: benchmarks/results"

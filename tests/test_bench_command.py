@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,10 @@ sys.exit(main(["bench", "--device", "cpu", "--seconds", "0.2", "--filter", "fron
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     assert "speech front end" in done.stdout
+
+
+def test_a_wheel_has_every_package():
+    listed = re.findall(r'^    "(fast_s2s[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.M)
+    inits = (path.parent for path in (ROOT / "fast_s2s").rglob("__init__.py"))
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in inits}
+    assert set(listed) == found | {"fast_s2s.kernels"}
