@@ -28,15 +28,14 @@ class Stored(NamedTuple):
 def store(weight: Tensor, dtype: torch.dtype) -> Stored:
     """`weight` (rows, columns) in `dtype`. int8: each row by round(127 · w / max |w|).
 
-    Scales have 17 significant bits: their products with int8 are exact in float32, so what was
-    rounded once does not change when it is rounded again.
+    What was rounded once does not change when it is rounded again: (x / 127 · 127) / 127 is x / 127
+    in float32, for every x.
     """
     weight = weight.detach()
     if dtype != torch.int8:
         return Stored(weight.to(dtype), None)
     weight = weight.float()
     scale = weight.abs().amax(1) / 127
-    scale = scale.view(torch.int32).add(1 << 6).bitwise_and(-(1 << 7)).view(torch.float32)
     values = weight / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
     return Stored(values.round().to(torch.int8), scale)
 

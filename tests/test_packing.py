@@ -204,7 +204,6 @@ def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, pac
 
 def test_rounding_again_changes_nothing():
     torch.manual_seed(0)
-    # about one scale in a hundred would move, were it not for its 17 bits
     weight = torch.randn(5000, 3) * torch.randn(5000, 1).exp()
     once = stored.store(weight, torch.int8)
     again = stored.store(once.dense(torch.float32), torch.int8)
