@@ -112,7 +112,8 @@ def build_library(target: Path, scratch: Path, target_version: str) -> None:
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
         # the slowest first
-        sources = sorted([*KERNELS, *HOST], key=lambda p: "ward_cuda_" not in p.name)
+        slow = ("forward_cuda_", "backward_cuda_", "projected_cuda_")
+        sources = sorted([*KERNELS, *HOST], key=lambda p: not p.name.startswith(slow))
         objects = list(pool.map(compiled, sources))
     libraries = [Path(torch.__file__).parent / "lib"]
     if not (libraries[0] / "libtorch_cuda.so").exists():

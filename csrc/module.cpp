@@ -32,7 +32,8 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
                                             int64_t batch, int64_t directions, bool backward,
                                             int64_t sms, int64_t shared_bytes, int64_t max_cluster,
                                             bool cooperative, int64_t weight_registers,
-                                            const std::string& only, int64_t row_tiles) {
+                                            const std::string& only, int64_t row_tiles,
+                                            int64_t projection) {
   using fast_s2s::Precision;
   using fast_s2s::Variant;
   static const std::map<std::string, Precision> precisions = {{"bf16", Precision::kBf16},
@@ -51,7 +52,7 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
     throw std::invalid_argument("only: expected block, cluster, grid or stream, got " + only);
   const fast_s2s::Plan plan = fast_s2s::plan_lstm(
       {sms, shared_bytes, max_cluster, cooperative, weight_registers, variants.at(only), row_tiles},
-      {precisions.at(precision), hidden, batch, directions, backward});
+      {precisions.at(precision), hidden, batch, directions, backward, projection});
   const fast_s2s::Layout& l = plan.layout;
   return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
           {"explanation", py::cast(fast_s2s::explain(plan))},
@@ -64,6 +65,11 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
           {"k_groups", py::cast(l.k_groups)},
           {"register_tiles", py::cast(l.register_tiles)},
           {"shared_tiles", py::cast(l.shared_tiles)},
+          {"projection_strips", py::cast(plan.projection.strips)},
+          {"projection_strips_per_block", py::cast(plan.projection.strips_per_block)},
+          {"projection_k_tiles", py::cast(plan.projection.k_tiles)},
+          {"projection_register_tiles", py::cast(plan.projection.register_tiles)},
+          {"projection_shared_tiles", py::cast(plan.projection.shared_tiles)},
           {"tiles", py::cast(plan.tiles)},
           {"launches", py::cast(plan.launches)},
           {"stepwise", py::cast(plan.stepwise)},
@@ -88,5 +94,6 @@ PYBIND11_MODULE(_C, m) {
         py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
         py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
-        py::arg("weight_registers") = 128, py::arg("only") = "", py::arg("row_tiles") = 0);
+        py::arg("weight_registers") = 128, py::arg("only") = "", py::arg("row_tiles") = 0,
+        py::arg("projection") = 0);
 }

@@ -6,9 +6,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include <cstdlib>
-#include <string>
-
 #include "lstm/lstm_ops_cuda.h"
 
 namespace fast_s2s {
@@ -20,14 +17,6 @@ void* current_stream() {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
       torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   return stream;
-}
-
-bool allows_tf32() {
-  static const bool allowed = [] {
-    const char* value = std::getenv("FAST_S2S_TF32");
-    return value != nullptr && std::string(value) == "1";
-  }();
-  return allowed;
 }
 
 namespace {
@@ -55,6 +44,29 @@ auto lstm_backward_on_device(
                        reset, reverse, y, gates, cells, needs_x, needs_weights);
 }
 
+auto lstm_forward_both_on_device(const Tensor& x, const Tensor& h0, const Tensor& c0,
+                                 const std::vector<Tensor>& weights,
+                                 const std::vector<Tensor>& weights_reverse, bool bias,
+                                 const std::optional<Tensor>& lengths,
+                                 const std::optional<Tensor>& reset,
+                                 const std::optional<Tensor>& reset_reverse, int64_t save) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_forward_both(x, h0, c0, weights, weights_reverse, bias, lengths, reset, reset_reverse,
+                           save);
+}
+
+auto lstm_backward_both_on_device(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const std::vector<Tensor>& weights, const std::vector<Tensor>& weights_reverse, bool bias,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset,
+    const std::optional<Tensor>& reset_reverse, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool needs_x, bool needs_weights) {
+  const DeviceGuard guard(x.get_device());
+  return lstm_backward_both(grad_y, grad_h_n, grad_c_n, x, h0, c0, weights, weights_reverse, bias,
+                            lengths, reset, reset_reverse, y, gates, cells, needs_x, needs_weights);
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace fast_s2s
@@ -62,4 +74,6 @@ auto lstm_backward_on_device(
 STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
   m.impl("lstm_forward", TORCH_BOX(&fast_s2s::cuda::lstm_forward_on_device));
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward_on_device));
+  m.impl("lstm_forward_both", TORCH_BOX(&fast_s2s::cuda::lstm_forward_both_on_device));
+  m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both_on_device));
 }

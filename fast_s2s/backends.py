@@ -104,7 +104,6 @@ def unsupported(
     name: str,
     device_type: str,
     dtype: torch.dtype,
-    projection: bool = False,
     variant: str = "",
 ) -> str | None:
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
@@ -115,7 +114,7 @@ def unsupported(
     if name == "triton":
         return _triton_unsupported(device_type, dtype)
     if device_type == "cuda":
-        return _cuda_unsupported(dtype, projection)
+        return _cuda_unsupported(dtype)
     if extension is None:
         return extension_reason
     if device_type != "cpu":
@@ -125,12 +124,10 @@ def unsupported(
     return None
 
 
-def _cuda_unsupported(dtype: torch.dtype, projection: bool) -> str | None:
+def _cuda_unsupported(dtype: torch.dtype) -> str | None:
     if not cuda_loaded:
         return f"no native kernel for device 'cuda': {cuda_reason}"
-    if dtype not in _CUDA_PRECISIONS:
-        return f"no native cuda kernel for {dtype}"
-    return "no native cuda kernel with projections" if projection else None
+    return None if dtype in _CUDA_PRECISIONS else f"no native cuda kernel for {dtype}"
 
 
 def _triton_unsupported(device_type: str, dtype: torch.dtype) -> str | None:
@@ -149,26 +146,24 @@ def select(
     device_type: str,
     dtype: torch.dtype,
     override: str | None = None,
-    projection: bool = False,
     variant: str = "",
 ) -> Choice:
     """The backend for tensors of this device and type: the fastest one that supports them.
 
     device_type: `tensor.device.type`
     override:    a name from `NAMES`, as given to `backend()`
-    projection:  whether the layer has one
     variant:     what makes the layer's formula another than `torch.nn.LSTM`'s, in words
 
     Raises RuntimeError if the override cannot serve them.
     """
     if override is not None:
-        why_not = unsupported(override, device_type, dtype, projection, variant)
+        why_not = unsupported(override, device_type, dtype, variant)
         if why_not is not None:
             raise RuntimeError(f"backend {override!r} was asked for, but {why_not}")
         return Choice(override, "asked for by fast_s2s.backend()")
     refusals: list[str] = []
     for name in NAMES:
-        why_not = unsupported(name, device_type, dtype, projection, variant)
+        why_not = unsupported(name, device_type, dtype, variant)
         if name == "triton" and device_type == "cpu" and why_not is None:
             why_not = "its interpreter is for tests, and runs where it is asked for"
         if why_not is None:
@@ -183,11 +178,14 @@ def _serves(name: str, device_type: str) -> str:
     return cuda_reason if device_type == "cuda" else extension_reason
 
 
-def current(
-    device_type: str, dtype: torch.dtype, projection: bool = False, variant: str = ""
-) -> Choice:
+def current(device_type: str, dtype: torch.dtype, variant: str = "") -> Choice:
     """`select` under the override of the enclosing `backend()` block, if any."""
-    return select(device_type, dtype, _override, projection, variant)
+    return select(device_type, dtype, _override, variant)
+
+
+def has_both_directions(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether what serves these tensors runs both directions of a layer at once."""
+    return device_type == "cuda" and current(device_type, dtype).backend == "native"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_s2s import backends, ops
+from fast_s2s import backends, ops, ops_both
 from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE, Variant
 
 # what training keeps of each step for the backward pass, by the name users give
@@ -98,33 +98,30 @@ def lstm(
     weight_dropout = extras.weight_dropout if training else 0.0
     directions = 2 if bidirectional else 1
     resets = (reset, _reverse_reset(reset) if bidirectional else None)
+    together = (
+        bidirectional
+        and backends.has_both_directions(x.device.type, x.dtype)
+        and not ops.in_forward_mode()
+    )
     h_n, c_n = [], []
     for first in range(0, len(weights), directions):
-        outputs = []
-        for direction in range(directions):
-            k = first + direction
+        layers, variants = [], []
+        for k in range(first, first + directions):
             layer, norm = weights[k], None if norms is None else norms[k]
             if weight_dropout:
                 layer = (layer[0], F.dropout(layer[1], weight_dropout), *layer[2:])
-            y, h, c = _layer(
-                x,
-                hx[0][k],
-                hx[1][k],
-                layer,
-                bias,
-                lengths,
-                resets[direction],
-                direction == 1,
-                memory,
-                _variant(x, hx[0][k], hx[1][k], norm, extras, training),
-            )
-            outputs.append(y)
-            h_n.append(h)
-            c_n.append(c)
-        x = outputs[0] if directions == 1 else torch.cat(outputs, dim=2)
+            layers.append(layer)
+            variants.append(_variant(x, hx[0][k], hx[1][k], norm, extras, training))
+        here = slice(first, first + directions)
+        run = _both_directions if together and variants[0] is None else _directions
+        x, h, c = run(
+            x, (hx[0][here], hx[1][here]), layers, bias, lengths, resets, memory, variants
+        )
+        h_n.append(h)
+        c_n.append(c)
         if dropout > 0 and first + directions < len(weights):
             x = variational_dropout(x, dropout, training, extras.variational_dropout)
-    return x, (_stack(h_n), _stack(c_n))
+    return x, (_join(h_n), _join(c_n))
 
 
 def _infers_at_once(
@@ -175,6 +172,53 @@ def lstm_cell(
     x, (h0, c0), layers = _autocast(x, hx, [weights])
     _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False, "save")
     return h, c
+
+
+def _directions(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Sequence[Tensor]],
+    bias: bool,
+    lengths: Tensor | None,
+    resets: tuple[Tensor | None, Tensor | None],
+    memory: str,
+    variants: Sequence[Variant | None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer, one direction after the other: y (T, B, D·R), h_n (D, B, R), c_n (D, B, H)."""
+    found = [
+        _layer(x, hx[0][i], hx[1][i], own, bias, lengths, resets[i], i == 1, memory, variants[i])
+        for i, own in enumerate(weights)
+    ]
+    if len(found) == 1:
+        y, h, c = found[0]
+        return y, h.unsqueeze(0), c.unsqueeze(0)
+    ys, hs, cs = zip(*found, strict=True)
+    return torch.cat(ys, dim=2), torch.stack(hs), torch.stack(cs)
+
+
+def _both_directions(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Sequence[Tensor]],
+    bias: bool,
+    lengths: Tensor | None,
+    resets: tuple[Tensor | None, Tensor | None],
+    memory: str,
+    variants: Sequence[Variant | None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for two directions at once, where nothing varies the formula."""
+    every = (x, *hx, *weights[0], *weights[1])
+    saves = torch.is_grad_enabled() and any(t.requires_grad for t in every)
+    return ops_both.lstm_forward_both(
+        x,
+        *hx,
+        list(weights[0]),
+        list(weights[1]),
+        bias,
+        lengths,
+        *resets,
+        _SAVE[memory] if saves else SAVE_NONE,
+    )[:3]
 
 
 def _layer(
@@ -243,8 +287,8 @@ def _variant(
     return Variant(parts[0], parts[1], parts[2], parts[3], mask, hidden, cell)
 
 
-def _stack(states: list[Tensor]) -> Tensor:
-    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
+def _join(states: list[Tensor]) -> Tensor:
+    return states[0] if len(states) == 1 else torch.cat(states)
 
 
 def _reverse_reset(reset: Tensor | None) -> Tensor | None:

@@ -105,7 +105,7 @@ class LSTMOptions(nn.RNNBase):
         }
         variant = ", ".join(name for name, there in parts.items() if there)
         weight = self._weight("weight_ih_l0")
-        return backends.current(weight.device.type, weight.dtype, self.proj_size > 0, variant)
+        return backends.current(weight.device.type, weight.dtype, variant)
 
     def _norms(self) -> list[list[Tensor]] | None:
         if self.norm is None:

@@ -9,6 +9,7 @@ backends can serve one device in one process.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 _LAYER = (
     "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse"
+)
+# of both directions: w_ih, w_hh, with `bias` b_ih and b_hh, and w_hr if there is one, of each
+_BOTH = (
+    "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, Tensor[] weights_reverse, bool bias, "
+    "Tensor? lengths, Tensor? reset, Tensor? reset_reverse"
 )
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
@@ -35,6 +41,12 @@ for _suffix in _SUFFIXES.values():
         "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
+_library.define(f"lstm_forward_both({_BOTH}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+_library.define(
+    f"lstm_backward_both(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_BOTH}, "
+    "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) -> Tensor[]"
+)
+_library.define("tf32_is_allowed() -> bool")
 
 
 def lstm_forward(
@@ -56,7 +68,7 @@ def lstm_forward(
         return reference.lstm_forward(
             x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save
         )
-    op = _FORWARD[backends.current(x.device.type, x.dtype, w_hr is not None).backend]
+    op = _FORWARD[backends.current(x.device.type, x.dtype).backend]
     return op(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
 
 
@@ -105,7 +117,7 @@ def lstm_variant(
 
     Raises RuntimeError where another one is asked for.
     """
-    backends.current(x.device.type, x.dtype, w_hr is not None, variant.names)
+    backends.current(x.device.type, x.dtype, variant.names)
     return reference.lstm_variant(
         x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
     )
@@ -248,6 +260,13 @@ def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple
     outputs = reference.lstm_forward(
         x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, SAVE_NONE
     )[:3]
+    return (*gradients_with_graph(outputs, grads, tensors), *_NO_GRADIENT)
+
+
+def gradients_with_graph(
+    outputs: Sequence[Tensor], grads: Sequence[Tensor | None], tensors: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of those tensors that want one, by autograd, to be differentiated again."""
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     results = iter(
@@ -259,8 +278,7 @@ def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple
             allow_unused=True,
         )
     )
-    found = [next(results) if t is not None and t.requires_grad else None for t in tensors]
-    return (*found, *_NO_GRADIENT)
+    return [next(results) if t is not None and t.requires_grad else None for t in tensors]
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
@@ -293,8 +311,14 @@ def _on_triton(name: str) -> Any:
     return run
 
 
+def _tf32_is_allowed() -> bool:
+    """torch's switch for float32 matrix products on CUDA, for kernels that cannot ask for it."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 for _suffix in _SUFFIXES.values():
     _attach(_suffix)
+_library.impl("tf32_is_allowed", _tf32_is_allowed, "CompositeExplicitAutograd")
 for _name in ("lstm_forward", "lstm_backward"):
     for _key in ("CPU", "CUDA"):
         _library.impl(f"{_name}_triton", _on_triton(_name), _key)

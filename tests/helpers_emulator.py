@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,18 +32,23 @@ _FLAGS = [
 KERNELS = [
     "csrc/lstm/lstm_cuda.cu",
     "csrc/cuda/device.cu",
-    *(f"csrc/lstm/{way}_cuda_{p}.cu" for way in ("forward", "backward") for p in _PRECISIONS),
+    *(
+        f"csrc/lstm/{kind}_cuda_{p}.cu"
+        for kind in ("forward", "backward", "projected")
+        for p in _PRECISIONS
+    ),
 ]
 SOURCES = [
     *KERNELS,
     "csrc/lstm/plan.cpp",
+    "csrc/lstm/layer_cuda.cpp",
     "csrc/lstm/lstm_ops_cuda.cpp",
+    "csrc/lstm/precision_cuda.cpp",
     "csrc/lstm/sequence_launch_cuda.cpp",
     *(
         f"tests/emulator/{name}.cpp"
         for name in ("access", "context", "machine", "memory", "products")
     ),
-    "tests/emulator/both_directions.cpp",
     "tests/emulator/ops.cpp",
     "tests/emulator/primitive_kernels.cpp",
 ]
@@ -115,8 +121,8 @@ def build_mutant(name: str, path: str, old: str, new: str, recompiled: list[str]
     # run for a moment only: what compiles fastest
     mutated = {s: _compile(out / s, out, out, "-O0") for s in recompiled}
     rename = f"-DEMULATOR_NAMESPACE={MUTANT_NAMESPACE}"
-    for renamed in ("tests/emulator/ops.cpp", "tests/emulator/both_directions.cpp"):
-        mutated[renamed] = _compile(ROOT / renamed, ROOT, original, rename)
+    renamed = "tests/emulator/ops.cpp"
+    mutated[renamed] = _compile(ROOT / renamed, ROOT, original, rename)
     # of an inline function that several have, the linker takes the first
     rest = [_compile(ROOT / s, ROOT, original) for s in SOURCES if s not in mutated]
     return _link([*mutated.values(), *rest], out / "mutant.so")
@@ -135,7 +141,8 @@ class Emulator:
         "weight_registers": 128,
         "only": -1,
         "row_tiles": 0,
-        "tf32": 0,
+        "resident": 0,
+        "occupancy": 0,
     }
 
     def __init__(self, library: Path, namespace: str = NAMESPACE) -> None:
@@ -144,8 +151,8 @@ class Emulator:
         ops = getattr(torch.ops, namespace)
         self.lstm_forward = ops.lstm_forward
         self.lstm_backward = ops.lstm_backward
-        self.both_forward = ops.both_forward
-        self.both_backward = ops.both_backward
+        self.lstm_forward_both = ops.lstm_forward_both
+        self.lstm_backward_both = ops.lstm_backward_both
         self.configure()
 
     def configure(self, **properties: int) -> None:
@@ -166,11 +173,23 @@ class Emulator:
         tensors = [t.detach() for t in inputs.tensors]
         arguments = inputs.arguments(tensors)
         y, h_n, c_n, *saved = self.lstm_forward(*arguments, save)
-        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, _ = self.lstm_backward(
+        d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, d_w_hr = self.lstm_backward(
             *inputs.cotangents, *arguments, y, *saved, True, True
         )
-        biases = [d_bias, d_bias] if "b_ih" in inputs.names else []
-        return [y, h_n, c_n, d_x, d_h0, d_c0, d_w_ih, d_w_hh, *biases]
+        found = [d_x, d_h0, d_c0, d_w_ih, d_w_hh]
+        found += [d_bias, d_bias] if "b_ih" in inputs.names else []
+        return [y, h_n, c_n, *found, *([d_w_hr] if "w_hr" in inputs.names else [])]
+
+
+@contextlib.contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """torch's switch for float32 products on, inside the block."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def why_not() -> str | None:

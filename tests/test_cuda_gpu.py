@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers_emulator import tf32_allowed
 from helpers_lstm import Case, make_inputs
 from helpers_triton import compare, on_device
 
@@ -24,6 +25,10 @@ CASES = [
     Case(6, 8, 1024),
     Case(4, 130, 300, lengths=True, reverse=True),
     Case(3, 4, 2500, bias=False),
+    Case(1, 1, 3, projection=1),
+    Case(9, 5, 100, projection=33, lengths=True, reset=True, reverse=True),
+    Case(5, 40, 700, projection=512, lengths=True),
+    Case(4, 8, 2048, projection=640),
 ]
 
 
@@ -86,5 +91,46 @@ def test_no_memory_is_lost():
     assert torch.cuda.mem_get_info()[0] >= before - (64 << 20)
 
 
-def test_projections_run_on_another_backend():
-    assert backends.select("cuda", torch.float32, projection=True).backend != "native"
+@pytest.mark.parametrize("options", [{}, {"proj_size": 100}, {"num_layers": 2}], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_both_directions_at_once(dtype, options, assert_close):
+    lstm = fast_s2s.LSTM(70, 300, bidirectional=True, **options).to("cuda", dtype)
+    twin = fast_s2s.LSTM(70, 300, bidirectional=True, **options).double()
+    twin.load_state_dict({name: value.double() for name, value in lstm.state_dict().items()})
+    x = torch.randn(9, 11, 70).to(dtype)
+    lengths = torch.randint(0, 10, (11,))
+    results = []
+    for module, value in ((lstm, x.cuda()), (twin, x.double())):
+        value.requires_grad_()
+        with fast_s2s.backend("native" if module is lstm else "reference"):
+            y, (h, c) = module(value, lengths=lengths)
+        (y.square().sum() + h.sum() + c.square().sum()).backward()
+        results.append([y, h, c, value.grad, *(p.grad for p in module.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours.cpu(), theirs, "bidirectional", dtype)
+
+
+@pytest.mark.parametrize("hidden", [64, 512, 1024])
+def test_tf32_follows_torchs_switch(hidden, assert_close):
+    inputs = on_device(make_inputs(Case(5, 4, hidden)))
+    exact = inputs.run()
+    with tf32_allowed():
+        rough = inputs.run()
+    assert not torch.equal(rough[0], exact[0])
+    assert_close(rough[0].cpu(), exact[0].cpu(), "y", torch.float16)
+
+
+def test_a_whole_cluster_or_grid_that_has_no_room_is_planned_again():
+    # what a second process with most of the SMs leaves cannot be had here; a kernel that fills them
+    # delays a cooperative launch, and must not make it fail
+    inputs = on_device(make_inputs(Case(20, 4, 1024), torch.bfloat16))
+    expected = inputs.run()[0]
+    busy, mine = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(busy):
+        a = torch.randn(8192, 8192, device="cuda")
+        for _ in range(20):
+            a = (a @ a).clamp(-1, 1)
+    with torch.cuda.stream(mine):
+        found = inputs.run()[0]
+    torch.cuda.synchronize()
+    assert torch.equal(found, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_emulator import VARIANTS, Emulator
+from helpers_emulator import VARIANTS, Emulator, tf32_allowed
 from helpers_lstm import NAMES, Case, make_inputs, reference_results
 
 from fast_s2s import backends, reference
@@ -56,7 +56,8 @@ VARIANT_CASES = [
 
 def plan(case, precision, backward, variant, device):
     values = {**Emulator.DEFAULTS, **device}
-    del values["seed"], values["tf32"]
+    for name in ("seed", "resident", "occupancy"):
+        del values[name]
     values["only"] = VARIANTS[variant]
     sizes = {"precision": precision, "hidden": case.hidden, "batch": case.batch}
     return backends.extension.plan_lstm(**sizes, backward=backward, **values)
@@ -122,13 +123,13 @@ def test_500_units_in_float32(emulator, assert_close):
 
 @pytest.mark.parametrize("row_tiles", [1, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tf32(emulator, variant, row_tiles, assert_close):
-    emulator.configure(only=VARIANTS.index(variant), row_tiles=row_tiles, tf32=1)
-    inputs = make_inputs(Case(3, 11, 70, lengths=True, reset=True))
-    # tf32 has float16's ten bits
-    compare(emulator, inputs, assert_close, dtype=torch.float16)
-    rough = emulator.run(inputs, reference.SAVE_GATES)[0]
+def test_tf32_follows_torchs_switch(emulator, variant, row_tiles, assert_close):
     emulator.configure(only=VARIANTS.index(variant), row_tiles=row_tiles)
+    inputs = make_inputs(Case(3, 11, 70, lengths=True, reset=True))
+    with tf32_allowed():
+        # tf32 has float16's ten bits
+        compare(emulator, inputs, assert_close, dtype=torch.float16)
+        rough = emulator.run(inputs, reference.SAVE_GATES)[0]
     assert not torch.equal(rough, emulator.run(inputs, reference.SAVE_GATES)[0])
 
 
@@ -268,8 +269,8 @@ def test_bad_arguments(emulator):
         ({"x": torch.zeros(3, 2)}, "x: expected .T, B, I., got 2 dimensions"),
         ({"x": torch.zeros(3, 2, 5).double()}, "x: expected dtype Float, BFloat16 or Half, got Do"),
         ({"h0": torch.zeros(2, 5)}, r"h0: expected shape \(2,4,\), got \(2,5,\)"),
-        ({"w_hr": torch.zeros(4, 4)}, "w_hr: expected None: the CUDA kernels have no projections"),
-        ({"w_hh": torch.zeros(15, 4)}, "w_hh: expected .4H, H. without w_hr, got .15, 4."),
+        ({"w_hh": torch.zeros(15, 4)}, "w_hh: expected a first dimension 4H, got 15"),
+        ({"w_hh": torch.zeros(16, 3)}, "w_hh: expected .4H, H. without w_hr, got .16, 3."),
         ({"lengths": torch.tensor([1])}, "lengths: expected shape"),
         ({"lengths": torch.tensor([1.0, 2.0])}, "lengths: expected dtype Long, got Float"),
     ]:
@@ -282,39 +283,3 @@ def test_what_a_kernel_finds_wrong_becomes_an_error(emulator):
     inputs = make_inputs(Case(2, 2, 40))
     with pytest.raises(RuntimeError, match="plan: the variant asked for does not fit the device"):
         emulator.run(inputs, reference.SAVE_GATES)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_both_directions_in_one_launch(emulator, variant, dtype, assert_close):
-    emulator.configure(only=VARIANTS.index(variant))
-    t, b, h = 5, 11, 70
-    gates_x, bias = torch.randn(2, t, b, 4 * h).to(dtype), torch.randn(2, 4 * h).to(dtype)
-    h0, c0 = torch.randn(2, b, h).to(dtype), torch.randn(2, b, h).to(dtype)
-    w_hh = (torch.randn(2, 4 * h, h) / h**0.5).to(dtype)
-    lengths = torch.randint(0, t + 1, (b,))
-    cotangents = [torch.randn(2, *s).to(dtype) for s in ((t, b, h), (b, h), (b, h))]
-    before = emulator.counts()["launches"]
-    *outputs, gates, cells = emulator.both_forward(gates_x, bias, h0, c0, w_hh, lengths)
-    gradients = emulator.both_backward(*cotangents, gates, cells, c0, w_hh, lengths)
-    # two to pack the weights of each pass, one for the pass
-    assert emulator.counts()["launches"] - before == 6
-    for i in range(2):
-        # the input's product comes ready made: its gradient is that of the gates
-        double = [x[i].double().requires_grad_() for x in (gates_x, h0, c0)]
-        expected = reference.lstm_forward(
-            *double,
-            torch.eye(4 * h, dtype=torch.float64),
-            w_hh[i].double(),
-            bias[i].double(),
-            *[None] * 2,
-            lengths,
-            None,
-            i == 1,
-            reference.SAVE_NONE,
-        )[:3]
-        for name, ours, theirs in zip(NAMES, outputs, expected, strict=True):
-            assert_close(ours[i], theirs, name)
-        wanted = torch.autograd.grad(expected, double, [c[i].double() for c in cotangents])
-        for name, ours, theirs in zip(("gates", "h0", "c0"), gradients, wanted, strict=True):
-            assert_close(ours[i], theirs, f"d {name}")

@@ -6,36 +6,18 @@ import multiprocessing
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import helpers_emulator
 import pytest
 import torch
 from conftest import TOLERANCE, assert_close
-from helpers_emulator import MUTANT_NAMESPACE, VARIANTS, Emulator
+from helpers_emulator import VARIANTS
 from helpers_lstm import Case, make_inputs, reference_results
-
-FORWARD, BACKWARD = "csrc/lstm/forward_cuda_bf16.cu", "csrc/lstm/backward_cuda_bf16.cu"
-BOTH, SMALL = [FORWARD, BACKWARD], ["csrc/lstm/lstm_cuda.cu"]
-FP32 = ["csrc/lstm/forward_cuda_fp32.cu", "csrc/lstm/backward_cuda_fp32.cu"]
-
-
-class Mutation(NamedTuple):
-    """`old`, once in the file, becomes `new`; found by running `variant` on `device`."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    variant: str = "block"
-    device: dict = {}
-    recompiled: list = [FORWARD]
-    dtype: torch.dtype = torch.bfloat16
-    case: Case = Case(5, 11, 150, lengths=True, reset=True)
-
+from helpers_mutations import BACKWARD, FP32, PROJECTED, SMALL, Mutation, answer
 
 REVERSE = Case(5, 11, 40, lengths=True, reset=True, reverse=True)
 CELL = Case(1, 5, 40)
+PROJECTION = Case(5, 11, 70, projection=33, lengths=True, reset=True)
 # W partly in registers, partly in shared memory, partly in L2
 MIXED = {"weight_registers": 8, "shared_bytes": 90_000}
 STEPWISE = {"cooperative": 0}
@@ -293,6 +275,64 @@ MUTATIONS = [
         STEPWISE,
         recompiled=[BACKWARD],
     ),
+    # projections
+    Mutation(
+        "a projection that does not wait",
+        "projection_cuda.cuh",
+        "    exchange_.deliver(n);\n",
+        "    if (n > 0) exchange_.deliver(n);\n",
+        recompiled=PROJECTED,
+        case=PROJECTION,
+    ),
+    Mutation(
+        "one counter for both exchanges",
+        "projection_cuda.cuh",
+        "args.projection_counters,",
+        "args.counters,",
+        recompiled=PROJECTED,
+        case=PROJECTION,
+    ),
+    Mutation(
+        "an output more than there is",
+        "projection_cuda.cuh",
+        "weights_.strip(s) * kStripRows + lane() / 4;",
+        "weights_.strip(s) * kStripRows + lane() / 4 + 1;",
+        recompiled=PROJECTED,
+        case=PROJECTION,
+    ),
+    Mutation(
+        "no gradient of y",
+        BACKWARD_FILE,
+        "dh += grad_y(t, row, output);",
+        "dh += 0 * t;",
+        recompiled=PROJECTED,
+        case=PROJECTION,
+    ),
+    Mutation(
+        "a transposed projection packed along the wrong side",
+        "lstm_cuda.cu",
+        "h, r, k_tiles, 1, h, words",
+        "h, r, k_tiles, 1, r, words",
+        recompiled=SMALL,
+        case=PROJECTION,
+    ),
+    Mutation(
+        "outputs of both directions over each other",
+        FORWARD_FILE,
+        "static_cast<int64_t>(l_.directions) * l_.outputs;",
+        "static_cast<int64_t>(l_.outputs);",
+        case=Case(5, 11, 40, lengths=True, reset=True),
+        both=True,
+    ),
+    Mutation(
+        "the other direction's gradient of y",
+        BACKWARD_FILE,
+        "static_cast<int64_t>(l_.directions) * l_.outputs;",
+        "static_cast<int64_t>(l_.outputs);",
+        recompiled=[BACKWARD],
+        case=Case(5, 11, 40, lengths=True, reset=True),
+        both=True,
+    ),
     # small kernels
     Mutation(
         "sum over half of the lanes",
@@ -310,27 +350,6 @@ MUTATIONS = [
         recompiled=SMALL,
     ),
 ]
-
-
-def _survives(library: Path, namespace: str, mutation: Mutation) -> bool:
-    torch.manual_seed(0)
-    only = VARIANTS.index(mutation.variant)
-    inputs = make_inputs(mutation.case, mutation.dtype)
-    expected = reference_results(inputs)
-    emulator = Emulator(library, namespace)
-    emulator.configure(only=only, **mutation.device)
-    try:
-        # with the gates saved and computed again
-        for save in (1, 2):
-            for ours, theirs in zip(emulator.run(inputs, save), expected, strict=True):
-                assert_close(ours, theirs, mutation.name)
-    except (RuntimeError, AssertionError):
-        return False
-    return True
-
-
-def _child(library: Path, mutation: Mutation, answer) -> None:
-    answer.send(_survives(library, MUTANT_NAMESPACE, mutation))
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +372,7 @@ def test_a_mutant_is_found_out(emulator, mutants, mutation):
     # a library cannot be unloaded: each mutant gets a process of its own
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(mutants[mutation.name].result(), mutation, theirs))
+    child = context.Process(target=answer, args=(mutants[mutation.name].result(), mutation, theirs))
     child.start()
     assert ours.poll(60), "the mutant does not end"
     survived = ours.recv()
@@ -363,12 +382,15 @@ def test_a_mutant_is_found_out(emulator, mutants, mutation):
 
 @pytest.mark.parametrize(
     ("variant", "device", "case", "dtype"),
-    sorted({(m.variant, tuple(m.device.items()), m.case, m.dtype) for m in MUTATIONS}, key=str),
+    sorted(
+        {(m.variant, tuple(m.device.items()), m.case, m.dtype) for m in MUTATIONS if not m.both},
+        key=str,
+    ),
     ids=str,
 )
 def test_the_kernels_as_they_are_pass_the_same_runs(emulator, variant, device, case, dtype):
     inputs = make_inputs(case, dtype)
-    emulator.configure(only=VARIANTS.index(variant), **dict(device))
+    emulator.configure(only=-1 if case.projection else VARIANTS.index(variant), **dict(device))
     assert dtype in TOLERANCE
     for save in (1, 2):
         expected = reference_results(inputs)

@@ -75,13 +75,12 @@ def test_every_size_has_a_plan_that_fits(device, backward):
 
 
 def test_the_order_of_sums_depends_on_the_depth_alone():
-    for device, hidden, precision in product(DEVICES, SIZES, PRECISIONS):
+    for hidden, precision, backward in product(SIZES, PRECISIONS, (False, True)):
         groups = {
-            plan(device, precision, hidden, batch, directions=d)["k_groups"]
-            for batch, d in product(BATCHES, (1, 2))
+            plan(device, precision, hidden, batch, directions=d, backward=backward)["k_groups"]
+            for device, batch, d in product(DEVICES, BATCHES[::2], (1, 2))
         }
-        groups.add(plan("H200", precision, hidden, 1)["k_groups"])
-        assert len(groups) == 1, (device, hidden, precision)
+        assert len(groups) == 1, (hidden, precision, backward)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +135,41 @@ def test_explanation():
     text = backends.explain_cuda(properties, torch.bfloat16, 1024, 8)
     assert text.startswith("grid: 128 blocks to a copy of the weights, 1 x 8 rows; a block has 128")
     assert backends.explain_cuda(properties, torch.bfloat16, 32, 8).startswith("block: 1 block to")
+
+
+@pytest.mark.parametrize("device", [name for name in DEVICES if name != "nothing resident"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_every_projection_has_a_plan_that_fits(device, backward):
+    limits = DEVICES[device]
+    sizes = ((1, 1), (3, 1), (17, 5), (512, 128), (1024, 512), (2048, 1024), (4096, 512), (5, 700))
+    for (hidden, outputs), batch, precision in product(sizes, (1, 8, 33, 1000), PRECISIONS):
+        p = plan(device, precision, hidden, batch, projection=outputs, backward=backward)
+        where = f"{device} {precision} H={hidden} R={outputs} B={batch}: {p}"
+        size = 2 if precision in ("bf16", "fp16") else 4
+        assert p["variant"] == "stream" and not p["stepwise"], where
+        assert p["shared_bytes"] <= limits["shared_bytes"], where
+        assert p["ranks"] * p["tiles"] <= limits["sms"], where
+        assert p["launches"] * p["tiles"] * p["rows"] >= batch, where
+        # every row of both matrices is somebody's, and all of their depth is multiplied
+        rows, per_strip, depth = (outputs, 16, 4 * hidden) if backward else (hidden, 8, outputs)
+        assert p["strips"] * per_strip >= rows > (p["strips"] - 1) * per_strip, where
+        assert p["ranks"] * p["strips_per_block"] >= p["strips"], where
+        assert p["k_tiles"] * 32 >= depth * size, where
+        rows, depth = (hidden, outputs) if backward else (outputs, hidden)
+        assert p["projection_strips"] * 16 >= rows > (p["projection_strips"] - 1) * 16, where
+        blocks = p["ranks"] * p["projection_strips_per_block"]
+        assert blocks >= p["projection_strips"], where
+        assert p["projection_k_tiles"] * 32 >= depth * size, where
+
+
+def test_a_projection_needs_cooperative_launches():
+    with pytest.raises(ValueError, match="a layer with a projection needs cooperative launches"):
+        plan("nothing resident", projection=64)
+    with pytest.raises(ValueError, match="projection: expected 0 for none, at most 2.24"):
+        plan(projection=-1)
+
+
+@pytest.mark.parametrize(("hidden", "precision"), [(640, "bf16"), (1024, "bf16"), (384, "fp32")])
+def test_backward_gives_a_deep_strip_to_the_whole_block(hidden, precision):
+    assert plan("H200", precision, hidden, 8, backward=True)["k_groups"] == 8
+    assert plan("H200", "bf16", 512, 8, backward=True)["k_groups"] == 4

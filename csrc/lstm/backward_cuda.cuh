@@ -1,9 +1,13 @@
 // The backward kernel. A phase multiplies W_hhᵀ by the gates' gradients of a step, which gives that
 // of the h before, and goes on to the gates' gradients of the step before. A strip is 16 units, one
 // tile of W_hhᵀ of 16 rows; the gates' gradients of a unit lie beside each other in the exchange.
+// With a projection the product gives the gradients of outputs, which are exchanged and multiplied
+// by W_hrᵀ; a strip is then 16 outputs.
 #pragma once
 
-#include "sequence_cuda.cuh"
+#include <type_traits>
+
+#include "projection_cuda.cuh"
 
 namespace fast_s2s {
 
@@ -12,11 +16,13 @@ struct alignas(4 * sizeof(Io)) FourGates {
   Io gate[4];
 };
 
-template <class Operand, Variant kVariant, int kRowTiles>
+template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>
 class BackwardKernel {
   typedef typename Operand::Io Io;
   static constexpr int kStripUnits = 16;
-  static constexpr int kHeld = weight_registers(kVariant, kRowTiles) / 4;
+  static constexpr int kHeld =
+      (kProjected ? projected_registers(kRowTiles, false) : weight_registers(kVariant, kRowTiles)) /
+      4;
 
  public:
   FAST_S2S_DEVICE explicit BackwardKernel(const BackwardArgs& args)
@@ -28,23 +34,27 @@ class BackwardKernel {
         share_(l_),
         weights_(l_, share_, d_.w_hh, place_.rank * l_.strips_per_block),
         exchange_(args, place_),
-        depth_(l_, share_) {}
+        depth_(l_, share_),
+        projection_(args, place_) {}
 
   FAST_S2S_DEVICE void run() {
     rows_.load();
     weights_.load();
+    if constexpr (kProjected) projection_.load();
     exchange_.clear_padding();
     sync_threads();
     const bool begins = args_.first_phase == 0;
     if (begins) {
-      for_each([&](int row, int unit) {
-        shared_store(dh_at(row, unit), read(d_.grad_h_n, row, unit));
-        shared_store(dc_at(row, unit), read(d_.grad_c_n, row, unit));
+      for_each_output([&](int row, int output) {
+        shared_store(dh_at(row, output), read_output(d_.grad_h_n, row, output));
       });
+      for_each(
+          [&](int row, int unit) { shared_store(dc_at(row, unit), read(d_.grad_c_n, row, unit)); });
       zero_past_the_tile();
       sync_threads();
       if (rows_.steps() > 0) {
         for_strips([&](int s, int row) { last_step(s, row); });
+        unproject(0);
         exchange_.deliver(0);
       }
     } else {
@@ -55,27 +65,42 @@ class BackwardKernel {
     for (int p = begins ? 1 : static_cast<int>(args_.first_phase); p <= rows_.steps() && p < end;
          ++p) {
       for_strips([&](int s, int row) { previous_step(p, s, row); });
+      if (p < rows_.steps()) unproject(p);
       if (p < rows_.steps() && p + 1 < end) exchange_.deliver(p);
     }
     sync_threads();
     if (args_.carried != nullptr) carry(true);
     // of a stepwise plan: what a later launch writes again
+    for_each_output([&](int row, int output) {
+      store(io(d_.d_h0) + output_at(row, output),
+            from_float<Io>(shared_load<float>(dh_at(row, output))));
+    });
     for_each([&](int row, int unit) {
-      store(io(d_.d_h0) + state_at(row, unit),
-            from_float<Io>(shared_load<float>(dh_at(row, unit))));
       store(io(d_.d_c0) + state_at(row, unit),
             from_float<Io>(shared_load<float>(dc_at(row, unit))));
     });
   }
 
  private:
+  // the layout that says whose the units are
+  FAST_S2S_DEVICE const Layout& of_units() const {
+    return kProjected ? args_.projection : args_.layout;
+  }
+  // f(row, index) of the tile's rows and of this block's share of `count` units or outputs
+  template <class F>
+  FAST_S2S_DEVICE void for_share(int in_block, int count, const F& f) const {
+    for (int i = thread_rank(); i < place_.rows * in_block; i += block_threads()) {
+      const int index = place_.rank * in_block + i % in_block;
+      if (index < count) f(i / in_block, index);
+    }
+  }
   template <class F>
   FAST_S2S_DEVICE void for_each(const F& f) const {
-    const int units = l_.strips_per_block * kStripUnits;
-    for (int i = thread_rank(); i < place_.rows * units; i += block_threads()) {
-      const int unit = first_unit() + i % units;
-      if (unit < l_.hidden) f(i / units, unit);
-    }
+    for_share(of_units().strips_per_block * kStripUnits, l_.hidden, f);
+  }
+  template <class F>
+  FAST_S2S_DEVICE void for_each_output(const F& f) const {
+    for_share(l_.strips_per_block * kStripUnits, l_.outputs, f);
   }
   template <class F>
   FAST_S2S_DEVICE void for_strips(const F& f) {
@@ -93,18 +118,24 @@ class BackwardKernel {
           strip * kStripUnits + lane() / 4 + 8 * (e / 2));
   }
 
-  FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
-  FAST_S2S_DEVICE bool inside(int row, int unit) const {
-    return row < place_.rows && unit < l_.hidden;
+  FAST_S2S_DEVICE bool inside(int row, int output) const {
+    return row < place_.rows && output < l_.outputs;
   }
-  FAST_S2S_DEVICE uint32_t dh_at(int row, int unit) const {
-    return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
+  FAST_S2S_DEVICE uint32_t dh_at(int row, int output) const {
+    const int first = place_.rank * l_.strips_per_block * kStripUnits;
+    return l_.state + ((output - first) * l_.rows + row) * 4;
   }
+  // behind the gradients of the outputs
   FAST_S2S_DEVICE uint32_t dc_at(int row, int unit) const {
-    return dh_at(row, unit) + l_.strips_per_block * kStripUnits * l_.rows * 4;
+    const int first = place_.rank * of_units().strips_per_block * kStripUnits;
+    const int outputs = l_.strips_per_block * kStripUnits;
+    return l_.state + ((outputs + unit - first) * l_.rows + row) * 4;
   }
   FAST_S2S_DEVICE int64_t state_at(int row, int unit) const {
     return (place_.row0 + row) * l_.hidden + unit;
+  }
+  FAST_S2S_DEVICE int64_t output_at(int row, int output) const {
+    return (place_.row0 + row) * l_.outputs + output;
   }
   FAST_S2S_DEVICE const Io* io(const void* data) const { return static_cast<const Io*>(data); }
   FAST_S2S_DEVICE Io* io(void* data) const { return static_cast<Io*>(data); }
@@ -112,10 +143,26 @@ class BackwardKernel {
   FAST_S2S_DEVICE float read(const void* data, int row, int unit) const {
     return data == nullptr ? 0.0f : to_float(load_constant(io(data) + state_at(row, unit)));
   }
+  // of [B, R]
+  FAST_S2S_DEVICE float read_output(const void* data, int row, int output) const {
+    return data == nullptr ? 0.0f : to_float(load_constant(io(data) + output_at(row, output)));
+  }
+  FAST_S2S_DEVICE float grad_y(int t, int row, int output) const {
+    if (d_.grad_y == nullptr) return 0;
+    const int64_t stride = static_cast<int64_t>(l_.directions) * l_.outputs;
+    return to_float(load_constant(io(d_.grad_y) + rows_.at(t, row) * stride + output));
+  }
 
   FAST_S2S_DEVICE void zero_past_the_tile() const {
-    for (int t = rows_.steps(); t < d_.shape.steps; ++t)
+    for (int t = rows_.steps(); t < d_.shape.steps; ++t) {
       for_each([&](int row, int unit) { save(t, row, unit, FourGates<Io>{}); });
+      if constexpr (kProjected)
+        for_each_output([&](int row, int output) { save_output(t, row, output, Io{}); });
+    }
+  }
+
+  FAST_S2S_DEVICE void save_output(int t, int row, int output, Io d) const {
+    store(io(d_.d_h) + rows_.at(t, row) * l_.outputs + output, d);
   }
 
   FAST_S2S_DEVICE void save(int t, int row, int unit, const FourGates<Io>& d) const {
@@ -145,7 +192,7 @@ class BackwardKernel {
     const int strip = weights_.strip(s);
     for_elements(row, strip, [&](int, int, int r, int unit) {
       const float dh = inside(r, unit) ? shared_load<float>(dh_at(r, unit)) : 0.0f;
-      gates_of_step(0, r, unit, dh);
+      pass_on(0, r, unit, dh);
     });
     exchange_.strip_done(0, row, strip);
   }
@@ -168,7 +215,7 @@ class BackwardKernel {
           shared_store(dh_at(r, unit), dh);
         }
       }
-      if (p < rows_.steps()) gates_of_step(p, r, unit, dh);
+      if (p < rows_.steps()) pass_on(p, r, unit, dh);
     });
     if (p < rows_.steps()) exchange_.strip_done(p, row, strip);
   }
@@ -176,9 +223,32 @@ class BackwardKernel {
   // the time of publication p
   FAST_S2S_DEVICE int time_of(int p) const { return rows_.time(rows_.steps() - 1 - p); }
 
+  // The gradient of an output goes to the gates of its unit, or first through the projection.
+  FAST_S2S_DEVICE void pass_on(int p, int row, int output, float dh) {
+    const int t = time_of(p);
+    if (inside(row, output) && rows_.runs(t, row)) dh += grad_y(t, row, output);
+    if constexpr (kProjected) {
+      Io d = Io{};
+      if (inside(row, output)) {
+        if (rows_.runs(t, row)) d = from_float<Io>(dh);
+        save_output(t, row, output, d);
+      }
+      projection_.put(p, row, output, d);
+    } else {
+      gates_of_step(p, row, output, dh);
+    }
+  }
+
+  FAST_S2S_DEVICE void unproject(int p) {
+    if constexpr (kProjected)
+      projection_.multiply(p,
+                           [&](int row, int unit, float dh) { gates_of_step(p, row, unit, dh); });
+  }
+
+  // `dh`: the whole gradient of the unit's h, before any projection.
   FAST_S2S_DEVICE void gates_of_step(int p, int row, int unit, float dh) {
     FourGates<Io> d = {};
-    if (inside(row, unit)) {
+    if (row < place_.rows && unit < l_.hidden) {
       const int t = time_of(p);
       if (rows_.runs(t, row)) d = gradients(t, row, unit, dh);
       save(t, row, unit, d);
@@ -188,7 +258,6 @@ class BackwardKernel {
 
   FAST_S2S_DEVICE FourGates<Io> gradients(int t, int row, int unit, float dh) const {
     const int64_t at = rows_.at(t, row);
-    if (d_.grad_y != nullptr) dh += to_float(load_constant(io(d_.grad_y) + at * l_.hidden + unit));
     const Io* from = io(d_.gates) + at * 4 * l_.hidden + unit;
     const Gates<float> gates{to_float(load_constant(from)),
                              to_float(load_constant(from + l_.hidden)),
@@ -217,12 +286,14 @@ class BackwardKernel {
   WarpWeights<Operand, 1, kRowTiles, kHeld> weights_;
   Exchange<kVariant, kStripUnits * 4 * sizeof(Io), kRowTiles> exchange_;
   DepthSum<1, kRowTiles> depth_;
+  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles>, NoProjection>
+      projection_;
 };
 
-template <class Operand, Variant kVariant, int kRowTiles>
+template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>
 FAST_S2S_KERNEL(kThreads)
 lstm_backward_kernel(const FAST_S2S_GRID_CONSTANT BackwardArgs args) {
-  BackwardKernel<Operand, kVariant, kRowTiles>(args).run();
+  BackwardKernel<Operand, kVariant, kRowTiles, kProjected>(args).run();
 }
 
 }  // namespace fast_s2s

@@ -10,7 +10,16 @@ constexpr int kElementwiseThreads = 256;
 struct PackArgs {
   const void* w_hh;
   Words* packed;
-  int hidden, k_tiles;
+  int hidden, outputs, k_tiles;
+  int64_t words;
+};
+
+// A matrix [rows, depth], or read transposed, in strips of 16 rows.
+struct PackMatrixArgs {
+  const void* matrix;
+  Words* packed;
+  int rows, depth, k_tiles;
+  int64_t row_stride, depth_stride;
   int64_t words;
 };
 
@@ -23,9 +32,9 @@ FAST_S2S_DEVICE void for_each_of(int64_t count, const F& f) {
     f(i);
 }
 
-// The element of A at a row and a depth of a strip; zero past the layer's units. Forward: rows are
-// gates 2m and 2m + 1 of 8 units each. Backward: rows are 16 units, the depth goes over the four
-// gates of a unit, then over units.
+// The element of A at a row and a depth of a strip; zero past the layer's units and outputs.
+// Forward: rows are gates 2m and 2m + 1 of 8 units each. Backward: rows are 16 outputs, the depth
+// goes over the four gates of a unit, then over units.
 template <class Io, bool kBackward>
 FAST_S2S_DEVICE Io element_of(const PackArgs& args, int64_t strip, int m, int row, int64_t k) {
   const int64_t h = args.hidden;
@@ -35,28 +44,51 @@ FAST_S2S_DEVICE Io element_of(const PackArgs& args, int64_t strip, int m, int ro
   } else {
     gate = 2 * m + row / 8, unit = strip * 8 + row % 8, column = k;
   }
-  if (unit >= h || column >= h) return Io{};
-  return load_constant(static_cast<const Io*>(args.w_hh) + (gate * h + unit) * h + column);
+  if (unit >= h || column >= args.outputs) return Io{};
+  return load_constant(static_cast<const Io*>(args.w_hh) + (gate * h + unit) * args.outputs +
+                       column);
+}
+
+// The words of A's fragments, tile by tile, from f(tile, row, depth within the strip) of tiles of
+// `k_tiles` to a strip and `kTiles` beside each other.
+template <class Io, class F>
+FAST_S2S_DEVICE void pack_fragments(int lane, int64_t k_tile, Words* packed, const F& f) {
+  constexpr int kPerWord = 4 / sizeof(Io);
+  Words words;
+  for (int r = 0; r < 4; ++r) {
+    const int row = lane / 4 + 8 * (r % 2), byte = 4 * (lane % 4) + 16 * (r / 2);
+    const int64_t k = (k_tile * 32 + byte) / static_cast<int>(sizeof(Io));
+    Io parts[kPerWord];
+    for (int part = 0; part < kPerWord; ++part) parts[part] = f(row, k + part);
+    words.w[r] = bit_copy<uint32_t>(parts);
+  }
+  store(packed, words);
 }
 
 template <class Io, bool kBackward>
 FAST_S2S_KERNEL(kElementwiseThreads)
 pack_kernel(const FAST_S2S_GRID_CONSTANT PackArgs args) {
-  constexpr int kTiles = kBackward ? 1 : 2, kPerWord = 4 / sizeof(Io);
+  constexpr int kTiles = kBackward ? 1 : 2;
   for_each_of(args.words, [&](int64_t i) {
-    const int lane = i % 32, m = i / 32 % kTiles;
-    const int64_t tile = i / (32 * kTiles), k_tile = tile % args.k_tiles;
-    const int64_t strip = tile / args.k_tiles;
-    Words words;
-    for (int r = 0; r < 4; ++r) {
-      const int row = lane / 4 + 8 * (r % 2), byte = 4 * (lane % 4) + 16 * (r / 2);
-      const int64_t k = (k_tile * 32 + byte) / static_cast<int>(sizeof(Io));
-      Io parts[kPerWord];
-      for (int part = 0; part < kPerWord; ++part)
-        parts[part] = element_of<Io, kBackward>(args, strip, m, row, k + part);
-      words.w[r] = bit_copy<uint32_t>(parts);
-    }
-    store(args.packed + i, words);
+    const int m = i / 32 % kTiles;
+    const int64_t tile = i / (32 * kTiles), strip = tile / args.k_tiles;
+    pack_fragments<Io>(i % 32, tile % args.k_tiles, args.packed + i, [&](int row, int64_t k) {
+      return element_of<Io, kBackward>(args, strip, m, row, k);
+    });
+  });
+}
+
+template <class Io>
+FAST_S2S_KERNEL(kElementwiseThreads)
+pack_matrix_kernel(const FAST_S2S_GRID_CONSTANT PackMatrixArgs args) {
+  for_each_of(args.words, [&](int64_t i) {
+    const int64_t tile = i / 32, first_row = tile / args.k_tiles * 16;
+    pack_fragments<Io>(i % 32, tile % args.k_tiles, args.packed + i, [&](int r, int64_t k) {
+      const int64_t row = first_row + r;
+      if (row >= args.rows || k >= args.depth) return Io{};
+      return load_constant(static_cast<const Io*>(args.matrix) + row * args.row_stride +
+                           k * args.depth_stride);
+    });
   });
 }
 
@@ -71,16 +103,30 @@ template <class Io>
 FAST_S2S_KERNEL(kElementwiseThreads)
 previous_hidden_kernel(const FAST_S2S_GRID_CONSTANT PreviousHidden args) {
   const SequenceShape& s = args.shape;
-  for_each_of(s.steps * s.batch * args.hidden, [&](int64_t i) {
-    const int64_t at = i / args.hidden, unit = i % args.hidden;
+  const int64_t y_stride = args.directions * args.outputs;
+  for_each_of(s.steps * s.batch * args.outputs, [&](int64_t i) {
+    const int64_t at = i / args.outputs, unit = i % args.outputs;
     const int64_t t = at / s.batch, row = at % s.batch;
     const int64_t length = length_of(s, row), first = s.reverse ? length - 1 : 0;
     const int64_t before = at + (s.reverse ? s.batch : -s.batch);
     Io h = Io{};
     if (t < length && !(s.reset != nullptr && load_constant(s.reset + at)))
-      h = t == first ? load_constant(static_cast<const Io*>(args.h0) + row * args.hidden + unit)
-                     : load_constant(static_cast<const Io*>(args.y) + before * args.hidden + unit);
+      h = t == first ? load_constant(static_cast<const Io*>(args.h0) + row * args.outputs + unit)
+                     : load_constant(static_cast<const Io*>(args.y) + before * y_stride + unit);
     store(static_cast<Io*>(args.out) + i, h);
+  });
+}
+
+template <class Io>
+FAST_S2S_KERNEL(kElementwiseThreads)
+unprojected_kernel(const FAST_S2S_GRID_CONSTANT Unprojected args) {
+  for_each_of(args.rows * args.hidden, [&](int64_t i) {
+    const int64_t at = i / args.hidden, unit = i % args.hidden;
+    const Io* o = static_cast<const Io*>(args.gates) + (at * 4 + 3) * args.hidden + unit;
+    Gates<float> gates = {};
+    gates.o = to_float(load_constant(o));
+    store(static_cast<Io*>(args.out) + i,
+          from_float<Io>(next_hidden<DeviceMath>(gates, load_constant(args.cells + i))));
   });
 }
 

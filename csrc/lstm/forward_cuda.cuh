@@ -1,16 +1,21 @@
 // The forward kernel: a strip is 8 units, whose gates i, f and g, o make two tiles of W of 16 rows,
 // so that a thread ends up with all four gates of unit lane / 4 for rows 2·(lane % 4) and the next.
+// With a projection what the gates give is exchanged, multiplied by W_hr and exchanged once more.
 #pragma once
 
-#include "sequence_cuda.cuh"
+#include <type_traits>
+
+#include "projection_cuda.cuh"
 
 namespace fast_s2s {
 
-template <class Operand, Variant kVariant, int kRowTiles>
+template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>
 class ForwardKernel {
   typedef typename Operand::Io Io;
   static constexpr int kStripUnits = 8;
-  static constexpr int kHeld = weight_registers(kVariant, kRowTiles) / 8;
+  static constexpr int kHeld =
+      (kProjected ? projected_registers(kRowTiles, false) : weight_registers(kVariant, kRowTiles)) /
+      8;
   typedef float Sums[2][kRowTiles][4];
 
  public:
@@ -23,7 +28,8 @@ class ForwardKernel {
         share_(l_),
         weights_(l_, share_, d_.w_hh, place_.rank * l_.strips_per_block),
         exchange_(args, place_),
-        depth_(l_, share_) {}
+        depth_(l_, share_),
+        projection_(args, place_) {}
 
   FAST_S2S_DEVICE void run() {
     rows_.load();
@@ -31,10 +37,12 @@ class ForwardKernel {
     const int64_t last = args_.first_phase + args_.phases - 1;
     load_bias();
     weights_.load();
+    if constexpr (kProjected) projection_.load();
     exchange_.clear_padding();
     sync_threads();
     if (begins) {
       for_each([&](int row, int unit) { begin(row, unit); });
+      for_each_output([&](int row, int output) { begin_output(row, output); });
       zero_past_the_tile();
     } else {
       carry(false);
@@ -70,6 +78,20 @@ class ForwardKernel {
     }
   }
 
+  // the same of the outputs that this block computes
+  template <class F>
+  FAST_S2S_DEVICE void for_each_output(const F& f) const {
+    if constexpr (kProjected) {
+      const int outputs = args_.projection.strips_per_block * 16;
+      for (int i = thread_rank(); i < place_.rows * outputs; i += block_threads()) {
+        const int output = place_.rank * outputs + i % outputs;
+        if (output < l_.outputs) f(i / outputs, output);
+      }
+    } else {
+      for_each(f);
+    }
+  }
+
   FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
   FAST_S2S_DEVICE uint32_t cell_at(int row, int unit) const {
     return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
@@ -77,8 +99,11 @@ class ForwardKernel {
   FAST_S2S_DEVICE uint32_t bias_at(int gate, int unit) const {
     return l_.bias + (gate * l_.strips_per_block * kStripUnits + unit - first_unit()) * 4;
   }
-  FAST_S2S_DEVICE int64_t state_at(int row, int unit) const {
+  FAST_S2S_DEVICE int64_t cell_state_at(int row, int unit) const {
     return (place_.row0 + row) * l_.hidden + unit;
+  }
+  FAST_S2S_DEVICE int64_t state_at(int row, int output) const {
+    return (place_.row0 + row) * l_.outputs + output;
   }
   template <class T>
   FAST_S2S_DEVICE static float read(const T* from, int64_t at) {
@@ -102,23 +127,31 @@ class ForwardKernel {
   }
 
   FAST_S2S_DEVICE void begin(int row, int unit) const {
-    const float c = read(io(d_.c0), state_at(row, unit));
+    const float c = read(io(d_.c0), cell_state_at(row, unit));
     shared_store(cell_at(row, unit), c);
+    if (rows_.length(row) == 0) store(io(d_.c_n) + cell_state_at(row, unit), from_float<Io>(c));
+  }
+
+  FAST_S2S_DEVICE void begin_output(int row, int output) const {
     if (rows_.length(row) > 0) return;
-    store(io(d_.h_n) + state_at(row, unit), load_constant(io(d_.h0) + state_at(row, unit)));
-    store(io(d_.c_n) + state_at(row, unit), from_float<Io>(c));
+    store(io(d_.h_n) + state_at(row, output), load_constant(io(d_.h0) + state_at(row, output)));
   }
 
   // Steps that no row of the tile reaches.
   FAST_S2S_DEVICE void zero_past_the_tile() const {
-    for (int t = rows_.steps(); t < d_.shape.steps; ++t)
-      for_each([&](int row, int unit) { save(t, row, unit, Io{}, Gates<float>{}, 0); });
+    for (int t = rows_.steps(); t < d_.shape.steps; ++t) {
+      for_each([&](int row, int unit) { save(t, row, unit, Gates<float>{}, 0); });
+      for_each_output([&](int row, int output) { save_output(t, row, output, Io{}); });
+    }
   }
 
-  FAST_S2S_DEVICE void save(int t, int row, int unit, Io h, const Gates<float>& gates,
-                            float c) const {
+  FAST_S2S_DEVICE void save_output(int t, int row, int output, Io h) const {
+    const int64_t stride = static_cast<int64_t>(l_.directions) * l_.outputs;
+    store(io(d_.y) + rows_.at(t, row) * stride + output, h);
+  }
+
+  FAST_S2S_DEVICE void save(int t, int row, int unit, const Gates<float>& gates, float c) const {
     const int64_t at = rows_.at(t, row);
-    store(io(d_.y) + at * l_.hidden + unit, h);
     if (d_.cells != nullptr) store(d_.cells + at * l_.hidden + unit, c);
     if (d_.gates == nullptr) return;
     Io* out = io(d_.gates) + at * 4 * l_.hidden + unit;
@@ -164,6 +197,13 @@ class ForwardKernel {
   }
 
   FAST_S2S_DEVICE void publish_initial() {
+    if constexpr (kProjected) {
+      // what nobody puts is zero from the start
+      for_each_output([&](int r, int output) {
+        if (!forgets(0, r)) put(0, r, output, load_constant(io(d_.h0) + state_at(r, output)));
+      });
+      return;
+    }
     for_strips([&](int s, int row) {
       if (share_.k_group > 0 || !weights_.exists(s)) return;
       for_elements(row, weights_.strip(s), [&](int, int, int r, int unit) {
@@ -174,8 +214,8 @@ class ForwardKernel {
     });
   }
 
-  FAST_S2S_DEVICE void put(int n, int row, int unit, Io h) {
-    exchange_.put(n, row, unit * static_cast<int>(sizeof(Io)), h);
+  FAST_S2S_DEVICE void put(int n, int row, int output, Io h) {
+    exchange_.put(n, row, output * static_cast<int>(sizeof(Io)), h);
   }
 
   // Whether the row's state is zero before step s.
@@ -212,23 +252,46 @@ class ForwardKernel {
         if (inside(r, unit)) {
           const bool fetched = kRowTiles == 1 && strip == 0 && row == 0;
           h = finish(s, r, unit, pre, fetched ? ahead_[e] : gates_x(rows_.time(s), r, unit));
+          if constexpr (!kProjected) h = finish_output(s, r, unit, h);
         }
-        if (s + 1 < rows_.steps()) put(s + 1, r, unit, h);
+        if constexpr (kProjected) {
+          projection_.put(s, r, unit, h);
+        } else if (s + 1 < rows_.steps()) {
+          put(s + 1, r, unit, h);
+        }
       });
       if (s + 1 < rows_.steps()) exchange_.strip_done(s + 1, row, weights_.strip(strip));
     });
+    if constexpr (kProjected) {
+      projection_.multiply(s, [&](int row, int output, float sum) {
+        if (row >= place_.rows || output >= l_.outputs) return;
+        const Io h = finish_output(s, row, output, from_float<Io>(sum));
+        if (s + 1 < rows_.steps()) put(s + 1, row, output, h);
+      });
+    }
   }
 
-  // One unit of one row: state, results, and the h that the next step sees.
+  // One output of one row: results, and the h that the next step sees.
+  FAST_S2S_DEVICE Io finish_output(int s, int row, int output, Io h) const {
+    const int t = rows_.time(s);
+    const bool forgotten = s + 1 < rows_.steps() && forgets(s + 1, row);
+    if (!rows_.runs(t, row)) {
+      save_output(t, row, output, Io{});
+      // a row that has not begun yet, in reverse; one that has ended is looked at by nobody
+      return forgotten ? Io{} : load_constant(io(d_.h0) + state_at(row, output));
+    }
+    save_output(t, row, output, h);
+    if (t == rows_.last(row)) store(io(d_.h_n) + state_at(row, output), h);
+    return forgotten ? Io{} : h;
+  }
+
+  // One unit of one row: cell state, results, and its h before any projection.
   FAST_S2S_DEVICE Io finish(int s, int row, int unit, Gates<float> pre,
                             const Gates<float>& from_x) const {
     const int t = rows_.time(s);
     if (!rows_.runs(t, row)) {
-      save(t, row, unit, Io{}, Gates<float>{}, 0);
-      // a row that has not begun yet, in reverse; one that has ended is looked at by nobody
-      return s + 1 < rows_.steps() && forgets(s + 1, row)
-                 ? Io{}
-                 : load_constant(io(d_.h0) + state_at(row, unit));
+      save(t, row, unit, Gates<float>{}, 0);
+      return Io{};
     }
     pre.i += from_x.i + shared_load<float>(bias_at(0, unit));
     pre.f += from_x.f + shared_load<float>(bias_at(1, unit));
@@ -237,14 +300,10 @@ class ForwardKernel {
     const Gates<float> gates = activate<DeviceMath>(pre);
     const float c_prev = rows_.resets(t, row) ? 0.0f : shared_load<float>(cell_at(row, unit));
     const float c = next_cell(gates, c_prev);
-    const Io h = from_float<Io>(next_hidden<DeviceMath>(gates, c));
     shared_store(cell_at(row, unit), c);
-    save(t, row, unit, h, gates, c);
-    if (t == rows_.last(row)) {
-      store(io(d_.h_n) + state_at(row, unit), h);
-      store(io(d_.c_n) + state_at(row, unit), from_float<Io>(c));
-    }
-    return s + 1 < rows_.steps() && forgets(s + 1, row) ? Io{} : h;
+    save(t, row, unit, gates, c);
+    if (t == rows_.last(row)) store(io(d_.c_n) + cell_state_at(row, unit), from_float<Io>(c));
+    return from_float<Io>(next_hidden<DeviceMath>(gates, c));
   }
 
   const ForwardArgs& args_;
@@ -256,13 +315,15 @@ class ForwardKernel {
   WarpWeights<Operand, 2, kRowTiles, kHeld> weights_;
   Exchange<kVariant, kStripUnits * sizeof(Io), kRowTiles> exchange_;
   DepthSum<2, kRowTiles> depth_;
+  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles>, NoProjection>
+      projection_;
   Gates<float> ahead_[2];
 };
 
-template <class Operand, Variant kVariant, int kRowTiles>
+template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>
 FAST_S2S_KERNEL(kThreads)
 lstm_forward_kernel(const FAST_S2S_GRID_CONSTANT ForwardArgs args) {
-  ForwardKernel<Operand, kVariant, kRowTiles>(args).run();
+  ForwardKernel<Operand, kVariant, kRowTiles, kProjected>(args).run();
 }
 
 }  // namespace fast_s2s

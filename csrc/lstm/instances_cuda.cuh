@@ -4,6 +4,7 @@
 
 #include "backward_cuda.cuh"
 #include "forward_cuda.cuh"
+#include "sequence_kernel_launch.cuh"
 
 namespace fast_s2s {
 
@@ -12,28 +13,14 @@ using Kernel = void (*)(Args);
 
 template <class Operand, Variant kVariant>
 Kernel<ForwardArgs> forward_kernel(const Plan& plan) {
-  return plan.row_tiles == 1 ? &lstm_forward_kernel<Operand, kVariant, 1>
-                             : &lstm_forward_kernel<Operand, kVariant, 4>;
+  return plan.row_tiles == 1 ? &lstm_forward_kernel<Operand, kVariant, 1, false>
+                             : &lstm_forward_kernel<Operand, kVariant, 4, false>;
 }
 
 template <class Operand, Variant kVariant>
 Kernel<BackwardArgs> backward_kernel(const Plan& plan) {
-  return plan.row_tiles == 1 ? &lstm_backward_kernel<Operand, kVariant, 1>
-                             : &lstm_backward_kernel<Operand, kVariant, 4>;
-}
-
-template <class Args>
-std::string launch_sequence(Kernel<Args> kernel, const Plan& plan, const Args& args,
-                            Stream stream) {
-  const Layout& l = plan.layout;
-  LaunchShape shape;
-  shape.blocks = static_cast<int>(plan.tiles) * l.directions * l.ranks;
-  shape.threads = kThreads;
-  shape.shared_bytes = static_cast<int>(plan.shared_bytes);
-  const bool through_l2 = plan.variant == Variant::kGrid || plan.variant == Variant::kStream;
-  shape.cluster = plan.variant == Variant::kCluster ? l.ranks : 1;
-  shape.cooperative = through_l2 && !plan.stepwise;
-  return launch(kernel, shape, stream, args);
+  return plan.row_tiles == 1 ? &lstm_backward_kernel<Operand, kVariant, 1, false>
+                             : &lstm_backward_kernel<Operand, kVariant, 4, false>;
 }
 
 template <class Operand>

@@ -1,9 +1,11 @@
 // Contract of the LSTM kernels on CUDA: one layer, one or two directions, the whole sequence.
 //
-// T steps, B rows, H hidden units. All arrays are dense and row-major, none overlaps another, the
-// caller owns them. `Io` is the type the precision names (float for kTf32 and kFp32). The input's
-// product with W_ih and the gradients of the weights are products over the whole sequence, which
-// the caller leaves to torch. Kernels do not allocate and do not wait for the host.
+// T steps, B rows, H hidden units, D directions, R outputs (H without a projection). All arrays are
+// dense and row-major, none overlaps another, the caller owns them; y and its gradient are a
+// direction's R columns of [T, B, D·R]. `Io` is the type the precision names (float for kTf32 and
+// kFp32). The input's product with W_ih and the gradients of the weights are products over the
+// whole sequence, which the caller leaves to torch. Kernels do not allocate and do not wait for the
+// host.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +30,11 @@ struct ForwardDirection {
   const void* b_ih;     // Io [4H] or null for zero
   const void* b_hh;     // Io [4H] or null for zero
   const Words* w_hh;    // packed
-  const void* h0;       // Io [B, H]
+  const Words* w_hr;    // packed, or null: no projection
+  const void* h0;       // Io [B, R]
   const void* c0;       // Io [B, H]
-  void* y;              // Io [T, B, H]; zero past a row's length
-  void* h_n;            // Io [B, H]
+  void* y;              // Io [T, B, R]; zero past a row's length
+  void* h_n;            // Io [B, R]
   void* c_n;            // Io [B, H]
   void* gates;          // Io [T, B, 4H] activated gates, or null; zero past a row's length
   float* cells;         // [T, B, H] cell states, or null; zero past a row's length
@@ -40,20 +43,23 @@ struct ForwardDirection {
 struct BackwardDirection {
   SequenceShape shape;
   const Words* w_hh;     // packed, transposed
-  const void* grad_y;    // Io [T, B, H] or null for zero
-  const void* grad_h_n;  // Io [B, H] or null for zero
+  const Words* w_hr;     // packed, transposed, or null: no projection
+  const void* grad_y;    // Io [T, B, R] or null for zero
+  const void* grad_h_n;  // Io [B, R] or null for zero
   const void* grad_c_n;  // Io [B, H] or null for zero
   const void* gates;     // Io [T, B, 4H] activated, as saved by forward
   const float* cells;    // as saved by forward
   const void* c0;        // Io [B, H]
   void* d_gates;         // Io [T, B, 4H], of the pre-activations; zero past a row's length
-  void* d_h0;            // Io [B, H]
+  void* d_h0;            // Io [B, R]
   void* d_c0;            // Io [B, H]
+  void* d_h;             // Io [T, B, R], of each h_t; zero past a row's length; null without w_hr
 };
 
 // `exchange`: Io [2, rows, row bytes of the plan], zero at first, and `counters`: one per tile and
 // direction, zero at first; both null where the plan exchanges nothing through L2. `carried`: float
 // [2, directions, rows, strips · units] between the launches of a stepwise plan, else null.
+// `projection...`: the second product's, where there is a projection.
 template <class Direction>
 struct SequenceArgs {
   Layout layout;
@@ -61,6 +67,9 @@ struct SequenceArgs {
   int64_t first_phase, phases;  // of a stepwise plan; else 0 and all
   unsigned char* exchange;
   uint32_t* counters;
+  Layout projection;
+  unsigned char* projection_exchange;
+  uint32_t* projection_counters;
   float* carried;
   Direction directions[2];
 };
@@ -73,17 +82,21 @@ std::string lstm_forward_cuda(Precision precision, const Plan& plan, const Forwa
 std::string lstm_backward_cuda(Precision precision, const Plan& plan, const BackwardArgs& args,
                                Stream stream);
 
-// W_hh [4H, H] in the order in which the kernels of this plan read it: `packed_bytes` of it.
+// W_hh [4H, R] in the order in which the kernels of this plan read it: `packed_bytes` of it.
 int64_t packed_bytes(const Layout& layout, bool backward);
 std::string pack_weights_cuda(Precision precision, const Layout& layout, bool backward,
                               const void* w_hh, Words* packed, Stream stream);
+// W_hr [R, H] for the second product: `packed_projection_bytes` of it.
+int64_t packed_projection_bytes(const Layout& projection);
+std::string pack_projection_cuda(Precision precision, const Layout& projection, bool backward,
+                                 const void* w_hr, Words* packed, Stream stream);
 
 struct PreviousHidden {
   SequenceShape shape;
-  int64_t hidden;
-  const void* y;   // Io [T, B, H]
-  const void* h0;  // Io [B, H]
-  void* out;       // Io [T, B, H]: the state each step started from; zero past a row's length
+  int64_t outputs, directions;
+  const void* y;   // Io [T, B, R]
+  const void* h0;  // Io [B, R]
+  void* out;       // Io [T, B, R]: the state each step started from; zero past a row's length
 };
 std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args, Stream stream);
 
@@ -96,6 +109,14 @@ struct Activate {
   void* out;             // Io [rows, 4H] activated gates
 };
 std::string activate_cuda(Precision precision, const Activate& args, Stream stream);
+
+struct Unprojected {
+  int64_t rows, hidden;  // rows of all steps
+  const void* gates;     // Io [rows, 4H] activated gates
+  const float* cells;    // [rows, H]
+  void* out;             // Io [rows, H]: h before the projection
+};
+std::string unprojected_cuda(Precision precision, const Unprojected& args, Stream stream);
 
 struct CellArgs {
   int64_t batch, input, hidden;

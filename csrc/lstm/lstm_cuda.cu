@@ -10,6 +10,11 @@ template <class Operand>
 std::string launch_forward(const Plan& plan, const ForwardArgs& args, Stream stream);
 template <class Operand>
 std::string launch_backward(const Plan& plan, const BackwardArgs& args, Stream stream);
+// projected_cuda_*.cu
+template <class Operand>
+std::string launch_projected_forward(const Plan& plan, const ForwardArgs& args, Stream stream);
+template <class Operand>
+std::string launch_projected_backward(const Plan& plan, const BackwardArgs& args, Stream stream);
 
 namespace {
 
@@ -38,8 +43,8 @@ std::string launch_elementwise(void (*kernel)(Args), int64_t count, const Args& 
   return launch(kernel, shape, stream, args);
 }
 
-int64_t elements(const SequenceShape& shape, int64_t hidden) {
-  return shape.steps * shape.batch * hidden;
+int64_t elements(const SequenceShape& shape, int64_t width) {
+  return shape.steps * shape.batch * width;
 }
 
 }  // namespace
@@ -47,14 +52,20 @@ int64_t elements(const SequenceShape& shape, int64_t hidden) {
 std::string lstm_forward_cuda(Precision precision, const Plan& plan, const ForwardArgs& args,
                               Stream stream) {
   return by_precision(precision, [&](auto operand) {
-    return launch_forward<decltype(operand)>(plan, args, stream);
+    typedef decltype(operand) Operand;
+    return args.directions[0].w_hr == nullptr
+               ? launch_forward<Operand>(plan, args, stream)
+               : launch_projected_forward<Operand>(plan, args, stream);
   });
 }
 
 std::string lstm_backward_cuda(Precision precision, const Plan& plan, const BackwardArgs& args,
                                Stream stream) {
   return by_precision(precision, [&](auto operand) {
-    return launch_backward<decltype(operand)>(plan, args, stream);
+    typedef decltype(operand) Operand;
+    return args.directions[0].w_hr == nullptr
+               ? launch_backward<Operand>(plan, args, stream)
+               : launch_projected_backward<Operand>(plan, args, stream);
   });
 }
 
@@ -65,7 +76,7 @@ int64_t packed_bytes(const Layout& layout, bool backward) {
 std::string pack_weights_cuda(Precision precision, const Layout& layout, bool backward,
                               const void* w_hh, Words* packed, Stream stream) {
   const int64_t words = packed_bytes(layout, backward) / 16;
-  const PackArgs args{w_hh, packed, layout.hidden, layout.k_tiles, words};
+  const PackArgs args{w_hh, packed, layout.hidden, layout.outputs, layout.k_tiles, words};
   return by_precision(precision, [&](auto operand) {
     typedef typename decltype(operand)::Io Io;
     return launch_elementwise(backward ? &pack_kernel<Io, true> : &pack_kernel<Io, false>, words,
@@ -73,10 +84,33 @@ std::string pack_weights_cuda(Precision precision, const Layout& layout, bool ba
   });
 }
 
+int64_t packed_projection_bytes(const Layout& projection) {
+  return static_cast<int64_t>(projection.strips) * projection.k_tiles * 512;
+}
+
+std::string pack_projection_cuda(Precision precision, const Layout& projection, bool backward,
+                                 const void* w_hr, Words* packed, Stream stream) {
+  const int64_t words = packed_projection_bytes(projection) / 16;
+  const int h = projection.hidden, r = projection.outputs, k_tiles = projection.k_tiles;
+  const PackMatrixArgs args = backward ? PackMatrixArgs{w_hr, packed, h, r, k_tiles, 1, h, words}
+                                       : PackMatrixArgs{w_hr, packed, r, h, k_tiles, h, 1, words};
+  return by_precision(precision, [&](auto operand) {
+    return launch_elementwise(&pack_matrix_kernel<typename decltype(operand)::Io>, words, args,
+                              stream);
+  });
+}
+
 std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args, Stream stream) {
   return by_precision(precision, [&](auto operand) {
     return launch_elementwise(&previous_hidden_kernel<typename decltype(operand)::Io>,
-                              elements(args.shape, args.hidden), args, stream);
+                              elements(args.shape, args.outputs), args, stream);
+  });
+}
+
+std::string unprojected_cuda(Precision precision, const Unprojected& args, Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_elementwise(&unprojected_kernel<typename decltype(operand)::Io>,
+                              args.rows * args.hidden, args, stream);
   });
 }
 

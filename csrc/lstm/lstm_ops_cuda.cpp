@@ -1,8 +1,8 @@
-// Host side of the LSTM ops on CUDA tensors: check, allocate, products over the whole sequence.
+// Host side of the LSTM ops on CUDA tensors: allocate, launch, products over the whole sequence.
 
 #include "lstm_ops_cuda.h"
 
-#include "sequence_launch.h"
+#include "layer_cuda.h"
 
 namespace fast_s2s {
 namespace cuda {
@@ -12,158 +12,94 @@ namespace {
 // a call of so few rows and one step reads each weight once by itself
 constexpr int64_t kCellRows = 32;
 
-Precision precision_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return allows_tf32() ? Precision::kTf32 : Precision::kFp32;
-    case ScalarType::BFloat16:
-      return Precision::kBf16;
-    case ScalarType::Half:
-      return Precision::kFp16;
-    default:
-      STD_TORCH_CHECK(false, "x: expected dtype Float, BFloat16 or Half, got ",
-                      torch::headeronly::toString(tensor.scalar_type()));
-  }
-}
-
-// The arguments that forward and backward share, checked and dense.
-struct Layer {
-  int64_t steps, batch, inputs, hidden;
-  Precision precision;
-  ScalarType type;
-  bool reverse;
-  Tensor x, h0, c0, w_ih, w_hh;
-  std::optional<Tensor> b_ih, b_hh, lengths, reset;
-
-  SequenceShape shape() const {
-    return {steps, batch, static_cast<const int64_t*>(input(lengths)),
-            static_cast<const bool*>(input(reset)), reverse};
-  }
-  Sequence sequence(const Tensor& recurrent) const {
-    return {precision, steps, batch, hidden, {recurrent}, static_cast<Stream>(current_stream())};
-  }
-  // rows of all steps, (T·B, width)
-  Tensor rows(const Tensor& tensor, int64_t width) const {
-    return torch::stable::view(tensor, {steps * batch, width});
-  }
-  bool one_small_step() const {
-    return steps == 1 && batch <= kCellRows && !lengths.has_value() && !reset.has_value();
-  }
-};
-
-void check_device(const Tensor& tensor, const char* name, const Tensor& x) {
-  STD_TORCH_CHECK(tensor.get_device() == x.get_device() && tensor.is_cuda() == x.is_cuda(), name,
-                  ": expected on the device of x");
-}
-
-void check_device(const std::optional<Tensor>& tensor, const char* name, const Tensor& x) {
-  if (tensor.has_value()) check_device(*tensor, name, x);
-}
-
-Layer check_layer(const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih,
-                  const Tensor& w_hh, const std::optional<Tensor>& b_ih,
-                  const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
-                  const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset,
-                  bool reverse) {
-  STD_TORCH_CHECK(x.dim() == 3, "x: expected (T, B, I), got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(w_hh.dim() == 2, "w_hh: expected (4H, R), got ", w_hh.dim(), " dimensions");
-  STD_TORCH_CHECK(!w_hr.has_value(),
-                  "w_hr: expected None: the CUDA kernels have no projections; use "
-                  "`with fast_s2s.backend('reference')`");
-  const int64_t t = x.size(0), b = x.size(1), i = x.size(2), h = w_hh.size(1);
-  STD_TORCH_CHECK(h > 0 && w_hh.size(0) == 4 * h, "w_hh: expected (4H, H) without w_hr, got (",
-                  w_hh.size(0), ", ", h, ")");
-  check_device(h0, "h0", x);
-  check_device(c0, "c0", x);
-  check_device(w_ih, "w_ih", x);
-  check_device(w_hh, "w_hh", x);
-  check_device(b_ih, "b_ih", x);
-  check_device(b_hh, "b_hh", x);
-  check_device(lengths, "lengths", x);
-  check_device(reset, "reset", x);
-  const ScalarType type = x.scalar_type();
-  return {t,
-          b,
-          i,
-          h,
-          precision_of(x),
-          type,
-          reverse,
-          dense(x, "x", type, {t, b, i}),
-          dense(h0, "h0", type, {b, h}),
-          dense(c0, "c0", type, {b, h}),
-          dense(w_ih, "w_ih", type, {4 * h, i}),
-          dense(w_hh, "w_hh", type, {4 * h, h}),
-          dense(b_ih, "b_ih", type, {4 * h}),
-          dense(b_hh, "b_hh", type, {4 * h}),
-          dense(lengths, "lengths", ScalarType::Long, {b}),
-          dense(reset, "reset", ScalarType::Bool, {t, b})};
-}
-
 Tensor transposed(const Tensor& tensor) { return torch::stable::transpose(tensor, 0, 1); }
 
+Stream stream() { return static_cast<Stream>(current_stream()); }
+
 // What the sequence kernels see of the input: x · W_ihᵀ, (T·B, 4H).
-Tensor input_product(const Layer& layer) {
-  return torch::stable::matmul(layer.rows(layer.x, layer.inputs), transposed(layer.w_ih));
+Tensor input_product(const Layer& layer, int64_t i) {
+  return torch::stable::matmul(layer.rows(layer.x, layer.inputs),
+                               transposed(layer.weights[i].w_ih));
 }
 
 struct Outputs {
   Tensor y, h_n, c_n, gates, cells;
 };
 
+bool one_small_step(const Layer& layer) {
+  return layer.directions() == 1 && !layer.projected() && layer.steps == 1 &&
+         layer.batch <= kCellRows && !layer.lengths.has_value() && !layer.resets[0].has_value();
+}
+
 void run_cell(const Layer& layer, Outputs& out) {
+  const Weights& w = layer.weights[0];
   const CellArgs args{layer.batch,
                       layer.inputs,
                       layer.hidden,
                       input(layer.x),
                       input(layer.h0),
                       input(layer.c0),
-                      input(layer.w_ih),
-                      input(layer.w_hh),
-                      input(layer.b_ih),
-                      input(layer.b_hh),
+                      input(w.w_ih),
+                      input(w.w_hh),
+                      input(w.b_ih),
+                      input(w.b_hh),
                       output(out.h_n),
                       output(out.c_n),
                       output_or_null(out.gates),
                       static_cast<float*>(output_or_null(out.cells))};
-  check_launch(lstm_cell_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
+  check_launch(lstm_cell_cuda(layer.precision, args, stream()));
   out.y = torch::stable::copy_(out.y, torch::stable::view(out.h_n, {1, layer.batch, layer.hidden}));
 }
 
 void run_sequence(const Layer& layer, Outputs& out) {
-  const Tensor gates_x = input_product(layer);
-  const ForwardDirection direction{layer.shape(),
-                                   input(gates_x),
-                                   input(layer.b_ih),
-                                   input(layer.b_hh),
-                                   nullptr,
-                                   input(layer.h0),
-                                   input(layer.c0),
-                                   output(out.y),
-                                   output(out.h_n),
-                                   output(out.c_n),
-                                   output_or_null(out.gates),
-                                   static_cast<float*>(output_or_null(out.cells))};
-  run_forward(layer.sequence(layer.w_hh), {direction});
+  std::vector<Tensor> gates_x;
+  std::vector<ForwardDirection> directions;
+  auto* y = static_cast<char*>(output(out.y));
+  for (int64_t i = 0; i < layer.directions(); ++i) {
+    const Weights& w = layer.weights[i];
+    gates_x.push_back(input_product(layer, i));
+    directions.push_back({layer.shape(i), input(gates_x[i]), input(w.b_ih), input(w.b_hh), nullptr,
+                          nullptr, layer.part(layer.h0, i), layer.part(layer.c0, i),
+                          y + layer.column_bytes(i), layer.part_out(out.h_n, i),
+                          layer.part_out(out.c_n, i), layer.part_out(out.gates, i),
+                          static_cast<float*>(layer.part_out(out.cells, i))});
+  }
+  run_forward(layer.sequence(), directions);
 }
 
-// What each step started from, (T, B, H).
-Tensor previous_hidden(const Layer& layer, const Tensor& y) {
-  Tensor out = empty(layer.x, {layer.steps, layer.batch, layer.hidden});
-  const PreviousHidden args{layer.shape(), layer.hidden, input(y), input(layer.h0), output(out)};
-  check_launch(previous_hidden_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
+// What each step started from, (T, B, R).
+Tensor previous_hidden(const Layer& layer, int64_t i, const Tensor& y) {
+  Tensor out = empty(layer.x, {layer.steps, layer.batch, layer.outputs});
+  const auto* from = static_cast<const char*>(input(y)) + layer.column_bytes(i);
+  const PreviousHidden args{layer.shape(i), layer.outputs,           layer.directions(),
+                            from,           layer.part(layer.h0, i), output(out)};
+  check_launch(previous_hidden_cuda(layer.precision, args, stream()));
   return out;
 }
 
 // The activated gates once more: every h is known by now, so this is one product of all rows.
-Tensor recompute_gates(const Layer& layer, const Tensor& h_prev) {
-  const Tensor gates_x = input_product(layer);
+Tensor recompute_gates(const Layer& layer, int64_t i, const Tensor& h_prev) {
+  const Weights& w = layer.weights[i];
+  const Tensor gates_x = input_product(layer, i);
   const Tensor gates_h =
-      torch::stable::matmul(layer.rows(h_prev, layer.hidden), transposed(layer.w_hh));
+      torch::stable::matmul(layer.rows(h_prev, layer.outputs), transposed(w.w_hh));
   Tensor out = empty(layer.x, {layer.steps, layer.batch, 4 * layer.hidden});
-  const Activate args{layer.steps * layer.batch, layer.hidden,      input(gates_x), input(gates_h),
-                      input(layer.b_ih),         input(layer.b_hh), output(out)};
-  check_launch(activate_cuda(layer.precision, args, static_cast<Stream>(current_stream())));
+  const Activate args{layer.steps * layer.batch,
+                      layer.hidden,
+                      input(gates_x),
+                      input(gates_h),
+                      input(w.b_ih),
+                      input(w.b_hh),
+                      output(out)};
+  check_launch(activate_cuda(layer.precision, args, stream()));
+  return out;
+}
+
+// Each h before the projection, (T·B, H).
+Tensor unprojected(const Layer& layer, const void* gates, const float* cells) {
+  Tensor out = empty(layer.x, {layer.steps * layer.batch, layer.hidden});
+  const Unprojected args{layer.steps * layer.batch, layer.hidden, gates, cells, output(out)};
+  check_launch(unprojected_cuda(layer.precision, args, stream()));
   return out;
 }
 
@@ -178,6 +114,109 @@ struct Declared {
   }
 };
 
+Outputs forward(const Layer& layer, int64_t save) {
+  STD_TORCH_CHECK(save >= 0 && save <= 2, "save: expected 0, 1 or 2, got ", save);
+  const int64_t t = layer.steps, b = layer.batch, h = layer.hidden, r = layer.outputs;
+  const ScalarType acc = ScalarType::Float;
+  Outputs out{
+      empty(layer.x, {t, b, layer.directions() * r}), layer.of_each({b, r}), layer.of_each({b, h}),
+      save == 1 ? layer.of_each({t, b, 4 * h}) : empty(layer.x, {0}),
+      save == 0 ? torch::stable::new_empty(layer.x, {0}, acc) : layer.of_each({t, b, h}, acc)};
+  if (b > 0) {
+    if (one_small_step(layer)) {
+      run_cell(layer, out);
+    } else {
+      run_sequence(layer, out);
+    }
+  }
+  return out;
+}
+
+struct Given {
+  std::optional<Tensor> grad_y, grad_h_n, grad_c_n;
+  Tensor y, gates, cells;
+};
+
+Given check_given(const Layer& layer, const std::optional<Tensor>& grad_y,
+                  const std::optional<Tensor>& grad_h_n, const std::optional<Tensor>& grad_c_n,
+                  const Tensor& y, const Tensor& gates, const Tensor& cells) {
+  const int64_t t = layer.steps, b = layer.batch, h = layer.hidden, r = layer.outputs;
+  const std::vector<int64_t> outputs{t, b, layer.directions() * r};
+  const bool saved = gates.numel() > 0 || b == 0;
+  return {dense(grad_y, "grad_y", layer.type, outputs),
+          layer.checked(grad_h_n, "grad_h_n", {b, r}, layer.type),
+          layer.checked(grad_c_n, "grad_c_n", {b, h}, layer.type),
+          dense(y, "y", layer.type, outputs),
+          saved ? *layer.checked(gates, "gates", {t, b, 4 * h}, layer.type) : gates,
+          *layer.checked(cells, "cells", {t, b, h}, ScalarType::Float)};
+}
+
+// The gradients of a direction's weights; empty where not wanted.
+struct WeightGradients {
+  Tensor w_ih, w_hh, bias, w_hr;
+};
+struct Gradients {
+  Tensor x, h0, c0;
+  std::vector<WeightGradients> weights;
+};
+
+Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool needs_weights) {
+  const int64_t t = layer.steps, b = layer.batch, h = layer.hidden, r = layer.outputs;
+  const bool recomputes = given.gates.numel() == 0 && b > 0;
+  const Tensor none = empty(layer.x, {0});
+  Gradients d{none, layer.of_each({b, r}), layer.of_each({b, h}), {}};
+  std::vector<Tensor> h_prev, gates, d_gates, d_h;
+  std::vector<BackwardDirection> directions;
+  const auto* grad_y = static_cast<const char*>(input(given.grad_y));
+  for (int64_t i = 0; i < layer.directions(); ++i) {
+    h_prev.push_back(recomputes || needs_weights ? previous_hidden(layer, i, given.y) : none);
+    if (recomputes) gates.push_back(recompute_gates(layer, i, h_prev[i]));
+    d_gates.push_back(empty(layer.x, {t, b, 4 * h}));
+    d_h.push_back(layer.projected() ? empty(layer.x, {t, b, r}) : empty(layer.x, {0}));
+    directions.push_back({layer.shape(i), nullptr, nullptr,
+                          grad_y == nullptr ? nullptr : grad_y + layer.column_bytes(i),
+                          layer.part(given.grad_h_n, i), layer.part(given.grad_c_n, i),
+                          recomputes ? input(gates[i]) : layer.part(given.gates, i),
+                          static_cast<const float*>(layer.part(given.cells, i)),
+                          layer.part(layer.c0, i), output(d_gates[i]), layer.part_out(d.h0, i),
+                          layer.part_out(d.c0, i), output_or_null(d_h[i])});
+  }
+  if (b > 0) run_backward(layer.sequence(), directions);
+
+  // what is left are products over all rows at once, best done by torch's own
+  for (int64_t i = 0; i < layer.directions(); ++i) {
+    const Tensor rows = layer.rows(d_gates[i], 4 * h);
+    if (needs_x) {
+      const Tensor d_x = torch::stable::matmul(rows, layer.weights[i].w_ih);
+      d.x = i == 0 ? d_x : torch::stable::subtract(d.x, d_x, -1);
+    }
+    const int64_t over_rows[] = {0};
+    WeightGradients of_weights{empty(layer.x, {0}), empty(layer.x, {0}),
+                               torch::stable::sum(rows, over_rows), empty(layer.x, {0})};
+    if (needs_weights) {
+      of_weights.w_ih = torch::stable::matmul(transposed(rows), layer.rows(layer.x, layer.inputs));
+      of_weights.w_hh = torch::stable::matmul(transposed(rows), layer.rows(h_prev[i], r));
+      if (layer.projected())
+        of_weights.w_hr =
+            torch::stable::matmul(transposed(layer.rows(d_h[i], r)),
+                                  unprojected(layer, directions[i].gates, directions[i].cells));
+    }
+    d.weights.push_back(of_weights);
+  }
+  if (needs_x) d.x = torch::stable::view(d.x, {t, b, layer.inputs});
+  return d;
+}
+
+Weights weights_of(const std::vector<Tensor>& list, bool bias, const char* name) {
+  const size_t fewest = bias ? 4 : 2;
+  STD_TORCH_CHECK(list.size() == fewest || list.size() == fewest + 1, name, ": expected w_ih, w_hh",
+                  bias ? ", b_ih, b_hh" : "", " and perhaps w_hr, got ", list.size(), " tensors");
+  Weights w{list[0], list[1], std::nullopt, std::nullopt, std::nullopt};
+  if (bias) w.b_ih = list[2], w.b_hh = list[3];
+  if (list.size() > fewest) w.w_hr = list[fewest];
+  return w;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
@@ -185,21 +224,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
     const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& reset, bool reverse, int64_t save) {
-  STD_TORCH_CHECK(save >= 0 && save <= 2, "save: expected 0, 1 or 2, got ", save);
   const Declared declared;
-  const Layer layer = check_layer(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse);
-  const int64_t t = layer.steps, b = layer.batch, h = layer.hidden;
-  Outputs out{empty(layer.x, {t, b, h}), empty(layer.x, {b, h}), empty(layer.x, {b, h}),
-              save == 1 ? empty(layer.x, {t, b, 4 * h}) : empty(layer.x, {0}),
-              save == 0 ? torch::stable::new_empty(layer.x, {0}, ScalarType::Float)
-                        : torch::stable::new_empty(layer.x, {t, b, h}, ScalarType::Float)};
-  if (b > 0) {
-    if (layer.one_small_step()) {
-      run_cell(layer, out);
-    } else {
-      run_sequence(layer, out);
-    }
-  }
+  const Layer layer =
+      check_layer({x, h0, c0, {{w_ih, w_hh, b_ih, b_hh, w_hr}}, lengths, {reset}, reverse});
+  const Outputs out = forward(layer, save);
+  return {out.y, out.h_n, out.c_n, out.gates, out.cells};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward_both(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, const std::vector<Tensor>& weights,
+    const std::vector<Tensor>& weights_reverse, bool bias, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& reset, const std::optional<Tensor>& reset_reverse, int64_t save) {
+  const Declared declared;
+  const Layer layer = check_layer(
+      {x,
+       h0,
+       c0,
+       {weights_of(weights, bias, "weights"), weights_of(weights_reverse, bias, "weights_reverse")},
+       lengths,
+       {reset, reset_reverse},
+       false});
+  const Outputs out = forward(layer, save);
   return {out.y, out.h_n, out.c_n, out.gates, out.cells};
 }
 
@@ -211,48 +256,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
     const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights) {
   const Declared declared;
-  const Layer layer = check_layer(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse);
-  const int64_t t = layer.steps, b = layer.batch, h = layer.hidden;
-  const auto dy = dense(grad_y, "grad_y", layer.type, {t, b, h});
-  const auto dh_n = dense(grad_h_n, "grad_h_n", layer.type, {b, h});
-  const auto dc_n = dense(grad_c_n, "grad_c_n", layer.type, {b, h});
-  const Tensor out = dense(y, "y", layer.type, {t, b, h});
-  const Tensor saved_cells = dense(cells, "cells", ScalarType::Float, {t, b, h});
-  const bool recomputes = gates.numel() == 0 && b > 0;
+  const Layer layer =
+      check_layer({x, h0, c0, {{w_ih, w_hh, b_ih, b_hh, w_hr}}, lengths, {reset}, reverse});
+  const Given given = check_given(layer, grad_y, grad_h_n, grad_c_n, y, gates, cells);
+  const Gradients d = backward(layer, given, needs_x, needs_weights);
+  const WeightGradients& w = d.weights[0];
+  return {d.x, d.h0, d.c0, w.w_ih, w.w_hh, w.bias, w.w_hr};
+}
 
-  Tensor d_gates = empty(layer.x, {t, b, 4 * h});
-  Tensor d_h0 = empty(layer.x, {b, h}), d_c0 = empty(layer.x, {b, h});
-  Tensor h_prev = empty(layer.x, {0});
-  if (recomputes || needs_weights) h_prev = previous_hidden(layer, out);
-  const Tensor saved_gates = recomputes ? recompute_gates(layer, h_prev)
-                                        : dense(gates, "gates", layer.type, {t, b, 4 * h});
-  if (b > 0) {
-    const BackwardDirection direction{layer.shape(),
-                                      nullptr,
-                                      input(dy),
-                                      input(dh_n),
-                                      input(dc_n),
-                                      input(saved_gates),
-                                      static_cast<const float*>(input(saved_cells)),
-                                      input(layer.c0),
-                                      output(d_gates),
-                                      output(d_h0),
-                                      output(d_c0)};
-    run_backward(layer.sequence(layer.w_hh), {direction});
+std::vector<Tensor> lstm_backward_both(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const std::vector<Tensor>& weights, const std::vector<Tensor>& weights_reverse, bool bias,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset,
+    const std::optional<Tensor>& reset_reverse, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool needs_x, bool needs_weights) {
+  const Declared declared;
+  const Layer layer = check_layer(
+      {x,
+       h0,
+       c0,
+       {weights_of(weights, bias, "weights"), weights_of(weights_reverse, bias, "weights_reverse")},
+       lengths,
+       {reset, reset_reverse},
+       false});
+  const Given given = check_given(layer, grad_y, grad_h_n, grad_c_n, y, gates, cells);
+  const Gradients d = backward(layer, given, needs_x, needs_weights);
+  std::vector<Tensor> out{d.x, d.h0, d.c0};
+  for (const WeightGradients& w : d.weights) {
+    for (const Tensor& tensor : {w.w_ih, w.w_hh, w.bias, w.w_hr}) out.push_back(tensor);
   }
-
-  // what is left are products over all rows at once, best done by torch's own
-  const Tensor rows = layer.rows(d_gates, 4 * h);
-  Tensor d_x = empty(layer.x, {0}), d_w_ih = empty(layer.x, {0}), d_w_hh = empty(layer.x, {0});
-  if (needs_x)
-    d_x = torch::stable::view(torch::stable::matmul(rows, layer.w_ih), {t, b, layer.inputs});
-  if (needs_weights) {
-    d_w_ih = torch::stable::matmul(transposed(rows), layer.rows(layer.x, layer.inputs));
-    d_w_hh = torch::stable::matmul(transposed(rows), layer.rows(h_prev, h));
-  }
-  const int64_t over_rows[] = {0};
-  const Tensor d_bias = torch::stable::sum(rows, over_rows);
-  return {d_x, d_h0, d_c0, d_w_ih, d_w_hh, d_bias, empty(layer.x, {0})};
+  return out;
 }
 
 }  // namespace cuda

@@ -8,8 +8,11 @@ namespace fast_s2s {
 
 namespace {
 
-// From published latencies and bandwidths of Hopper, in ns and bytes per ns of one multiprocessor.
-// Not yet measured for these kernels.
+// In ns, and bytes per ns of one multiprocessor, at 1.75 GHz, from figures published for Hopper and
+// not measured for these kernels: a product's latency of 33 cycles, L2's bandwidth of 3942 bytes a
+// cycle over 132 multiprocessors, shared memory's of 128 bytes a cycle (arXiv:2402.13499,
+// arXiv:2501.12084). The others are estimates: three trips to L2 and the polling between them for a
+// grid's barrier, and what launches and barriers commonly take.
 constexpr double kBarrierNs = 20, kClusterNs = 200, kGridNs = 900, kLaunchNs = 3000;
 constexpr double kProductNs = 5, kProductLatencyNs = 19;
 constexpr double kSharedBytesPerNs = 200, kL2BytesPerNs = 50;
@@ -22,11 +25,15 @@ int64_t element_bytes(Precision precision) {
   return precision == Precision::kBf16 || precision == Precision::kFp16 ? 2 : 4;
 }
 
-// Depends on the depth alone, and so on neither the batch nor the variant: a sum is always taken in
-// the same order, and a row has the same bits in every batch.
-int64_t depth_groups(int64_t k_tiles) {
+// Depends on the product alone, and so on neither the batch nor the variant: a sum is always taken
+// in the same order, and a row has the same bits in every batch. The whole block shares a strip
+// where strips are few for their depth: in backward, whose depth is that of four gates, and in 32
+// bits.
+int64_t depth_groups(int64_t k_tiles, Precision precision, bool backward) {
   if (k_tiles < 8) return 1;
-  return k_tiles < 16 ? 2 : 4;
+  if (k_tiles < 16) return 2;
+  const bool few_strips = backward ? k_tiles > 128 : k_tiles > 56 && element_bytes(precision) == 4;
+  return few_strips ? 8 : 4;
 }
 
 class Planner {
@@ -36,6 +43,10 @@ class Planner {
   Plan best() {
     for (int64_t row_tiles : {1, 4}) {
       if (d_.row_tiles == 0 ? row_tiles > 1 && p_.batch <= 8 : row_tiles != d_.row_tiles) continue;
+      if (p_.projection > 0) {
+        offer_projected(row_tiles);
+        continue;
+      }
       offer(Variant::kBlock, 1, row_tiles, false);
       for (int64_t ranks = 2; ranks <= std::min(d_.max_cluster, strips()); ranks *= 2)
         if (ranks <= d_.sms) offer(Variant::kCluster, ranks, row_tiles, false);
@@ -52,27 +63,54 @@ class Planner {
         if (ranks == strips()) break;
       }
     }
-    if (!best_)
-      throw std::invalid_argument(d_.only || d_.row_tiles > 0
-                                      ? "plan: the variant asked for does not fit the device"
-                                      : "plan: the device has too little shared memory");
+    if (!best_) throw std::invalid_argument(why_none());
     return *best_;
   }
 
  private:
+  const char* why_none() const {
+    if (d_.only || d_.row_tiles > 0) return "plan: the variant asked for does not fit the device";
+    if (p_.projection > 0 && !d_.cooperative)
+      return "plan: a layer with a projection needs cooperative launches, which the device lacks "
+             "or "
+             "has no room for";
+    return "plan: the device has too little shared memory";
+  }
+
   int64_t strip_units() const { return p_.backward ? 16 : 8; }
-  int64_t strips() const { return ceil_div(p_.hidden, strip_units()); }
+  int64_t strips() const { return ceil_div(p_.backward ? p_.outputs() : p_.hidden, strip_units()); }
+  // of the projection's matrix, or its transpose
+  int64_t projection_strips() const {
+    return ceil_div(p_.backward ? p_.hidden : p_.projection, 16);
+  }
   int64_t m_tiles() const { return p_.backward ? 1 : 2; }
-  // bytes of one row of the exchanged state
+  // bytes of one row of the exchanged state: what the strips of the product that makes it cover
   int64_t row_bytes() const {
-    const int64_t per_unit = p_.backward ? 4 : 1;
-    return round_up(strips() * strip_units() * per_unit * element_bytes(p_.precision), 32);
+    if (p_.backward) return bytes_of_row(4 * round_up(p_.hidden, 16));
+    return bytes_of_row(p_.projection > 0 ? round_up(p_.projection, 16) : round_up(p_.hidden, 8));
+  }
+  // the same of what the projection multiplies
+  int64_t projection_row_bytes() const {
+    return bytes_of_row(p_.backward ? round_up(p_.projection, 16) : round_up(p_.hidden, 8));
+  }
+  int64_t bytes_of_row(int64_t elements) const {
+    return round_up(elements * element_bytes(p_.precision), 32);
+  }
+
+  // W_hr joins W_hh: every block has strips of both.
+  void offer_projected(int64_t row_tiles) {
+    if (!d_.cooperative) return;
+    const int64_t most = std::max(strips(), projection_strips());
+    for (int64_t parts = 1; parts * p_.directions <= d_.sms; parts *= 2)
+      offer(Variant::kStream, std::min(most, d_.sms / (parts * p_.directions)), row_tiles, false);
   }
 
   void offer(Variant variant, int64_t ranks, int64_t row_tiles, bool stepwise) {
     if (d_.only.has_value() && *d_.only != variant) return;
     const int64_t spb = ceil_div(strips(), ranks);
+    const int64_t projection_spb = p_.projection > 0 ? ceil_div(projection_strips(), ranks) : 0;
     ranks = ceil_div(strips(), spb);
+    if (p_.projection > 0) ranks = std::max(ranks, ceil_div(projection_strips(), projection_spb));
     if (variant == Variant::kCluster) {
       // whole clusters only, of a size that exists
       int64_t size = 1;
@@ -88,7 +126,8 @@ class Planner {
     // several groups of rows in one tile, where blocks are few
     for (int64_t per_tile = resident ? ceil_div(all_tiles, at_once) : 1;; per_tile = per_tile / 2) {
       const int64_t tiles = std::min(at_once, ceil_div(all_tiles, per_tile));
-      if (auto plan = fill(variant, ranks, spb, row_tiles, per_tile, tiles, stepwise)) {
+      if (auto plan =
+              fill(variant, ranks, spb, projection_spb, row_tiles, per_tile, tiles, stepwise)) {
         plan->launches = ceil_div(all_tiles, per_tile * tiles);
         rate(*plan);
         if (!best_ || plan->estimated_ns < best_->estimated_ns) best_ = plan;
@@ -99,12 +138,15 @@ class Planner {
   }
 
   // The plan with as much of W on chip as there is room for; none if not even the rest fits.
-  std::optional<Plan> fill(Variant variant, int64_t ranks, int64_t spb, int64_t row_tiles,
-                           int64_t per_tile, int64_t tiles, bool stepwise) const {
-    const int64_t rows = 8 * row_tiles * per_tile, units = spb * strip_units();
-    const int64_t k_tiles = row_bytes() / 32, k_groups = depth_groups(k_tiles);
-    const int64_t m_groups = kWarps / k_groups, tile_bytes = m_tiles() * kTileWords;
+  std::optional<Plan> fill(Variant variant, int64_t ranks, int64_t spb, int64_t projection_spb,
+                           int64_t row_tiles, int64_t per_tile, int64_t tiles,
+                           bool stepwise) const {
+    const bool projected = p_.projection > 0;
+    const int64_t rows = 8 * row_tiles * per_tile;
     const int64_t stride = row_bytes() + 16;
+    // floats of state per row: cells, in backward gradients of cells and of outputs
+    const int64_t units =
+        p_.backward ? 16 * (spb + (projected ? projection_spb : spb)) : spb * strip_units();
     const int64_t buffers = variant == Variant::kStream ? 0 : variant == Variant::kGrid ? 1 : 2;
     int64_t offset = 0;
     const auto place = [&](int64_t bytes) {
@@ -116,59 +158,88 @@ class Planner {
     plan.variant = variant;
     Layout& l = plan.layout;
     l.hidden = static_cast<int>(p_.hidden);
+    l.outputs = static_cast<int>(p_.outputs());
     l.directions = static_cast<int>(p_.directions);
     l.ranks = static_cast<int>(ranks);
-    l.strips = static_cast<int>(strips());
-    l.strips_per_block = static_cast<int>(spb);
     l.rows = static_cast<int>(rows);
-    l.k_tiles = static_cast<int>(k_tiles);
-    l.k_groups = static_cast<int>(k_groups);
     l.operand_stride = static_cast<int>(stride);
+    plan.projection = l;
+    const auto cut = [&](Layout& layout, int64_t strips, int64_t per_block, int64_t row_bytes) {
+      layout.strips = static_cast<int>(strips);
+      layout.strips_per_block = static_cast<int>(per_block);
+      layout.k_tiles = static_cast<int>(row_bytes / 32);
+      layout.k_groups = static_cast<int>(depth_groups(layout.k_tiles, p_.precision, p_.backward));
+    };
+    cut(l, strips(), spb, row_bytes());
+    if (projected)
+      cut(plan.projection, projection_strips(), projection_spb, projection_row_bytes());
     // rows shared_bytes cannot hold would overflow the offsets
     if (rows * (stride * buffers + units * 4) > d_.shared_bytes) return std::nullopt;
     l.operand = place(buffers * rows * stride);
-    l.state = place((p_.backward ? 2 : 1) * units * rows * 4);
+    l.state = place(units * rows * 4);
     l.bias = place(p_.backward ? 0 : 4 * units * 4);
     l.lengths = place(rows * 4);
-    l.partial = place(2 * (k_groups - 1) * m_groups * m_tiles() * row_tiles * kTileWords);
-    l.weights = place(0);
+    plan.projection.lengths = l.lengths;
+    const auto place_partial = [&](Layout& layout, int64_t m_tiles) {
+      const int64_t others = (layout.k_groups - 1) * (kWarps / layout.k_groups);
+      layout.partial = place(2 * others * m_tiles * row_tiles * kTileWords);
+    };
+    place_partial(l, m_tiles());
+    if (projected) place_partial(plan.projection, 1);
     if (offset > d_.shared_bytes) return std::nullopt;
-    const int64_t chunk = ceil_div(k_tiles, k_groups);
-    const int64_t warp_tiles = ceil_div(spb, m_groups) * chunk;
-    const int64_t held = std::min<int64_t>(d_.weight_registers,
-                                           weight_registers(variant, static_cast<int>(row_tiles)));
-    // one launch a step reads W once in any case
-    const int64_t in_registers = stepwise ? 0 : std::min(chunk, held / (4 * m_tiles()));
-    const int64_t in_shared = stepwise
-                                  ? 0
-                                  : std::min(warp_tiles - in_registers,
-                                             (d_.shared_bytes - offset) / (kWarps * tile_bytes));
-    l.register_tiles = static_cast<int>(in_registers);
-    l.shared_tiles = static_cast<int>(in_shared);
     plan.row_tiles = row_tiles;
     plan.tiles = tiles;
     plan.stepwise = stepwise;
-    plan.shared_bytes = offset + kWarps * in_shared * tile_bytes;
-    plan.register_bytes = kWarps * in_registers * tile_bytes;
-    plan.resident_bytes = kWarps * in_shared * tile_bytes;
-    plan.streamed_bytes = kWarps * (warp_tiles - in_registers - in_shared) * tile_bytes * per_tile;
+    const int r = static_cast<int>(row_tiles);
+    // W, first what registers hold, then what fits shared memory
+    const auto place_weights = [&](Layout& layout, int64_t m_tiles, int64_t registers) {
+      const int64_t tile_bytes = m_tiles * kTileWords;
+      const int64_t chunk = ceil_div(layout.k_tiles, layout.k_groups);
+      const int64_t m_groups = kWarps / layout.k_groups;
+      const int64_t warp_tiles = ceil_div(layout.strips_per_block, m_groups) * chunk;
+      const int64_t held = std::min<int64_t>(d_.weight_registers, registers) / (4 * m_tiles);
+      // one launch a step reads W once in any case
+      const int64_t in_registers = stepwise ? 0 : std::min(chunk, held);
+      const int64_t room = (d_.shared_bytes - offset) / (kWarps * tile_bytes);
+      const int64_t in_shared = stepwise ? 0 : std::min(warp_tiles - in_registers, room);
+      layout.register_tiles = static_cast<int>(in_registers);
+      layout.shared_tiles = static_cast<int>(in_shared);
+      layout.weights = place(kWarps * in_shared * tile_bytes);
+      plan.register_bytes += kWarps * in_registers * tile_bytes;
+      plan.resident_bytes += kWarps * in_shared * tile_bytes;
+      plan.streamed_bytes +=
+          kWarps * (warp_tiles - in_registers - in_shared) * tile_bytes * per_tile;
+    };
+    place_weights(l, m_tiles(),
+                  projected ? projected_registers(r, false) : weight_registers(variant, r));
+    if (projected) place_weights(plan.projection, 1, projected_registers(r, true));
+    plan.shared_bytes = offset;
     const int64_t readers = variant == Variant::kStream ? spb : 1;
     plan.exchanged_bytes = ranks == 1 && !stepwise ? 0 : rows * row_bytes() * readers;
-    if (buffers < 2) plan.workspace_bytes = 2 * tiles * p_.directions * rows * row_bytes();
+    const int64_t exchanged_row = row_bytes() + (projected ? projection_row_bytes() : 0);
+    if (projected) plan.exchanged_bytes += rows * projection_row_bytes() * projection_spb;
+    if (buffers < 2) plan.workspace_bytes = 2 * tiles * p_.directions * rows * exchanged_row;
     return plan;
   }
 
-  void rate(Plan& plan) const {
-    const Layout& l = plan.layout;
+  // of the multiplications of one product of a step
+  double product_ns(const Plan& plan, const Layout& l, int64_t m_tiles) const {
     const double per_product = p_.precision == Precision::kFp32 ? 3 : 1;
     const double groups_of_rows = static_cast<double>(l.rows) / (8 * plan.row_tiles);
     const double strips = ceil_div(l.strips_per_block, kWarps / l.k_groups);
     const double chain = strips * groups_of_rows * ceil_div(l.k_tiles, l.k_groups) * per_product;
-    const double products = chain * m_tiles() * plan.row_tiles * kWarps / 4;
-    const double shared = plan.resident_bytes * groups_of_rows +
-                          static_cast<double>(l.strips_per_block) * l.rows * row_bytes();
-    double ns = std::max(products * kProductNs, chain * kProductLatencyNs);
-    ns += shared / kSharedBytesPerNs;
+    const double products = chain * m_tiles * plan.row_tiles * kWarps / 4;
+    const double operands = static_cast<double>(l.strips_per_block) * l.rows * l.k_tiles * 32;
+    return std::max(products * kProductNs, chain * kProductLatencyNs) +
+           operands / kSharedBytesPerNs;
+  }
+
+  void rate(Plan& plan) const {
+    const Layout& l = plan.layout;
+    const double groups_of_rows = static_cast<double>(l.rows) / (8 * plan.row_tiles);
+    double ns = product_ns(plan, l, m_tiles());
+    if (p_.projection > 0) ns += product_ns(plan, plan.projection, 1) + kGridNs;
+    ns += plan.resident_bytes * groups_of_rows / kSharedBytesPerNs;
     ns += (plan.streamed_bytes + (plan.variant == Variant::kCluster ? 0 : plan.exchanged_bytes)) /
           kL2BytesPerNs;
     switch (plan.variant) {
@@ -199,6 +270,8 @@ Plan plan_lstm(const Device& device, const Problem& problem) {
   expect(problem.hidden >= 1, "hidden: expected at least 1");
   expect(problem.hidden <= (1 << 24), "hidden: expected at most 2^24");
   expect(problem.batch >= 1, "batch: expected at least 1");
+  expect(problem.projection >= 0 && problem.projection <= (1 << 24),
+         "projection: expected 0 for none, at most 2^24");
   expect(problem.directions == 1 || problem.directions == 2, "directions: expected 1 or 2");
   expect(device.sms >= 1, "sms: expected at least 1");
   return Planner(device, problem).best();
@@ -223,6 +296,7 @@ std::string explain(const Plan& plan) {
   out << variant_name(plan.variant) << ": " << l.ranks << (l.ranks == 1 ? " block" : " blocks")
       << " to a copy of the weights, " << plan.tiles << " x " << l.rows << " rows";
   if (l.directions == 2) out << " in both directions";
+  if (plan.projection.strips > 0) out << ", two products a step";
   if (plan.launches > 1) out << ", " << plan.launches << " launches";
   if (plan.stepwise) out << ", one launch a step";
   out << "; a block has " << plan.register_bytes / 1024 << " KiB of weights in registers, "

@@ -5,6 +5,9 @@
 // strips go to the blocks that share one copy of W ("ranks"), and the tiles of a strip along the
 // depth K (H in forward, 4H in backward) to the warps of a block. What a warp owns it keeps in
 // registers and shared memory as far as there is room, and reads from L2 beyond that.
+//
+// A projection adds a second product to a step, by W_hr (R x H) or in backward its transpose, in
+// strips of 16 and with an exchange of its own; the first one's sizes are then 4H x R.
 #pragma once
 
 #include <cstdint>
@@ -39,11 +42,15 @@ struct Problem {
   int64_t hidden, batch;
   int64_t directions;  // 1, or 2 in one launch
   bool backward;
+  int64_t projection = 0;  // outputs of a projection; 0: none
+
+  int64_t outputs() const { return projection > 0 ? projection : hidden; }
 };
 
 // What the kernels need to know.
 struct Layout {
-  int hidden, directions, ranks, strips, strips_per_block;
+  int hidden, outputs;  // of the layer: H, and R = H without a projection
+  int directions, ranks, strips, strips_per_block;
   int rows;                          // of a block's tile
   int k_tiles, k_groups;             // along the depth; warps that share it
   int register_tiles, shared_tiles;  // of each warp
@@ -54,6 +61,9 @@ struct Layout {
 struct Plan {
   Variant variant;
   Layout layout;
+  // of the second product of a step, where there is a projection: what it shares with the first is
+  // the same
+  Layout projection;
   int64_t row_tiles;        // of 8 rows, multiplied at once: 1 or 4
   int64_t tiles;            // of rows, in one launch
   int64_t launches;         // one after another, for the rows beyond those
@@ -69,6 +79,10 @@ constexpr int64_t kWarps = 8;
 // of a thread, for W; more rows at once leave fewer, and so does a state on its way from L2
 constexpr int weight_registers(Variant variant, int row_tiles) {
   return row_tiles == 1 ? 128 : variant == Variant::kStream ? 48 : 80;
+}
+// the same of a layer with a projection, whose step has two products
+constexpr int projected_registers(int row_tiles, bool second) {
+  return row_tiles == 1 ? (second ? 32 : 64) : (second ? 16 : 24);
 }
 constexpr int64_t kStepwiseState = 2;  // floats kept between launches, per row and unit
 

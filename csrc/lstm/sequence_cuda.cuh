@@ -82,16 +82,21 @@ class Exchange {
  public:
   template <class Direction>
   FAST_S2S_DEVICE Exchange(const SequenceArgs<Direction>& args, const Place<Direction>& place)
-      : l_(args.layout),
-        rank_(place.rank),
-        stepwise_(args.carried != nullptr),
+      : Exchange(args.layout, place.rank, place.group, args.exchange, args.counters,
+                 args.carried != nullptr) {}
+
+  FAST_S2S_DEVICE Exchange(const Layout& layout, int rank, int group, unsigned char* buffer,
+                           uint32_t* counters, bool stepwise)
+      : l_(layout),
+        rank_(rank),
+        stepwise_(stepwise),
         row_bytes_(static_cast<int64_t>(l_.k_tiles) * 32) {
     if constexpr (kThroughL2) {
       // no array of two pointers: an index known only at run time would keep all of the kernel's
       // state from registers
-      buffer_ = args.exchange + place.group * l_.rows * row_bytes_;
+      buffer_ = buffer + group * l_.rows * row_bytes_;
       to_second_ = static_cast<int64_t>(block_count() / l_.ranks) * l_.rows * row_bytes_;
-      counter_ = args.counters + place.group;
+      counter_ = counters + group;
     }
   }
 

@@ -37,15 +37,17 @@ inline void check_launch(const std::string& wrong) {
   STD_TORCH_CHECK(wrong.empty(), "fast_s2s CUDA kernel: ", wrong);
 }
 
-// What a layer's launches have in common. `w_hh` of each direction, [4H, H] and dense.
+// What a layer's launches have in common. `w_hh` of each direction, [4H, R] and dense; `w_hr`, [R,
+// H], of none or each.
 struct Sequence {
   Precision precision;
-  int64_t steps, batch, hidden;
-  std::vector<Tensor> w_hh;
+  int64_t steps, batch, hidden, projection;  // 0: none
+  std::vector<Tensor> w_hh, w_hr;
   Stream stream;
 };
 
-// Directions as for one launch but for their weights, which are packed here.
+// Directions as for one launch but for their weights, which are packed here. Where the device has
+// no room for the plan's blocks at once, another is made for fewer.
 void run_forward(const Sequence& sequence, std::vector<ForwardDirection> directions);
 void run_backward(const Sequence& sequence, std::vector<BackwardDirection> directions);
 

@@ -1,3 +1,4 @@
+#include "../cuda/launch_shape.h"
 #include "sequence_launch.h"
 
 namespace fast_s2s {
@@ -23,17 +24,25 @@ std::string launch_sequence(Precision precision, const Plan& plan, const Backwar
 template <class Direction>
 constexpr bool kIsBackward = std::is_same_v<Direction, BackwardDirection>;
 
+// In an order that does not depend on the variant.
 template <class Direction>
 std::vector<Tensor> pack(const Sequence& sequence, const Plan& plan,
                          std::vector<Direction>& directions) {
   constexpr bool kBackward = kIsBackward<Direction>;
   std::vector<Tensor> packed;
+  const auto room = [&](int64_t count) {
+    return static_cast<Words*>(output(packed.emplace_back(bytes(sequence.w_hh[0], count, false))));
+  };
   for (size_t i = 0; i < directions.size(); ++i) {
-    const Tensor& w_hh = sequence.w_hh[i];
-    Tensor& words = packed.emplace_back(bytes(w_hh, packed_bytes(plan.layout, kBackward), false));
-    directions[i].w_hh = static_cast<Words*>(output(words));
-    check_launch(pack_weights_cuda(sequence.precision, plan.layout, kBackward, input(w_hh),
-                                   static_cast<Words*>(words.mutable_data_ptr()), sequence.stream));
+    Words* w_hh = room(packed_bytes(plan.layout, kBackward));
+    check_launch(pack_weights_cuda(sequence.precision, plan.layout, kBackward,
+                                   input(sequence.w_hh[i]), w_hh, sequence.stream));
+    directions[i].w_hh = w_hh;
+    if (sequence.projection == 0) continue;
+    Words* w_hr = room(packed_projection_bytes(plan.projection));
+    check_launch(pack_projection_cuda(sequence.precision, plan.projection, kBackward,
+                                      input(sequence.w_hr[i]), w_hr, sequence.stream));
+    directions[i].w_hr = w_hr;
   }
   return packed;
 }
@@ -47,12 +56,19 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   const int64_t groups = plan.tiles * l.directions;
   SequenceArgs<Direction> args = {};
   args.layout = l;
+  args.projection = plan.projection;
+  const bool projected = sequence.projection > 0;
   std::copy(directions.begin(), directions.end(), args.directions);
   Tensor exchange = bytes(like, plan.workspace_bytes, true);
-  Tensor counters = bytes(like, 4 * groups * plan.launches, true);
+  // those of the second product behind those of the first
+  Tensor counters = bytes(like, 4 * groups * plan.launches * (projected ? 2 : 1), true);
   Tensor carried = bytes(like, 0, false);
   if (plan.workspace_bytes > 0) args.exchange = static_cast<unsigned char*>(state(exchange));
   auto* counter = static_cast<uint32_t*>(state(counters));
+  if (projected) {
+    args.projection_exchange =
+        args.exchange + 2 * groups * l.rows * static_cast<int64_t>(l.k_tiles) * 32;
+  }
   if (plan.stepwise) {
     const int64_t strip = kIsBackward<Direction> ? 16 : 8;
     carried = bytes(like, kStepwiseState * 4 * groups * l.rows * l.strips * strip, true);
@@ -63,6 +79,7 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   for (int64_t i = 0; i < plan.launches; ++i) {
     args.first_row = i * plan.tiles * l.rows;
     args.counters = counter + i * groups;
+    if (projected) args.projection_counters = args.counters + plan.launches * groups;
     for (args.first_phase = 0; args.first_phase < phases; args.first_phase += args.phases) {
       const std::string wrong = launch_sequence(sequence.precision, plan, args, sequence.stream);
       if (!wrong.empty()) return wrong;
@@ -71,21 +88,52 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   return "";
 }
 
-Plan checked_plan(const Problem& problem) {
-  try {
-    return plan_lstm(device_properties(), problem);
-  } catch (const std::exception& error) {
-    STD_TORCH_CHECK(false, error.what());
+// As device_properties, after what a plan was made for turned out not to be there.
+Device less(Device device, const Plan& plan, int64_t resident) {
+  const Layout& l = plan.layout;
+  if (plan.variant == Variant::kCluster) {
+    device.max_cluster = l.ranks / 2;
+    return device;
+  }
+  const int64_t blocks = plan.tiles * l.directions * l.ranks;
+  device.sms = resident > 0 && resident < blocks ? resident : blocks / 2;
+  if (device.sms < l.directions) {
+    // not even one block in each direction: nothing that waits for other blocks
+    device.sms = 1;
+    device.cooperative = false;
+  }
+  return device;
+}
+
+template <class Direction>
+void run_planned(const Sequence& sequence, std::vector<Direction> directions) {
+  const Problem problem{sequence.precision,     sequence.hidden,
+                        sequence.batch,         static_cast<int64_t>(directions.size()),
+                        kIsBackward<Direction>, sequence.projection};
+  Device device = device_properties();
+  Plan plan = plan_lstm(device, problem);
+  const std::vector<Tensor> packed = pack(sequence, plan, directions);
+  while (true) {
+    try {
+      check_launch(launch_all(sequence, plan, directions));
+      return;
+    } catch (const NotResident& error) {
+      // ends: there are ever fewer blocks, and at last none that must be resident
+      device = less(device, plan, error.resident);
+    }
+    plan = plan_lstm(device, problem);
   }
 }
 
 template <class Direction>
 void run(const Sequence& sequence, std::vector<Direction> directions) {
-  const Problem problem{sequence.precision, sequence.hidden, sequence.batch,
-                        static_cast<int64_t>(directions.size()), kIsBackward<Direction>};
-  const Plan plan = checked_plan(problem);
-  const std::vector<Tensor> packed = pack(sequence, plan, directions);
-  check_launch(launch_all(sequence, plan, directions));
+  std::string wrong;
+  try {
+    run_planned(sequence, std::move(directions));
+  } catch (const std::invalid_argument& error) {
+    wrong = error.what();
+  }
+  STD_TORCH_CHECK(wrong.empty(), wrong);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace fast_s2s {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline void check_shape(const Tensor& tensor, const char* name,
-                        std::initializer_list<int64_t> expected) {
+template <class Shape = std::initializer_list<int64_t>>
+void check_shape(const Tensor& tensor, const char* name, const Shape& expected) {
   const auto sizes = tensor.sizes();
   if (sizes.size() == expected.size() &&
       std::equal(expected.begin(), expected.end(), sizes.begin()))
@@ -28,8 +28,8 @@ inline void check_shape(const Tensor& tensor, const char* name,
 
 // A dense tensor of this type and shape; copies only if it is not dense. The caller has checked its
 // device.
-inline Tensor dense(const Tensor& tensor, const char* name, ScalarType type,
-                    std::initializer_list<int64_t> shape) {
+template <class Shape = std::initializer_list<int64_t>>
+Tensor dense(const Tensor& tensor, const char* name, ScalarType type, const Shape& shape) {
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ",
                   torch::headeronly::toString(type), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));
@@ -37,8 +37,9 @@ inline Tensor dense(const Tensor& tensor, const char* name, ScalarType type,
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor, const char* name,
-                                   ScalarType type, std::initializer_list<int64_t> shape) {
+template <class Shape = std::initializer_list<int64_t>>
+std::optional<Tensor> dense(const std::optional<Tensor>& tensor, const char* name, ScalarType type,
+                            const Shape& shape) {
   if (!tensor.has_value()) return std::nullopt;
   return dense(*tensor, name, type, shape);
 }

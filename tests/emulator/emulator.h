@@ -25,10 +25,16 @@ struct Properties {
   int weight_registers = 128;
   int only = -1;
   int row_tiles = 0;
-  // whether float32 is multiplied as tf32
-  bool tf32 = false;
+  // blocks for which there is room at once (0: one on every SM), as other work leaves it; and what
+  // asking for it gives (0: the truth)
+  int resident = 0;
+  int occupancy = 0;
 };
 Properties& properties();
+
+// What launches ask for.
+int64_t room();
+int64_t occupancy();
 
 struct Grid {
   int blocks, threads, shared_bytes, cluster;

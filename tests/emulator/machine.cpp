@@ -212,6 +212,10 @@ Properties& properties() {
 
 const Counts& counts() { return totals; }
 
+int64_t room() { return properties().resident > 0 ? properties().resident : INT64_MAX; }
+
+int64_t occupancy() { return properties().occupancy > 0 ? properties().occupancy : room(); }
+
 std::string run(const Grid& grid, const std::function<void()>& kernel) {
   if (machine != nullptr) return "launch: inside a kernel";
   std::string wrong = check(grid);

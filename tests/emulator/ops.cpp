@@ -9,7 +9,6 @@
 namespace fast_s2s::cuda {
 
 void* current_stream() { return nullptr; }
-bool allows_tf32() { return emulator::properties().tf32; }
 
 }  // namespace fast_s2s::cuda
 
@@ -17,25 +16,38 @@ STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
 #define LAYER                                                                                      \
   "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? " \
   "w_hr, Tensor? lengths, Tensor? reset, bool reverse"
+#define BOTH                                                                                \
+  "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, Tensor[] weights_reverse, bool bias, " \
+  "Tensor? "                                                                                \
+  "lengths, Tensor? reset, Tensor? reset_reverse"
+#define GRADS "Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+#define SAVED ", Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) -> "
   m.def("lstm_forward(" LAYER ", int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("lstm_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, " LAYER
-        ", Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) -> (Tensor, "
-        "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("lstm_backward(" GRADS LAYER SAVED
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("lstm_forward_both(" BOTH ", int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("lstm_backward_both(" GRADS BOTH SAVED "Tensor[]");
 #undef LAYER
+#undef BOTH
+#undef GRADS
+#undef SAVED
 }
 
 STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&fast_s2s::cuda::lstm_forward));
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward));
+  m.impl("lstm_forward_both", TORCH_BOX(&fast_s2s::cuda::lstm_forward_both));
+  m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both));
 }
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT void emulator_set(uint64_t seed, int sms, int shared_bytes, int max_cluster, int cooperative,
-                         int weight_registers, int only, int row_tiles, int tf32) {
+                         int weight_registers, int only, int row_tiles, int resident,
+                         int occupancy) {
   fast_s2s::emulator::properties() = {
       seed, sms,       shared_bytes, max_cluster, cooperative != 0, weight_registers,
-      only, row_tiles, tf32 != 0};
+      only, row_tiles, resident,     occupancy};
 }
 
 // launches, threads, products, barriers

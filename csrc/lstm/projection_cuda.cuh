@@ -1,0 +1,66 @@
+// The second product of a step, where there is a projection: by W_hr in forward, by its transpose
+// in backward. A strip is 16 rows of the matrix, one tile; its operand is exchanged like a state.
+#pragma once
+
+#include "sequence_cuda.cuh"
+
+namespace fast_s2s {
+
+template <class Operand, Variant kVariant, int kRowTiles>
+class Projection {
+  static constexpr int kStripRows = 16;
+  static constexpr int kHeld = projected_registers(kRowTiles, true) / 4;
+
+ public:
+  template <class Direction>
+  FAST_S2S_DEVICE Projection(const SequenceArgs<Direction>& args, const Place<Direction>& place)
+      : l_(args.projection),
+        share_(l_),
+        weights_(l_, share_, args.directions[place.direction].w_hr,
+                 place.rank * l_.strips_per_block),
+        exchange_(l_, place.rank, place.group, args.projection_exchange, args.projection_counters,
+                  false),
+        depth_(l_, share_) {}
+
+  FAST_S2S_DEVICE void load() { weights_.load(); }
+
+  template <class T>
+  FAST_S2S_DEVICE void put(int n, int row, int64_t column, T value) {
+    exchange_.put(n, row, static_cast<int>(column * sizeof(T)), value);
+  }
+
+  // Waits for all of publication n and multiplies it. f(row, row of the matrix, sum), past the
+  // tile's rows and the matrix's, too.
+  template <class F>
+  FAST_S2S_DEVICE void multiply(int n, const F& f) {
+    exchange_.deliver(n);
+    for (int s = 0; s < share_.strips(l_); ++s)
+      for (int row = 0; row < l_.rows; row += 8 * kRowTiles) {
+        float sums[1][kRowTiles][4] = {};
+        if (weights_.exists(s)) weights_.multiply(s, exchange_.state(n, row), sums);
+        depth_.add(sums);
+        if (share_.k_group > 0 || !weights_.exists(s)) continue;
+        const int first = weights_.strip(s) * kStripRows + lane() / 4;
+#pragma unroll
+        for (int t = 0; t < kRowTiles; ++t)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            f(row + 8 * t + 2 * (lane() % 4) + e % 2, first + 8 * (e / 2), sums[0][t][e]);
+      }
+  }
+
+ private:
+  const Layout& l_;
+  const WarpShare share_;
+  WarpWeights<Operand, 1, kRowTiles, kHeld> weights_;
+  Exchange<kVariant, kStripRows * sizeof(typename Operand::Io), kRowTiles> exchange_;
+  DepthSum<1, kRowTiles> depth_;
+};
+
+// In its place where there is none.
+struct NoProjection {
+  template <class Args, class At>
+  FAST_S2S_DEVICE NoProjection(const Args&, const At&) {}
+};
+
+}  // namespace fast_s2s

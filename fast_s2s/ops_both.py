@@ -1,0 +1,197 @@
+"""The ops for both directions of a layer at once, which the native CUDA kernels have.
+
+Their meaning is two calls of `reference.lstm_forward`: states and what is saved lie one direction
+after the other, outputs side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fast_s2s import ops, reference
+from fast_s2s.reference import SAVE_GATES, SAVE_NONE
+
+
+def lstm_forward_both(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    weights_reverse: Sequence[Tensor],
+    bias: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_reverse: Tensor | None,
+    save: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One layer, both directions, the whole sequence.
+
+    x:       (T, B, I)
+    h0:      (2, B, R)   R = H, or P with a projection
+    c0:      (2, B, H)
+    weights: w_ih (4H, I), w_hh (4H, R), with `bias` b_ih and b_hh (4H,), w_hr (R, H) or none; the
+             same of the direction from T-1 to 0 in `weights_reverse`
+    lengths, reset, save: as of `reference.lstm_forward`; `reset_reverse` of the other direction
+
+    Returns y (T, B, 2R), h_n (2, B, R), c_n (2, B, H); then, empty where not saved, the activated
+    gates (2, T, B, 4H) and the cell states (2, T, B, H).
+
+    Raises NotImplementedError where there are no such kernels: see `backends.has_both_directions`.
+    """
+    op: Any = torch.ops.fast_s2s.lstm_forward_both.default
+    return op(x, h0, c0, weights, weights_reverse, bias, lengths, reset, reset_reverse, save)
+
+
+def _fake_forward(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    weights_reverse: Sequence[Tensor],
+    bias: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_reverse: Tensor | None,
+    save: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    steps, batch, _ = x.shape
+    hidden = c0.size(2)
+    return (
+        x.new_empty(steps, batch, 2 * h0.size(2)),
+        x.new_empty(h0.shape),
+        x.new_empty(c0.shape),
+        x.new_empty((2, steps, batch, 4 * hidden) if save == SAVE_GATES else (0,)),
+        x.new_empty(
+            (2, steps, batch, hidden) if save != SAVE_NONE else (0,),
+            dtype=reference.accumulate_dtype(x.dtype),
+        ),
+    )
+
+
+def _fake_backward(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    weights_reverse: Sequence[Tensor],
+    bias: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_reverse: Tensor | None,
+    y: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    needs_x: bool,
+    needs_weights: bool,
+) -> list[Tensor]:
+    found = [
+        x.new_empty(x.shape if needs_x else (0,)),
+        x.new_empty(h0.shape),
+        x.new_empty(c0.shape),
+    ]
+    nothing = torch.Size((0,))
+    for of_direction in (weights, weights_reverse):
+        w_ih, w_hh = of_direction[:2]
+        w_hr = next(iter(of_direction[4 if bias else 2 :]), None)
+        wanted = w_ih.shape, w_hh.shape, nothing if w_hr is None else w_hr.shape
+        d_w_ih, d_w_hh, d_w_hr = wanted if needs_weights else (nothing,) * 3
+        found += [x.new_empty(shape) for shape in (d_w_ih, d_w_hh, w_hh.shape[:1], d_w_hr)]
+    return found
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, h0, c0, weights, weights_reverse, ctx.bias, *optional, ctx.save = inputs
+    y, _, _, gates, cells = output
+    ctx.mark_non_differentiable(gates, cells)
+    ctx.set_materialize_grads(False)
+    ctx.num_weights = len(weights)
+    ctx.save_for_backward(x, h0, c0, *weights, *weights_reverse, *optional, y, gates, cells)
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    if ctx.save == SAVE_NONE:
+        raise RuntimeError("lstm_forward_both: gradients need save=SAVE_GATES or SAVE_CELLS")
+    count = ctx.num_weights
+    x, h0, c0, *rest = ctx.saved_tensors
+    weights, weights_reverse, rest = rest[:count], rest[count : 2 * count], rest[2 * count :]
+    *optional, y, gates, cells = rest
+    grads = grads[:3]
+    nothing = (None, None, None, [None] * count, [None] * count, *(None,) * 5)
+    if all(grad is None for grad in grads):
+        return nothing
+    if torch.is_grad_enabled():
+        # create_graph=True: as for one direction
+        tensors = [x, h0, c0, *weights, *weights_reverse]
+        found = _differentiable_backward(tensors, ctx.bias, optional, grads)
+        by_weight = found[3 : 3 + count], found[3 + count :]
+        return (*found[:3], list(by_weight[0]), list(by_weight[1]), *nothing[5:])
+    needs = ctx.needs_input_grad
+    needs_weights = any(w.requires_grad for w in (*weights, *weights_reverse))
+    d_x, d_h0, d_c0, *of_weights = torch.ops.fast_s2s.lstm_backward_both.default(
+        *grads, x, h0, c0, weights, weights_reverse, ctx.bias, *optional, y, gates, cells,
+        needs[0], needs_weights,
+    )  # fmt: skip
+    by_direction = [
+        _of_weights(of_weights[4 * i : 4 * i + 4], own, ctx.bias)
+        for i, own in enumerate((weights, weights_reverse))
+    ]
+    states = [grad if need else None for grad, need in zip((d_x, d_h0, d_c0), needs, strict=False)]
+    return (*states, *by_direction, *nothing[5:])
+
+
+def _of_weights(
+    found: Sequence[Tensor], weights: Sequence[Tensor], bias: bool
+) -> list[Tensor | None]:
+    """A direction's gradients in the order of its weights; None for those that want none."""
+    d_w_ih, d_w_hh, d_bias, d_w_hr = found
+    # outputs of one backward may not share memory with each other's accumulated gradients
+    biases = [d_bias, d_bias.clone()] if bias else []
+    every = [d_w_ih, d_w_hh, *biases, d_w_hr][: len(weights)]
+    return [grad if w.requires_grad else None for grad, w in zip(every, weights, strict=True)]
+
+
+def _differentiable_backward(
+    tensors: list[Tensor], bias: bool, optional: Sequence[Tensor | None], grads: Sequence
+) -> list[Tensor | None]:
+    x, h0, c0, *weights = tensors
+    lengths, *resets = optional
+    count = len(weights) // 2
+    results = []
+    for i in range(2):
+        w_ih, w_hh, *rest = weights[i * count : (i + 1) * count]
+        b_ih, b_hh = rest[:2] if bias else (None, None)
+        w_hr = next(iter(rest[2 if bias else 0 :]), None)
+        results.append(
+            reference.lstm_forward(
+                x, h0[i], c0[i], w_ih, w_hh, b_ih, b_hh, w_hr, lengths, resets[i], i == 1, SAVE_NONE
+            )
+        )
+    (y, h_n, c_n, *_), (y_reverse, h_n_reverse, c_n_reverse, *_) = results
+    outputs = (
+        torch.cat((y, y_reverse), dim=2),
+        torch.stack((h_n, h_n_reverse)),
+        torch.stack((c_n, c_n_reverse)),
+    )
+    return ops.gradients_with_graph(outputs, grads, tensors)
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
+    raise RuntimeError(
+        "fast_s2s::lstm_backward_both has no derivative of its own; differentiate "
+        "fast_s2s::lstm_forward_both twice (torch.autograd.grad with create_graph=True)"
+    )
+
+
+torch.library.register_fake("fast_s2s::lstm_forward_both", _fake_forward)
+torch.library.register_fake("fast_s2s::lstm_backward_both", _fake_backward)
+torch.library.register_autograd(
+    "fast_s2s::lstm_forward_both", _backward, setup_context=_setup_context
+)
+torch.library.register_autograd("fast_s2s::lstm_backward_both", _no_second_derivative)

@@ -1,0 +1,109 @@
+"""CUDA kernels of layers with a projection, executed by the emulator, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers_emulator import Emulator, tf32_allowed
+from helpers_lstm import NAMES, Case, make_inputs, reference_results
+
+from fast_s2s import backends, reference
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+CASES = [
+    Case(1, 1, 3, projection=1),
+    Case(1, 3, 17, projection=5),
+    Case(63, 3, 17, projection=9, lengths=True, reset=True, reverse=True),
+    Case(5, 11, 40, projection=33, bias=False),
+    Case(4, 13, 100, projection=70, lengths=True, reset=True),
+    Case(3, 40, 64, projection=16, lengths=True, reverse=True),
+    # torch has no such layer, the op has
+    Case(2, 3, 9, projection=12),
+]
+# one block; few blocks and W in registers, in shared memory and in L2; many rows at once, and more
+# blocks than one of the products has strips
+DEVICES = [
+    {"sms": 1},
+    {"sms": 3, "weight_registers": 8, "shared_bytes": 50_000},
+    {"row_tiles": 4, "sms": 16},
+]
+VARIED = Case(4, 13, 150, projection=70, lengths=True, reset=True)
+
+
+def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES, dtype=None):
+    actual, expected = emulator.run(inputs, save), reference_results(inputs)
+    for name, ours, theirs in zip((*NAMES, *inputs.names), actual, expected, strict=True):
+        assert_close(ours, theirs, name, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(emulator, case, dtype, assert_close):
+    inputs = make_inputs(case, dtype)
+    for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
+        compare(emulator, inputs, assert_close, save)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_any_device(emulator, device, dtype, assert_close):
+    emulator.configure(**device)
+    compare(emulator, make_inputs(VARIED, dtype), assert_close)
+
+
+@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_the_devices_meet_all_there_is(backward):
+    plans = []
+    for device in DEVICES:
+        values = {**Emulator.DEFAULTS, **device, "only": ""}
+        for name in ("seed", "resident", "occupancy"):
+            del values[name]
+        sizes = {"hidden": VARIED.hidden, "projection": VARIED.projection, "batch": VARIED.batch}
+        plans.append(
+            backends.extension.plan_lstm(precision="bf16", backward=backward, **sizes, **values)
+        )
+    for part in ("register_bytes", "resident_bytes", "streamed_bytes"):
+        assert any(p[part] > 0 for p in plans), part
+    for part in ("projection_register_tiles", "projection_shared_tiles"):
+        assert any(p[part] > 0 for p in plans), part
+    assert any(p["strips_per_block"] > 1 and p["projection_strips_per_block"] > 1 for p in plans)
+    # a rank that has no strip of one of the products
+    assert any(p["ranks"] > min(p["strips"], p["projection_strips"]) for p in plans)
+    assert {p["row_tiles"] for p in plans} == {1, 4}
+
+
+def test_tf32(emulator, assert_close):
+    with tf32_allowed():
+        compare(emulator, make_inputs(VARIED), assert_close, dtype=torch.float16)
+
+
+def test_any_order_of_threads_and_any_device_give_the_same_bits(emulator):
+    inputs = make_inputs(VARIED, torch.bfloat16)
+    expected = emulator.run(inputs, reference.SAVE_GATES)
+    for seed, device in enumerate((*DEVICES, {}, {"sms": 5})):
+        emulator.configure(seed=seed + 2, **device)
+        actual = emulator.run(inputs, reference.SAVE_GATES)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_empty_batch(emulator):
+    inputs = make_inputs(Case(3, 0, 5, projection=2))
+    y, h_n, c_n, *gradients = emulator.run(inputs, reference.SAVE_GATES)
+    assert (y.shape, h_n.shape, c_n.shape) == ((3, 0, 2), (0, 2), (0, 5))
+    assert [g.shape for g in gradients] == [t.shape for t in inputs.tensors]
+
+
+def test_bad_projection(emulator):
+    x, h0, c0 = torch.zeros(3, 2, 5), torch.zeros(2, 2), torch.zeros(2, 4)
+    weights = torch.zeros(16, 5), torch.zeros(16, 2)
+    with pytest.raises(RuntimeError, match=r"w_hr: expected shape \(2,4,\), got \(4,2,\)"):
+        emulator.lstm_forward(
+            x, h0, c0, *weights, None, None, torch.zeros(4, 2), None, None, False, 0
+        )
+
+
+def test_a_device_without_cooperative_launches_says_what_it_lacks(emulator):
+    emulator.configure(cooperative=0)
+    with pytest.raises(RuntimeError, match="a layer with a projection needs cooperative launches"):
+        emulator.run(make_inputs(Case(2, 2, 9, projection=3)), reference.SAVE_GATES)
