@@ -157,6 +157,7 @@ def test_weight_dropout_is_the_lstm_with_other_weights(monkeypatch, assert_close
     assert not calls
     assert len(masks) == 2
     for mask in masks:
+        assert mask.shape == lstm.weight_hh_l0.shape
         levels = mask.round(decimals=4).unique().tolist()
         assert levels == pytest.approx([0.0, 1 / 0.7], abs=1e-4)
 
