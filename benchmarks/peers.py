@@ -70,9 +70,7 @@ def compiled_nn_lstm(problem: Problem) -> Side:
     module = problem.module()
     torch.compiler.reset()
     # inductor is asked not to give up on recurrent layers, as it does of its own
-    with torch._dynamo.config.patch(allow_rnn=True):
-        compiled = torch.compile(module, dynamic=False)
-        compiled(problem.x(), problem.hx())
+    compiled = torch.compile(module, dynamic=False)
     return side("nn.LSTM, torch.compile", problem, module, compiled, around=_allow_rnn)
 
 
