@@ -33,8 +33,8 @@ major, minor = torch.cuda.get_device_capability()
 print(f"{major}.{minor}" + "a" * (major == 9))')}
   timeout "$(left)" "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation \
     -e . > "$out/build.txt" 2>&1 || { tail -20 "$out/build.txt"; exit 1; }
-  tests=(tests/test_cuda_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py
-         tests/test_triton_gpu.py tests/test_triton_configs.py)
+  tests=(tests/test_cuda_gpu.py tests/test_cuda_decode_gpu.py tests/test_triton_ops.py
+         tests/test_triton_torch.py tests/test_triton_gpu.py tests/test_triton_configs.py)
   selected=()
   quick=()
 else

@@ -18,6 +18,7 @@ KERNELS = sorted(CSRC.glob("*/*.cu"))
 HOST = [
     CSRC / "ops_cuda.cpp",
     CSRC / "lstm" / "plan.cpp",
+    CSRC / "decode" / "decode_plan.cpp",
     *sorted(CSRC.glob("*/*_cuda.cpp")),
 ]
 DEFAULT_ARCHITECTURES = "8.0;9.0a;10.0+PTX"
@@ -112,8 +113,7 @@ def build_library(target: Path, scratch: Path, target_version: str) -> None:
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
         # the slowest first
-        slow = ("forward_cuda_", "backward_cuda_", "projected_cuda_")
-        sources = sorted([*KERNELS, *HOST], key=lambda p: not p.name.startswith(slow))
+        sources = sorted([*KERNELS, *HOST], key=lambda p: "_cuda_" not in p.name)
         objects = list(pool.map(compiled, sources))
     libraries = [Path(torch.__file__).parent / "lib"]
     if not (libraries[0] / "libtorch_cuda.so").exists():

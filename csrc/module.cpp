@@ -9,6 +9,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/packing_count.h"
+#include "decode/decode_plan.h"
 #include "lstm/plan.h"
 
 namespace py = pybind11;
@@ -82,6 +83,35 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
           {"estimated_ns", py::cast(plan.estimated_ns)}};
 }
 
+std::map<std::string, py::object> plan_decode(const std::string& weights, int64_t layers,
+                                              int64_t hidden, int64_t output, int64_t vocab,
+                                              int64_t inputs, bool projected, bool table,
+                                              int64_t rows, int64_t width, bool beam, int64_t sms,
+                                              int64_t shared_bytes, int64_t max_cluster,
+                                              bool cooperative, int64_t row_tiles) {
+  using fast_s2s::WeightType;
+  if (weights != "fp32" && weights != "bf16")
+    throw std::invalid_argument("weights: expected fp32 or bf16, got " + weights);
+  const fast_s2s::DecodePlan plan = fast_s2s::plan_decode(
+      {sms, shared_bytes, max_cluster, cooperative, 128, std::nullopt, row_tiles},
+      {weights == "fp32" ? WeightType::kFloat32 : WeightType::kBFloat16, layers, hidden, output,
+       vocab, inputs, projected, table, rows, width, beam});
+  const fast_s2s::DecodeLayout& l = plan.layout;
+  const fast_s2s::DecodeStage last = l.vocabulary();
+  return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
+          {"explanation", py::cast(fast_s2s::explain(plan))},
+          {"ranks", py::cast(l.ranks)},
+          {"group_rows", py::cast(l.group_rows)},
+          {"groups", py::cast(plan.groups)},
+          {"launches", py::cast(plan.launches)},
+          {"row_tiles", py::cast(plan.row_tiles)},
+          {"units", py::cast(last.first + int64_t{last.tiles} * last.k_tiles)},
+          {"shared_bytes", py::cast(plan.shared_bytes)},
+          {"resident_bytes", py::cast(plan.resident_bytes)},
+          {"streamed_bytes", py::cast(plan.streamed_bytes)},
+          {"estimated_ns", py::cast(plan.estimated_ns)}};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -96,4 +126,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
         py::arg("weight_registers") = 128, py::arg("only") = "", py::arg("row_tiles") = 0,
         py::arg("projection") = 0);
+  m.def("plan_decode", &plan_decode, "How a decoder is laid over a GPU, name -> value.",
+        py::kw_only(), py::arg("weights"), py::arg("layers"), py::arg("hidden"), py::arg("output"),
+        py::arg("vocab"), py::arg("inputs"), py::arg("projected"), py::arg("table"),
+        py::arg("rows"), py::arg("width") = 1, py::arg("beam") = false, py::arg("sms"),
+        py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
+        py::arg("row_tiles") = 0);
 }

@@ -1,11 +1,12 @@
 // CUDA registration of every op, by torch's stable ABI, in a library of its own: it loads only
-// where torch has CUDA. Schemas: fast_s2s/ops.py. No logic here.
+// where torch has CUDA. Schemas: fast_s2s/ops.py and decoding/ops.py. No logic here.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include "decode/decode_ops_cuda.h"
 #include "lstm/lstm_ops_cuda.h"
 
 namespace fast_s2s {
@@ -67,6 +68,20 @@ auto lstm_backward_both_on_device(
                             lengths, reset, reset_reverse, y, gates, cells, needs_x, needs_weights);
 }
 
+auto decode_pack_on_device(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
+                           const std::vector<Tensor>& biases, const Tensor& inputs,
+                           int64_t num_layers, bool projected, bool table) {
+  const DeviceGuard guard(inputs.get_device());
+  return decode_pack(matrices, scales, biases, inputs, num_layers, projected, table);
+}
+
+auto decode_on_device(const Tensor& packed, const std::vector<Tensor>& state,
+                      const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
+                      const std::vector<double>& parameters, int64_t max_steps) {
+  const DeviceGuard guard(packed.get_device());
+  return decode(packed, state, rules, options, parameters, max_steps);
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace fast_s2s
@@ -76,4 +91,6 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward_on_device));
   m.impl("lstm_forward_both", TORCH_BOX(&fast_s2s::cuda::lstm_forward_both_on_device));
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both_on_device));
+  m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack_on_device));
+  m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode_on_device));
 }

@@ -132,11 +132,12 @@ def twin(decoder: PackedDecoder, noise: float = 0.0) -> PackedDecoder:
     return PackedDecoder(torch.float64, decoder.table, embedding, layers, biases, output, attending)
 
 
-def random_size(rng: random.Random) -> Size:
+def random_size(rng: random.Random, most: int = 400) -> Size:
     hidden = rng.choice([1, 7, 16, 17, 33, 64, rng.randint(2, 100)])
     if rng.random() < 0.15:
         # enough work for several threads
         hidden = rng.randint(200, 400)
+    hidden = min(hidden, most)
     projection = rng.randint(1, hidden) if rng.random() < 0.3 else 0
     return Size(
         layers=rng.randint(1, 3),

@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,11 +38,17 @@ KERNELS = [
         for kind in ("forward", "backward", "projected")
         for p in _PRECISIONS
     ),
+    "csrc/decode/decode_cuda.cu",
+    "csrc/decode/decode_cuda_bf16.cu",
+    "csrc/decode/decode_cuda_fp32.cu",
 ]
 SOURCES = [
     *KERNELS,
     "csrc/lstm/plan.cpp",
     "csrc/lstm/layer_cuda.cpp",
+    "csrc/decode/decode_plan.cpp",
+    "csrc/decode/decode_ops_cuda.cpp",
+    "csrc/decode/decode_pack_cuda.cpp",
     "csrc/lstm/lstm_ops_cuda.cpp",
     "csrc/lstm/precision_cuda.cpp",
     "csrc/lstm/sequence_launch_cuda.cpp",
@@ -54,13 +61,32 @@ SOURCES = [
 ]
 
 
-def _digest(root: Path) -> str:
+def _digest(paths: Iterable[Path]) -> str:
     texts = hashlib.sha256(" ".join((*_FLAGS, torch.__version__)).encode())
-    for folder in ("csrc", "tests/emulator"):
-        for path in sorted((root / folder).rglob("*")):
-            if path.suffix in (".h", ".cuh", ".cu", ".cpp"):
-                texts.update(path.read_bytes())
+    for path in sorted(paths):
+        texts.update(path.read_bytes())
     return texts.hexdigest()[:16]
+
+
+def _closure(source: Path) -> set[Path]:
+    """The source and what it includes of ours, directly or not."""
+    found, pending = set(), [source.resolve()]
+    while pending:
+        path = pending.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in re.findall(r'^ *#include "([^"]+)"', path.read_text(), re.M):
+            folders = [path.parent, EMULATOR, ROOT / "csrc", ROOT / "csrc/cuda"]
+            existing = [folder / name for folder in folders if (folder / name).exists()]
+            pending += [path.resolve() for path in existing[:1]]
+    return found
+
+
+def _object(source: str, *defines: str) -> Path:
+    """Of one of our sources as it is; compiled only after a change of what it is made of."""
+    path = ROOT / source
+    return _compile(path, ROOT, BUILD / "objects" / _digest(_closure(path)), *defines)
 
 
 def _compile(source: Path, root: Path, out: Path, *defines: str) -> Path:
@@ -93,14 +119,20 @@ def _link(objects: list[Path], target: Path) -> Path:
 
 def build() -> Path:
     """The emulator of the kernels as they are; compiled only after a change."""
-    out = BUILD / _digest(ROOT)
+    sources = set().union(*(_closure(ROOT / source) for source in SOURCES))
+    out = BUILD / _digest(sources)
     target = out / "emulator.so"
     if target.exists():
         return target
-    # those of sources that are no more
-    shutil.rmtree(BUILD, ignore_errors=True)
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda s: _compile(ROOT / s, ROOT, out), SOURCES))
+        objects = list(pool.map(_object, SOURCES))
+    # those of sources that are no more
+    kept = {out, BUILD / "objects"}
+    stale = [path for path in BUILD.iterdir() if path not in kept]
+    stale += {path.parent for path in BUILD.glob("objects/*/*.o")} - {o.parent for o in objects}
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+    out.mkdir(exist_ok=True)
     return _link(objects, target)
 
 
@@ -122,9 +154,9 @@ def build_mutant(name: str, path: str, old: str, new: str, recompiled: list[str]
     mutated = {s: _compile(out / s, out, out, "-O0") for s in recompiled}
     rename = f"-DEMULATOR_NAMESPACE={MUTANT_NAMESPACE}"
     renamed = "tests/emulator/ops.cpp"
-    mutated[renamed] = _compile(ROOT / renamed, ROOT, original, rename)
+    mutated[renamed] = _object(renamed, rename)
     # of an inline function that several have, the linker takes the first
-    rest = [_compile(ROOT / s, ROOT, original) for s in SOURCES if s not in mutated]
+    rest = [_object(s) for s in SOURCES if s not in mutated]
     return _link([*mutated.values(), *rest], out / "mutant.so")
 
 
@@ -153,6 +185,7 @@ class Emulator:
         self.lstm_backward = ops.lstm_backward
         self.lstm_forward_both = ops.lstm_forward_both
         self.lstm_backward_both = ops.lstm_backward_both
+        self.decode_pack, self.decode = ops.decode_pack, ops.decode
         self.configure()
 
     def configure(self, **properties: int) -> None:

@@ -49,7 +49,10 @@ class GumbelStream {
       quad_ = token / 4;
       words_ = philox(static_cast<uint32_t>(quad_), position_, sequence_, 0, key_);
     }
-    return gumbel(words_.word[token % 4]);
+    // no index known only at run time: it would keep the words from registers
+    const uint32_t (&w)[4] = words_.word;
+    const int64_t which = token % 4;
+    return gumbel(which == 0 ? w[0] : which == 1 ? w[1] : which == 2 ? w[2] : w[3]);
   }
 
  private:
@@ -116,10 +119,8 @@ FAST_S2S_HD bool is_final(const DecodeRules& rules, int64_t node) {
   return node >= 0 && node + 1 < rules.node_offsets.size && rules.final_nodes[node];
 }
 
-// Where `token` leads; eos without an arc stays at a final node; -1: nowhere.
-FAST_S2S_HD int64_t follow(const DecodeRules& rules, int64_t node, int64_t token) {
-  if (!has_automaton(rules)) return node;
-  const Arcs arcs = arcs_of(rules, node);
+// The first of these arcs whose token is not below `token`; their end if there is none.
+FAST_S2S_HD int64_t find_arc(const DecodeRules& rules, const Arcs& arcs, int64_t token) {
   int64_t low = arcs.begin, high = arcs.end;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
@@ -129,6 +130,14 @@ FAST_S2S_HD int64_t follow(const DecodeRules& rules, int64_t node, int64_t token
       high = middle;
     }
   }
+  return low;
+}
+
+// Where `token` leads; eos without an arc stays at a final node; -1: nowhere.
+FAST_S2S_HD int64_t follow(const DecodeRules& rules, int64_t node, int64_t token) {
+  if (!has_automaton(rules)) return node;
+  const Arcs arcs = arcs_of(rules, node);
+  const int64_t low = find_arc(rules, arcs, token);
   if (low < arcs.end && rules.arc_tokens.data[low] == token) {
     const int64_t target = rules.arc_targets.data[low];
     return target >= 0 && target + 1 < rules.node_offsets.size ? target : -1;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from fast_s2s.stored import Stored as Stored
 from fast_s2s.stored import store as store
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
+# of those, what the kernels on a GPU multiply
+CUDA_DTYPES = (torch.float32, torch.bfloat16)
 TABLE_MODES = ("auto", "on", "off")
 
 # a larger embedding table is not worth its memory, by default
@@ -110,10 +112,12 @@ class PackedDecoder:
     @property
     def backend(self) -> str:
         """What serves this decoder's tensors: see `fast_s2s.backends`."""
-        if self.attending is not None and self.device.type == "cuda":
-            # no kernel has attention there
-            return "reference"
-        return backends.current(self.device.type, self.acc).backend
+        return self.choice.backend
+
+    @property
+    def choice(self) -> backends.Choice:
+        """`backend`, and why."""
+        return _choose_backend(self.device.type, self.dtype, self.attending is not None)
 
     @property
     def vocab_size(self) -> int:
@@ -184,7 +188,15 @@ class PackedDecoder:
 
     @functools.cached_property
     def packed(self) -> Tensor:
-        """For the native op: uint8, laid out for this machine's vectors; not a file format."""
+        """For the native op: uint8, laid out for this machine's vectors or this GPU; not a file
+        format.
+        """
+        if self.attending is None:
+            return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
+        return torch.ops.fast_s2s.decode_pack_attending(*self.pack_arguments())
+
+    def pack_arguments(self) -> tuple[Any, ...]:
+        """Of the op `decode_pack`, or with attention `decode_pack_attending`."""
         matrices = [matrix for layer in self.layers for matrix in layer if matrix is not None]
         inputs = self.embedding
         if self.table:
@@ -212,11 +224,24 @@ class PackedDecoder:
             self.table,
         )
         if attending is None:
-            return torch.ops.fast_s2s.decode_pack(*arguments)
+            return arguments
         additive = attending.query is not None
-        return torch.ops.fast_s2s.decode_pack_attending(
-            *arguments, attending.heads, additive, attending.feeding
-        )
+        return *arguments, attending.heads, additive, attending.feeding
+
+
+def _choose_backend(device_type: str, dtype: torch.dtype, attention: bool) -> backends.Choice:
+    """What runs `decode` for weights of this type, and why."""
+    choice = backends.current(device_type, accumulate_dtype(dtype))
+    if choice.backend == "reference":
+        return choice
+    why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype))
+    if why_not is None and device_type == "cuda" and dtype not in CUDA_DTYPES:
+        why_not = f"no native cuda decode of {dtype} weights"
+    if why_not is None and device_type == "cuda" and attention:
+        why_not = "no native cuda decode with attention"
+    if why_not is not None:
+        return backends.Choice("reference", f"native: {why_not}; triton: no decode")
+    return backends.Choice("native", choice.reason)
 
 
 @torch.no_grad()

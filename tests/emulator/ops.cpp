@@ -1,6 +1,7 @@
 // The CUDA ops on CPU tensors, run by the emulator: the host code of the library and all its
 // kernels. Also what tests set and ask.
 
+#include "decode/decode_ops_cuda.h"
 #include "lstm/lstm_ops_cuda.h"
 
 #include "emulator.h"
@@ -31,6 +32,12 @@ STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
 #undef BOTH
 #undef GRADS
 #undef SAVED
+  m.def(
+      "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, int "
+      "num_layers, bool projected, bool table) -> Tensor");
+  m.def(
+      "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
+      "int max_steps) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
@@ -38,6 +45,8 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::cuda::lstm_backward));
   m.impl("lstm_forward_both", TORCH_BOX(&fast_s2s::cuda::lstm_forward_both));
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both));
+  m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack));
+  m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode));
 }
 
 #define EXPORT extern "C" __attribute__((visibility("default")))

@@ -1,0 +1,316 @@
+// Host side of the decode ops on CUDA: check, allocate, launch. Values on the device are not looked
+// at, which would take a copy of them: kernels take what is out of range as not there.
+
+#include "decode_ops_cuda.h"
+
+#include <cstring>
+#include <string>
+
+#include "decode_tensors_cuda.h"
+
+namespace fast_s2s {
+namespace cuda {
+
+namespace {
+
+void copy_to_host(void* to, const void* from, size_t bytes) {
+#if defined(FAST_S2S_EMULATE)
+  std::memcpy(to, from, bytes);
+#else
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_here());
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream_here());
+  STD_TORCH_CHECK(error == cudaSuccess, "packed: ", cudaGetErrorString(error));
+#endif
+}
+
+// The head of the packed weights: one copy of a few bytes to the host in each call.
+PackedHeader read_header(const Tensor& packed) {
+  PackedHeader header{};
+  STD_TORCH_CHECK(packed.dim() == 1 && packed.is_contiguous() &&
+                      packed.scalar_type() == ScalarType::Byte &&
+                      packed.numel() >= kDecodeHeaderBytes,
+                  "packed: expected what decode_pack gave");
+  copy_to_host(&header, packed.const_data_ptr(), sizeof(header));
+  STD_TORCH_CHECK(std::memcmp(header.magic, kPackedMagic, sizeof(header.magic)) == 0 &&
+                      header.layout == kCudaLayout,
+                  "packed: expected what decode_pack of this version gave on a CUDA device");
+  STD_TORCH_CHECK(header.bytes == packed.numel(), "packed: expected ", header.bytes, " bytes, got ",
+                  packed.numel());
+  return header;
+}
+
+struct Sizes {
+  int64_t layers, hidden, output, slots, columns;
+};
+
+// A state's tensors, as the op takes and gives them, and as kernels do.
+struct StateTensors {
+  std::vector<Tensor> tensors;
+  bool has_finished;
+
+  template <class Pointer>
+  DecodeState pointers(const Pointer& pointer) {
+    size_t next = 0;
+    const auto take = [&]() { return pointer(tensors[next++]); };
+    DecodeState s = {};
+    s.h = take();
+    s.c = take();
+    s.tokens = static_cast<int64_t*>(take());
+    s.token_scores = static_cast<double*>(take());
+    s.position = static_cast<int64_t*>(take());
+    s.score = static_cast<double*>(take());
+    if (has_finished) s.finished = static_cast<bool*>(take());
+    s.node = static_cast<int64_t*>(take());
+    return s;
+  }
+  DecodeState inputs() {
+    return pointers([](Tensor& tensor) { return const_cast<void*>(input(tensor)); });
+  }
+  DecodeState outputs() {
+    return pointers([](Tensor& tensor) { return output(tensor); });
+  }
+};
+
+StateTensors check_state(const std::vector<Tensor>& given, size_t first, const std::string& prefix,
+                         bool has_finished, const Sizes& s, const Tensor& like) {
+  StateTensors state{{}, has_finished};
+  const auto take = [&](const char* name, ScalarType type, std::vector<int64_t> shape) {
+    const Tensor& tensor = given[first + state.tensors.size()];
+    state.tensors.push_back(checked(tensor, prefix + name, type, shape, like));
+  };
+  take("h", ScalarType::Float, {s.layers, s.slots, s.output});
+  take("c", ScalarType::Float, {s.layers, s.slots, s.hidden});
+  take("tokens", ScalarType::Long, {s.slots, 1 + s.columns});
+  take("token_scores", ScalarType::Double, {s.slots, s.columns});
+  take("position", ScalarType::Long, {s.slots});
+  take("score", ScalarType::Double, {s.slots});
+  if (has_finished) take("finished", ScalarType::Bool, {s.slots});
+  take("node", ScalarType::Long, {s.slots});
+  return state;
+}
+
+StateTensors grown(const StateTensors& like, int64_t max_steps) {
+  StateTensors out{{}, like.has_finished};
+  for (size_t i = 0; i < like.tensors.size(); ++i) {
+    const auto sizes = like.tensors[i].sizes();
+    std::vector<int64_t> shape(sizes.begin(), sizes.end());
+    if (i == 2 || i == 3) shape[1] += max_steps;
+    out.tensors.push_back(torch::stable::new_empty(like.tensors[i], shape));
+  }
+  return out;
+}
+
+struct RuleTensors {
+  std::vector<Tensor> tensors;
+
+  RuleTensors(const std::vector<Tensor>& given, int64_t rows, bool samples, const Tensor& like) {
+    STD_TORCH_CHECK(given.size() == 14, "rules: expected 14 tensors, got ", given.size());
+    const auto take = [&](const char* name, std::vector<int64_t> shape,
+                          ScalarType type = ScalarType::Long) {
+      const Tensor& tensor = given[tensors.size()];
+      tensors.push_back(checked(tensor, std::string("rules.") + name, type, shape, like));
+    };
+    take("seeds", {samples ? rows : kAny});
+    take("limits", {rows});
+    take("prefix", {rows, kAny});
+    take("prefix_lengths", {rows});
+    for (const char* name : {"eos", "forced_eos", "suppress", "begin_suppress", "bad_tokens",
+                             "bad_offsets", "node_offsets", "arc_tokens"})
+      take(name, {kAny});
+    take("arc_targets", {tensors[11].numel()});
+    take("final", {std::max<int64_t>(0, tensors[10].numel() - 1)}, ScalarType::Bool);
+  }
+  DecodeRules pointers() const {
+    const auto list = [&](int i) { return Ids{in<int64_t>(tensors[i]), tensors[i].numel()}; };
+    return {in<int64_t>(tensors[0]),
+            in<int64_t>(tensors[1]),
+            in<int64_t>(tensors[2]),
+            in<int64_t>(tensors[3]),
+            tensors[2].size(1),
+            list(4),
+            list(5),
+            list(6),
+            list(7),
+            list(8),
+            list(9),
+            list(10),
+            list(11),
+            list(12),
+            in<bool>(tensors[13])};
+  }
+};
+
+DecodeOptions read_options(const std::vector<int64_t>& o, const std::vector<double>& p) {
+  STD_TORCH_CHECK(o.size() == 9, "options: expected 9 numbers, got ", o.size());
+  STD_TORCH_CHECK(p.size() == 5, "parameters: expected 5 numbers, got ", p.size());
+  STD_TORCH_CHECK(o[0] >= 0 && o[0] <= 2, "strategy: expected a value in 0..2, got ", o[0]);
+  STD_TORCH_CHECK(o[1] >= 1, "width: expected at least 1, got ", o[1]);
+  STD_TORCH_CHECK(o[5] >= 0 && o[5] <= 2, "early_stopping: expected a value in 0..2, got ", o[5]);
+  STD_TORCH_CHECK(p[0] > 0, "temperature: expected a number > 0, got ", p[0]);
+  STD_TORCH_CHECK(p[3] > 0, "repetition_penalty: expected a number > 0, got ", p[3]);
+  return {static_cast<Strategy>(o[0]),
+          o[1],
+          o[2],
+          o[3],
+          o[4],
+          static_cast<EarlyStopping>(o[5]),
+          o[6],
+          o[7],
+          o[8] != 0,
+          p[0],
+          p[1],
+          p[2],
+          p[3],
+          p[4]};
+}
+
+// Arrays that live as long as the call, in two pieces: zero at first, or not yet written.
+class Workspace {
+ public:
+  template <class T>
+  void take(T*& to, int64_t count, bool zero = false) {
+    wanted_.push_back(
+        {reinterpret_cast<void**>(&to), count * static_cast<int64_t>(sizeof(T)), zero});
+  }
+  void allocate(const Tensor& like) {
+    for (bool zero : {true, false}) {
+      int64_t bytes = 0;
+      for (const Wanted& wanted : wanted_) bytes += wanted.zero == zero ? padded(wanted.bytes) : 0;
+      const auto type = ScalarType::Byte;
+      Tensor& piece = pieces_.emplace_back(zero ? torch::stable::new_zeros(like, {bytes}, type)
+                                                : torch::stable::new_empty(like, {bytes}, type));
+      char* at = static_cast<char*>(piece.mutable_data_ptr());
+      for (const Wanted& wanted : wanted_) {
+        if (wanted.zero != zero) continue;
+        declare_memory(at, wanted.bytes, zero ? Access::kState : Access::kOutput);
+        *wanted.to = at;
+        at += padded(wanted.bytes);
+      }
+    }
+  }
+
+ private:
+  struct Wanted {
+    void** to;
+    int64_t bytes;
+    bool zero;
+  };
+  static int64_t padded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+  std::vector<Wanted> wanted_;
+  std::vector<Tensor> pieces_;
+};
+
+DecodePlan checked_plan(const DecodeProblem& problem) {
+  try {
+    return plan_decode(device_properties(), problem);
+  } catch (const std::exception& error) {
+    STD_TORCH_CHECK(false, error.what());
+  }
+}
+
+void take_beams(Workspace& workspace, BeamWorkspace& b, const DecodeArgs& call,
+                const DecodeLayout& l) {
+  const int64_t slots = call.rows * call.options.width, columns = call.columns + call.max_steps;
+  // so that enough are left if all the best end here
+  b.num_candidates = std::max<int64_t>(2, 1 + call.rules.eos.size) * call.options.width;
+  workspace.take(b.tokens, slots * (1 + columns));
+  workspace.take(b.token_scores, slots * columns);
+  workspace.take(b.shift, slots);
+  workspace.take(b.candidates, call.rows * b.num_candidates);
+  workspace.take(b.nodes, slots);
+  workspace.take(b.going_on, slots);
+  workspace.take(b.order, slots);
+  workspace.take(b.num_ended, call.rows);
+  workspace.take(reinterpret_cast<float*&>(b.ended.h), l.layers * slots * l.output);
+  workspace.take(reinterpret_cast<float*&>(b.ended.c), l.layers * slots * l.hidden);
+  workspace.take(b.ended.tokens, slots * (1 + columns));
+  workspace.take(b.ended.token_scores, slots * columns);
+  workspace.take(b.ended.position, slots);
+  workspace.take(b.ended.score, slots);
+  workspace.take(b.ended.node, slots);
+}
+
+// The launches of a call, one after another on the stream.
+void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like) {
+  DecodeProblem problem = problem_of(header);
+  problem.rows = call.rows;
+  problem.width = call.options.width;
+  problem.beam = call.options.strategy == Strategy::kBeam;
+  const DecodePlan plan = checked_plan(problem);
+  const DecodeLayout& l = plan.layout;
+  const int64_t exchanges = (call.max_steps + 1) * (2 * header.layers + 2);
+  STD_TORCH_CHECK(exchanges < (int64_t{1} << 32) / l.ranks, "max_steps: expected fewer, got ",
+                  call.max_steps);
+  DecodeCudaArgs args = {};
+  args.call = call;
+  args.layout = l;
+  Workspace workspace;
+  const int64_t groups = plan.groups * plan.launches, states = 2 * header.layers * l.slots;
+  workspace.take(args.h, plan.groups * states * l.output_stride, true);
+  workspace.take(args.c, plan.groups * states * l.hidden_stride, true);
+  if (l.projected) workspace.take(args.unprojected, plan.groups * l.slots * l.hidden_stride, true);
+  workspace.take(args.logits, plan.groups * l.slots * l.logits_stride);
+  workspace.take(args.next, plan.groups * 3 * l.slots);
+  workspace.take(args.next_count, plan.groups * l.units);
+  workspace.take(args.work, 2 * groups);
+  workspace.take(args.counters, groups, true);
+  workspace.take(args.finished, call.rows * call.options.width);
+  if (problem.beam) take_beams(workspace, args.beams, call, l);
+  workspace.allocate(like);
+  const DecodeCountArgs count{call, args.finished, args.work, groups};
+  for (int64_t i = 0; i < plan.launches; ++i) {
+    args.first_row = i * plan.groups * l.group_rows;
+    check_launch(decode_cuda(header.weights, plan, args, stream_here()));
+    args.counters += plan.groups;
+    args.work += 2 * plan.groups;
+  }
+  check_launch(decode_count_cuda(count, stream_here()));
+}
+
+}  // namespace
+
+std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& state,
+                           const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
+                           const std::vector<double>& parameters, int64_t max_steps) {
+  const PackedHeader header = read_header(packed);
+  DecodeArgs call{};
+  call.options = read_options(options, parameters);
+  const bool beam = call.options.strategy == Strategy::kBeam;
+  const size_t expected = beam ? 15 : 8;
+  STD_TORCH_CHECK(state.size() == expected, "state: expected ", expected, " tensors, got ",
+                  state.size());
+  STD_TORCH_CHECK(max_steps >= 0, "max_steps: expected at least 0, got ", max_steps);
+  STD_TORCH_CHECK(state[2].dim() == 2 && state[2].size(1) >= 1,
+                  "state.tokens: expected (N, 1 + T) with the first input in front");
+  const Sizes sizes{header.layers, header.hidden, header.output, state[2].size(0),
+                    state[2].size(1) - 1};
+  STD_TORCH_CHECK(sizes.slots % call.options.width == 0, "state: expected rows of ",
+                  call.options.width, " slots, got ", sizes.slots, " slots");
+  call.packed = input(packed);
+  call.rows = sizes.slots / call.options.width;
+  call.columns = sizes.columns;
+  call.max_steps = max_steps;
+  const bool samples = call.options.strategy == Strategy::kSample;
+  const RuleTensors checked_rules(rules, call.rows, samples, packed);
+  call.rules = checked_rules.pointers();
+  StateTensors begin = check_state(state, 0, "state.", true, sizes, packed);
+  call.begin = begin.inputs();
+  StateTensors after = grown(begin, max_steps);
+  call.state = after.outputs();
+  std::vector<Tensor> results = after.tensors;
+  StateTensors begin_hypotheses{{}, false}, hypotheses{{}, false};
+  if (beam) {
+    begin_hypotheses = check_state(state, 8, "hypotheses.", false, sizes, packed);
+    call.begin_hypotheses = begin_hypotheses.inputs();
+    hypotheses = grown(begin_hypotheses, max_steps);
+    call.hypotheses = hypotheses.outputs();
+    results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
+  }
+  results.push_back(torch::stable::new_zeros(begin.tensors[4], {4}, ScalarType::Long));
+  call.counts = static_cast<int64_t*>(output(results.back()));
+  if (sizes.slots > 0) run(header, call, packed);
+  return results;
+}
+
+}  // namespace cuda
+}  // namespace fast_s2s

@@ -1,0 +1,103 @@
+// How a decoder is laid over a GPU: a pure function of the device and the problem.
+//
+// Every matrix of a step is cut into tiles of 16 rows (of gates: 4 units), which go in turns to the
+// blocks that share one copy of the weights ("ranks"). As much of a block's share as fits stays in
+// its shared memory for the whole generation; the rest comes from L2 in every step. Groups of rows
+// go to different groups of blocks, which never wait for each other.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../lstm/plan.h"
+#include "../lstm_math.h"
+#include "decode.h"
+
+namespace fast_s2s {
+
+struct DecodeProblem {
+  WeightType weights;
+  int64_t layers, hidden, output, vocab, inputs;  // as in PackedHeader
+  bool projected, table;
+  int64_t rows, width;
+  bool beam;
+};
+
+// One product of a step: `tiles` of 16 rows, each `k_tiles` deep, the first `x_tiles` of those over
+// the layer's input. Units are 512 bytes: a tile along one k-tile.
+struct DecodeStage {
+  int tiles, k_tiles, x_tiles;
+  int64_t first;  // unit in the packed weights
+  int local;      // unit in a block's share
+};
+
+// What the kernel needs to know. Strides are in floats; offsets in bytes of shared memory.
+struct DecodeLayout {
+  int hidden, output, layers;
+  bool projected, table;
+  int64_t vocab;
+  int ranks, k;           // blocks to one copy; depth of a k-tile
+  int group_rows, units;  // of one group; units of choice: rows of beams, else slots
+  int slots;              // of a group
+  int hidden_stride, output_stride, input_stride, logits_stride;
+  int x_tiles, output_k_tiles, hidden_k_tiles;
+  int gate_tiles, output_tiles, vocab_tiles;
+  int resident;  // units of a block's share in shared memory
+  bool cluster;
+  int partial, reduce, live, begins, weights;  // offsets
+  int64_t biases, inputs;                      // bytes in the packed weights
+
+  // The s-th product of a step: gates and projection of each layer, then the vocabulary.
+  FAST_S2S_HD DecodeStage gates(int layer) const {
+    const int first_k = x_tiles + output_k_tiles, k = 2 * output_k_tiles;
+    const int64_t before = layer == 0 ? 0 : first_k + static_cast<int64_t>(layer - 1) * k;
+    const int64_t projections = projected ? static_cast<int64_t>(layer) * hidden_k_tiles : 0;
+    return {gate_tiles, layer == 0 ? first_k : k, layer == 0 ? x_tiles : output_k_tiles,
+            before * gate_tiles + projections * output_tiles,
+            static_cast<int>(before * share(gate_tiles) + projections * share(output_tiles))};
+  }
+  FAST_S2S_HD DecodeStage projection(int layer) const {
+    return after(gates(layer), output_tiles, hidden_k_tiles);
+  }
+  FAST_S2S_HD DecodeStage vocabulary() const {
+    const DecodeStage last = projected ? projection(layers - 1) : gates(layers - 1);
+    return after(last, vocab_tiles, output_k_tiles);
+  }
+  // Tiles of a block, at most.
+  FAST_S2S_HD int share(int tiles) const { return (tiles + ranks - 1) / ranks; }
+
+ private:
+  FAST_S2S_HD DecodeStage after(const DecodeStage& last, int tiles, int k_tiles) const {
+    return {tiles, k_tiles, 0, last.first + static_cast<int64_t>(last.tiles) * last.k_tiles,
+            last.local + share(last.tiles) * last.k_tiles};
+  }
+};
+
+struct DecodePlan {
+  Variant variant;  // kBlock, kCluster or kGrid
+  DecodeLayout layout;
+  int64_t row_tiles;  // of 8 slots, multiplied at once: 1 or 4
+  int64_t groups;     // in one launch
+  int64_t launches;   // one after another, for the rows beyond those
+  int64_t shared_bytes;
+  int64_t resident_bytes, streamed_bytes;  // of a block's share of the weights
+  double estimated_ns;                     // of a step with all rows; a model, not a measurement
+};
+
+constexpr int kDecodeWarps = 8;
+// tiles of 16 rows by 8 slots that a warp multiplies at once
+constexpr int kDecodeTiles = 4;
+constexpr int64_t kMostGroupSlots = 1024;
+// where the packed weights begin
+constexpr int64_t kDecodeHeaderBytes = 256;
+static_assert(sizeof(PackedHeader) <= kDecodeHeaderBytes, "the header needs more room");
+
+// Raises std::invalid_argument for sizes below 1, more slots in a row than a group has, or a device
+// that cannot run it.
+DecodePlan plan_decode(const Device& device, const DecodeProblem& problem);
+std::string explain(const DecodePlan& plan);
+
+// Bytes of the packed weights, whose head is `header`; sets its offsets in `layout`.
+int64_t packed_decode_bytes(const DecodeProblem& problem, DecodeLayout& layout);
+
+}  // namespace fast_s2s

@@ -1,0 +1,120 @@
+"""The CUDA decode on a GPU: what the emulator cannot show. Skipped where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from helpers_decode import EOS, Size, make, random_options, random_size, run, twin
+
+import fast_s2s
+from fast_s2s import backends
+from fast_s2s.decoding import DecodeOptions
+from fast_s2s.decoding.weights import Stored
+
+if not torch.cuda.is_available() or not backends.cuda_loaded:
+    pytest.skip(f"no GPU with the CUDA library: {backends.cuda_reason}", allow_module_level=True)
+
+DTYPES = (torch.float32, torch.bfloat16)
+KINDS = {"greedy": {}, "sample": {"do_sample": True}, "beam": {"num_beams": 4}}
+
+
+def on_device(made):
+    """Packed anew from the same numbers, on the GPU."""
+    decoder, h, c = made
+
+    def moved(matrix: Stored | None) -> Stored | None:
+        return None if matrix is None else matrix._replace(values=matrix.values.cuda())
+
+    decoder = dataclasses.replace(
+        decoder,
+        embedding=decoder.embedding.cuda(),
+        layers=tuple(tuple(map(moved, layer)) for layer in decoder.layers),
+        biases=tuple(bias.cuda() for bias in decoder.biases),
+        output=moved(decoder.output),
+    )
+    return decoder, h.cuda(), c.cuda()
+
+
+def options_on_device(options: DecodeOptions) -> DecodeOptions:
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    tensors = {k: v.cuda() for k, v in given.items() if isinstance(v, torch.Tensor)}
+    return dataclasses.replace(options, **tensors)
+
+
+def reference(made, options: DecodeOptions):
+    with fast_s2s.backend("reference"):
+        return run(made, options)
+
+
+def native(made, options: DecodeOptions):
+    moved = on_device(made)
+    assert moved[0].backend == "native", moved[0].choice
+    return run(moved, options_on_device(options))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_decoders_and_options(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    size, batch = random_size(rng), rng.choice([1, 2, 7, 40])
+    made = make(size, batch, rng.choice(DTYPES), rng.choice(["on", "off"]))
+    options = random_options(rng, size, batch)
+    expected = reference(made, options)
+    noisy = reference((twin(made[0], 3e-6), *(t.double() for t in made[1:])), options)
+    actual = native(made, options)
+    if torch.equal(noisy.tokens, expected.tokens):
+        assert torch.equal(actual.tokens.cpu(), expected.tokens)
+        torch.testing.assert_close(actual.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch", [1, 8, 33, 300])
+@pytest.mark.parametrize("hidden", [128, 512, 1024])
+def test_sizes_that_spread_over_the_device(hidden, batch, dtype, kind):
+    options = dict(KINDS[kind])
+    if kind == "sample":
+        options["seed"] = torch.arange(batch)
+    made = make(Size(layers=2, hidden=hidden, vocab=1000, embedding=64), batch, dtype)
+    options = DecodeOptions(max_new_tokens=20, eos_token_id=EOS, **options)
+    expected, actual = reference(made, options), native(made, options)
+    pairs = zip(actual.tokens.tolist(), expected.tokens.tolist(), strict=True)
+    # rounding may part a row's ways; padding differs with the longest row
+    width = min(actual.tokens.size(1), expected.tokens.size(1))
+    same = [ours[:width] == theirs[:width] for ours, theirs in pairs]
+    assert sum(same) > 0.9 * len(same)
+
+
+def test_a_thousand_runs_give_the_same_bits():
+    made = on_device(make(Size(layers=2, hidden=300, vocab=500), 12, torch.bfloat16))
+    options = DecodeOptions(max_new_tokens=10, num_beams=3, eos_token_id=EOS)
+    first = run(made, options)
+    for _ in range(1000):
+        again = run(made, options)
+        assert torch.equal(again.tokens, first.tokens)
+        assert torch.equal(again.scores, first.scores)
+
+
+def test_two_streams_at_once():
+    made = [on_device(make(Size(hidden=512, vocab=300), 4, torch.bfloat16)) for _ in range(2)]
+    options = DecodeOptions(max_new_tokens=30)
+    expected = [run(m, options).tokens for m in made]
+    streams = [torch.cuda.Stream() for _ in made]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for stream, m, tokens in zip(streams, made, expected, strict=True):
+            with torch.cuda.stream(stream):
+                assert torch.equal(run(m, options).tokens, tokens)
+
+
+def test_no_growth_of_memory():
+    made = on_device(make(Size(hidden=64, vocab=100), 4, torch.float32))
+    options = DecodeOptions(max_new_tokens=5, num_beams=2)
+    run(made, options)
+    before = torch.cuda.memory_allocated()
+    for _ in range(1000):
+        run(made, options)
+    assert torch.cuda.memory_allocated() <= before
