@@ -259,6 +259,21 @@ def test_what_lies_past_the_lengths_does_not_count(additive):
 
 
 @needs_native
+@pytest.mark.parametrize("largest", [39.0, 44.0, 60.0, 1e30])
+def test_additive_scores_of_large_keys(largest):
+    """e^{2k} of these keys, or its product with e^{2q}, is beyond float32."""
+    shape = Shape(additive=True, heads=2, keys=17, steps=9)
+    case = make_case(Size(hidden=16), shape, 3, torch.float32)
+    case.memory.lengths[:] = torch.tensor([9, 9, 5])
+    case.memory.keys[1] *= largest / case.memory.keys[1].abs().max()
+    case = case._replace(memory=case.memory.to(torch.float32))
+    options = DecodeOptions(max_new_tokens=6)
+    actual, expected = case.run(options), case.on_reference(options)
+    assert torch.equal(actual.tokens, expected.tokens)
+    torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+@needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.float64])
 def test_a_row_does_not_depend_on_others_or_threads(dtype):
     shape = Shape(additive=True, feeding=True, heads=4, keys=16, values=70, steps=37)

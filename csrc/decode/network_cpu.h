@@ -161,7 +161,7 @@ class Network {
     }
     memory_.score(
         live, [&](int64_t i) { return query(i); }, h_.additive ? at<A>(layout_.score()) : nullptr,
-        thread, threads);
+        thread, threads, own.mixing);
     const Share mine(count, thread, threads);
     for (int64_t i = mine.begin; i < mine.end; ++i)
       std::copy_n(after_->hidden(last, i), h_.output, joined(i) + h_.values);
