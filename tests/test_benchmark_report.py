@@ -83,7 +83,7 @@ def test_grids_hold_the_ratios_of_the_rows():
     (row,) = (
         r
         for r in result.measured(peer="nn.LSTM", steps=64, batch=1, hidden=256, training=False)
-        if r["workload"]["dtype"] == "float32"
+        if r["workload"]["dtype"] == "float32" and not r["workload"]["bidirectional"]
     )
     at = grid["ratio"][grid["batch"].index(1)][grid["hidden"].index(256)]
     assert at == row["ratio"]["median"]
