@@ -3,6 +3,8 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+// TORCH_ERROR_CODE_CHECK; the STABLE_ form came after torch 2.11
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <optional>
@@ -49,13 +51,13 @@ std::optional<Tensor> dense(const std::optional<Tensor>& tensor, const char* nam
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
                     std::optional<ScalarType> type = std::nullopt) {
   int32_t dtype = 0, layout = 0, device = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   if (type.has_value())
     dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*type));
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_aten_new_empty(like.get(), shape.begin(), static_cast<int64_t>(shape.size()),
                                 &dtype, &layout, &device, like.get_device_index(), nullptr, &made));
   return Tensor(made);
