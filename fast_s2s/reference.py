@@ -161,7 +161,8 @@ def lstm_variant(
         gates_x = gates_x if bias is None else gates_x + bias.to(acc)
     w_hh_t = w_hh.to(acc).t()
     h, c = h0, c0.to(acc)
-    ys: list[Tensor] = [h] * steps
+    # in the order they are made: some versions of dynamo cannot assign to an item
+    ys: list[Tensor] = []
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev, c_prev = h, c
         if reset is not None:
@@ -177,12 +178,13 @@ def lstm_variant(
         h_new = _zoned(h_prev, h_new.to(dtype), variant.zoneout_hidden, t)
         c_new = _zoned(c_prev, c_new, variant.zoneout_cell, t)
         if lengths is None:
-            h, c, ys[t] = h_new, c_new, h_new
+            h, c = h_new, c_new
+            ys.append(h_new)
         else:
             live = (lengths > t).unsqueeze(1)
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
-            ys[t] = h_new * live
-    return torch.stack(ys), h.clone(), c.to(dtype, copy=True)
+            ys.append(h_new * live)
+    return torch.stack(ys[::-1] if reverse else ys), h.clone(), c.to(dtype, copy=True)
 
 
 def _normed(x: Tensor, gain: Tensor | None, bias: Tensor | None = None) -> Tensor:
