@@ -219,7 +219,16 @@ def test_values_out_of_range_are_not_there(emulator):
         ({"limits": torch.zeros(5).long()}, r"rules\.limits: expected shape"),
         ({"max_steps": -1}, "max_steps: expected at least 0, got -1"),
         ({"options": [0] * 8}, "options: expected 9 numbers, got 8"),
-        ({"options": [0, 0, *[0] * 7]}, "width: expected at least 1, got 0"),
+        ({"options": [0, 0, *[0] * 7]}, r"width: expected a value in 1\.\.\d+, got 0"),
+        (
+            {"options": [0, 1, -1, *[0] * 6]},
+            r"min_new_tokens: expected a value in 0\.\.\d+, got -1",
+        ),
+        ({"options": [0, 1, 0, 0, -2, *[0] * 4]}, r"top_k: expected a value in 0\.\.\d+, got -2"),
+        (
+            {"options": [0, 1, *[0] * 5, 99, 0]},
+            r"forced_bos: expected a value in -1\.\.\d+, got 99",
+        ),
         ({"options": [7, 1, *[0] * 7]}, r"strategy: expected a value in 0\.\.2, got 7"),
         ({"parameters": [0.0] * 5}, "temperature: expected a number > 0, got 0"),
     ],

@@ -1,14 +1,10 @@
 // Checks of tensors that the decode ops on the CPU take.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <string>
 #include <vector>
 
-#include "decode.h"
+#include "arguments.h"
 
 namespace fast_s2s {
 namespace decode_checks {
@@ -17,25 +13,13 @@ using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
 using torch::stable::Tensor;
 
-constexpr int64_t kAny = -1;
+using decode_arguments::kAny;
 
 // A dense CPU tensor of this type and shape; copies only if it is not dense.
 inline Tensor dense(const Tensor& tensor, const std::string& name, ScalarType type,
                     const std::vector<int64_t>& shape) {
   STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor");
-  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ", toString(type), ", got ",
-                  toString(tensor.scalar_type()));
-  const auto sizes = tensor.sizes();
-  bool fits = sizes.size() == shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == sizes[i];
-  if (!fits) {
-    std::string message = name + ": expected shape (";
-    for (int64_t size : shape) message += (size == kAny ? "any" : std::to_string(size)) + ",";
-    message += "), got (";
-    for (int64_t size : sizes) message += std::to_string(size) + ",";
-    STD_TORCH_CHECK(false, message, ")");
-  }
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  return decode_arguments::dense_of(tensor, name, type, shape);
 }
 
 template <class T>

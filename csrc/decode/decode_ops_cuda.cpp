@@ -11,6 +11,8 @@
 namespace fast_s2s {
 namespace cuda {
 
+using namespace decode_arguments;
+
 namespace {
 
 void copy_to_host(void* to, const void* from, size_t bytes) {
@@ -39,130 +41,7 @@ PackedHeader read_header(const Tensor& packed) {
   return header;
 }
 
-struct Sizes {
-  int64_t layers, hidden, output, slots, columns;
-};
-
-// A state's tensors, as the op takes and gives them, and as kernels do.
-struct StateTensors {
-  std::vector<Tensor> tensors;
-  bool has_finished;
-
-  template <class Pointer>
-  DecodeState pointers(const Pointer& pointer) {
-    size_t next = 0;
-    const auto take = [&]() { return pointer(tensors[next++]); };
-    DecodeState s = {};
-    s.h = take();
-    s.c = take();
-    s.tokens = static_cast<int64_t*>(take());
-    s.token_scores = static_cast<double*>(take());
-    s.position = static_cast<int64_t*>(take());
-    s.score = static_cast<double*>(take());
-    if (has_finished) s.finished = static_cast<bool*>(take());
-    s.node = static_cast<int64_t*>(take());
-    return s;
-  }
-  DecodeState inputs() {
-    return pointers([](Tensor& tensor) { return const_cast<void*>(input(tensor)); });
-  }
-  DecodeState outputs() {
-    return pointers([](Tensor& tensor) { return output(tensor); });
-  }
-};
-
-StateTensors check_state(const std::vector<Tensor>& given, size_t first, const std::string& prefix,
-                         bool has_finished, const Sizes& s, const Tensor& like) {
-  StateTensors state{{}, has_finished};
-  const auto take = [&](const char* name, ScalarType type, std::vector<int64_t> shape) {
-    const Tensor& tensor = given[first + state.tensors.size()];
-    state.tensors.push_back(checked(tensor, prefix + name, type, shape, like));
-  };
-  take("h", ScalarType::Float, {s.layers, s.slots, s.output});
-  take("c", ScalarType::Float, {s.layers, s.slots, s.hidden});
-  take("tokens", ScalarType::Long, {s.slots, 1 + s.columns});
-  take("token_scores", ScalarType::Double, {s.slots, s.columns});
-  take("position", ScalarType::Long, {s.slots});
-  take("score", ScalarType::Double, {s.slots});
-  if (has_finished) take("finished", ScalarType::Bool, {s.slots});
-  take("node", ScalarType::Long, {s.slots});
-  return state;
-}
-
-StateTensors grown(const StateTensors& like, int64_t max_steps) {
-  StateTensors out{{}, like.has_finished};
-  for (size_t i = 0; i < like.tensors.size(); ++i) {
-    const auto sizes = like.tensors[i].sizes();
-    std::vector<int64_t> shape(sizes.begin(), sizes.end());
-    if (i == 2 || i == 3) shape[1] += max_steps;
-    out.tensors.push_back(torch::stable::new_empty(like.tensors[i], shape));
-  }
-  return out;
-}
-
-struct RuleTensors {
-  std::vector<Tensor> tensors;
-
-  RuleTensors(const std::vector<Tensor>& given, int64_t rows, bool samples, const Tensor& like) {
-    STD_TORCH_CHECK(given.size() == 14, "rules: expected 14 tensors, got ", given.size());
-    const auto take = [&](const char* name, std::vector<int64_t> shape,
-                          ScalarType type = ScalarType::Long) {
-      const Tensor& tensor = given[tensors.size()];
-      tensors.push_back(checked(tensor, std::string("rules.") + name, type, shape, like));
-    };
-    take("seeds", {samples ? rows : kAny});
-    take("limits", {rows});
-    take("prefix", {rows, kAny});
-    take("prefix_lengths", {rows});
-    for (const char* name : {"eos", "forced_eos", "suppress", "begin_suppress", "bad_tokens",
-                             "bad_offsets", "node_offsets", "arc_tokens"})
-      take(name, {kAny});
-    take("arc_targets", {tensors[11].numel()});
-    take("final", {std::max<int64_t>(0, tensors[10].numel() - 1)}, ScalarType::Bool);
-  }
-  DecodeRules pointers() const {
-    const auto list = [&](int i) { return Ids{in<int64_t>(tensors[i]), tensors[i].numel()}; };
-    return {in<int64_t>(tensors[0]),
-            in<int64_t>(tensors[1]),
-            in<int64_t>(tensors[2]),
-            in<int64_t>(tensors[3]),
-            tensors[2].size(1),
-            list(4),
-            list(5),
-            list(6),
-            list(7),
-            list(8),
-            list(9),
-            list(10),
-            list(11),
-            list(12),
-            in<bool>(tensors[13])};
-  }
-};
-
-DecodeOptions read_options(const std::vector<int64_t>& o, const std::vector<double>& p) {
-  STD_TORCH_CHECK(o.size() == 9, "options: expected 9 numbers, got ", o.size());
-  STD_TORCH_CHECK(p.size() == 5, "parameters: expected 5 numbers, got ", p.size());
-  STD_TORCH_CHECK(o[0] >= 0 && o[0] <= 2, "strategy: expected a value in 0..2, got ", o[0]);
-  STD_TORCH_CHECK(o[1] >= 1, "width: expected at least 1, got ", o[1]);
-  STD_TORCH_CHECK(o[5] >= 0 && o[5] <= 2, "early_stopping: expected a value in 0..2, got ", o[5]);
-  STD_TORCH_CHECK(p[0] > 0, "temperature: expected a number > 0, got ", p[0]);
-  STD_TORCH_CHECK(p[3] > 0, "repetition_penalty: expected a number > 0, got ", p[3]);
-  return {static_cast<Strategy>(o[0]),
-          o[1],
-          o[2],
-          o[3],
-          o[4],
-          static_cast<EarlyStopping>(o[5]),
-          o[6],
-          o[7],
-          o[8] != 0,
-          p[0],
-          p[1],
-          p[2],
-          p[3],
-          p[4]};
-}
+void* input_of(const Tensor& tensor) { return const_cast<void*>(input(tensor)); }
 
 // Arrays that live as long as the call, in two pieces: zero at first, or not yet written.
 class Workspace {
@@ -274,36 +153,33 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& stat
                            const std::vector<double>& parameters, int64_t max_steps) {
   const PackedHeader header = read_header(packed);
   DecodeArgs call{};
-  call.options = read_options(options, parameters);
-  const bool beam = call.options.strategy == Strategy::kBeam;
-  const size_t expected = beam ? 15 : 8;
-  STD_TORCH_CHECK(state.size() == expected, "state: expected ", expected, " tensors, got ",
-                  state.size());
-  STD_TORCH_CHECK(max_steps >= 0, "max_steps: expected at least 0, got ", max_steps);
-  STD_TORCH_CHECK(state[2].dim() == 2 && state[2].size(1) >= 1,
-                  "state.tokens: expected (N, 1 + T) with the first input in front");
-  const Sizes sizes{header.layers, header.hidden, header.output, state[2].size(0),
-                    state[2].size(1) - 1};
-  STD_TORCH_CHECK(sizes.slots % call.options.width == 0, "state: expected rows of ",
-                  call.options.width, " slots, got ", sizes.slots, " slots");
+  call.options = read_options(options, parameters, header.vocab);
+  check_call(state, call.options, max_steps);
+  const StateSizes sizes{header.layers,    header.layers,        header.hidden,    header.output,
+                         state[2].size(0), state[2].size(1) - 1, ScalarType::Float};
   call.packed = input(packed);
   call.rows = sizes.slots / call.options.width;
   call.columns = sizes.columns;
   call.max_steps = max_steps;
+  const auto check = [&](const Tensor& tensor, const std::string& name, ScalarType type,
+                         const std::vector<int64_t>& shape) {
+    return checked(tensor, name, type, shape, packed);
+  };
+  const auto output_of = [](Tensor tensor) { return output(tensor); };
   const bool samples = call.options.strategy == Strategy::kSample;
-  const RuleTensors checked_rules(rules, call.rows, samples, packed);
-  call.rules = checked_rules.pointers();
-  StateTensors begin = check_state(state, 0, "state.", true, sizes, packed);
-  call.begin = begin.inputs();
-  StateTensors after = grown(begin, max_steps);
-  call.state = after.outputs();
+  const std::vector<Tensor> checked_rules = take_rules(rules, call.rows, samples, check);
+  call.rules = rules_of(checked_rules, input_of);
+  const StateTensors begin = take_state(state, 0, "state.", true, sizes, check);
+  call.begin = begin.pointers(input_of);
+  const StateTensors after = grown(begin, max_steps);
+  call.state = after.pointers(output_of);
   std::vector<Tensor> results = after.tensors;
   StateTensors begin_hypotheses{{}, false}, hypotheses{{}, false};
-  if (beam) {
-    begin_hypotheses = check_state(state, 8, "hypotheses.", false, sizes, packed);
-    call.begin_hypotheses = begin_hypotheses.inputs();
+  if (call.options.strategy == Strategy::kBeam) {
+    begin_hypotheses = take_state(state, 8, "hypotheses.", false, sizes, check);
+    call.begin_hypotheses = begin_hypotheses.pointers(input_of);
     hypotheses = grown(begin_hypotheses, max_steps);
-    call.hypotheses = hypotheses.outputs();
+    call.hypotheses = hypotheses.pointers(output_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
   results.push_back(torch::stable::new_zeros(begin.tensors[4], {4}, ScalarType::Long));

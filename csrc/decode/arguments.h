@@ -1,0 +1,196 @@
+// The arguments of the decode ops: what is checked alike on the CPU and on CUDA. What differs,
+// where a tensor must be and whether its values can be looked at, is the caller's.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "decode.h"
+
+namespace fast_s2s {
+namespace decode_arguments {
+
+using torch::headeronly::ScalarType;
+using torch::headeronly::toString;
+using torch::stable::Tensor;
+
+constexpr int64_t kAny = -1;
+
+// The tensor, of this type and shape; a copy only if it is not dense.
+inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType type,
+                       const std::vector<int64_t>& shape) {
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected dtype ", toString(type), ", got ",
+                  toString(tensor.scalar_type()));
+  const auto sizes = tensor.sizes();
+  bool fits = sizes.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == sizes[i];
+  if (!fits) {
+    std::string message = name + ": expected shape (";
+    for (int64_t size : shape) message += (size == kAny ? "any" : std::to_string(size)) + ",";
+    message += "), got (";
+    for (int64_t size : sizes) message += std::to_string(size) + ",";
+    STD_TORCH_CHECK(false, message, ")");
+  }
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline DecodeOptions read_options(const std::vector<int64_t>& options,
+                                  const std::vector<double>& parameters, int64_t vocab) {
+  STD_TORCH_CHECK(options.size() == 9, "options: expected 9 numbers, got ", options.size());
+  STD_TORCH_CHECK(parameters.size() == 5, "parameters: expected 5 numbers, got ",
+                  parameters.size());
+  const auto check = [](const char* name, int64_t value, int64_t low, int64_t high) {
+    STD_TORCH_CHECK(value >= low && value <= high, name, ": expected a value in ", low, "..", high,
+                    ", got ", value);
+  };
+  constexpr int64_t kMost = int64_t{1} << 40;
+  check("strategy", options[0], 0, 2);
+  check("width", options[1], 1, kMost);
+  check("min_new_tokens", options[2], 0, kMost);
+  check("no_repeat_ngram_size", options[3], 0, kMost);
+  check("top_k", options[4], 0, kMost);
+  check("early_stopping", options[5], 0, 2);
+  check("forced_bos", options[7], -1, vocab - 1);
+  check("renormalize", options[8], 0, 1);
+  STD_TORCH_CHECK(parameters[0] > 0, "temperature: expected a number > 0, got ", parameters[0]);
+  STD_TORCH_CHECK(parameters[3] > 0, "repetition_penalty: expected a number > 0, got ",
+                  parameters[3]);
+  return {static_cast<Strategy>(options[0]),
+          options[1],
+          options[2],
+          options[3],
+          options[4],
+          static_cast<EarlyStopping>(options[5]),
+          options[6],
+          options[7],
+          options[8] != 0,
+          parameters[0],
+          parameters[1],
+          parameters[2],
+          parameters[3],
+          parameters[4]};
+}
+
+// Raises unless there are the tensors of a state, with whole rows of slots.
+inline void check_call(const std::vector<Tensor>& state, const DecodeOptions& options,
+                       int64_t max_steps) {
+  const size_t expected = options.strategy == Strategy::kBeam ? 15 : 8;
+  STD_TORCH_CHECK(state.size() == expected, "state: expected ", expected, " tensors, got ",
+                  state.size());
+  STD_TORCH_CHECK(max_steps >= 0, "max_steps: expected at least 0, got ", max_steps);
+  STD_TORCH_CHECK(state[2].dim() == 2 && state[2].size(1) >= 1,
+                  "state.tokens: expected (N, 1 + T) with the first input in front");
+  STD_TORCH_CHECK(state[2].size(0) % options.width == 0, "state: expected rows of ", options.width,
+                  " slots, got ", state[2].size(0), " slots");
+}
+
+struct StateSizes {
+  int64_t layers, hidden_states, hidden, output, slots, columns;
+  ScalarType acc;
+};
+
+// The tensors of a state, checked.
+struct StateTensors {
+  std::vector<Tensor> tensors;
+  bool has_finished;
+
+  // As kernels take them; `pointer` gives where a tensor's values are.
+  template <class Pointer>
+  DecodeState pointers(const Pointer& pointer) const {
+    size_t next = 0;
+    const auto take = [&]() { return pointer(tensors[next++]); };
+    DecodeState s = {};
+    s.h = take();
+    s.c = take();
+    s.tokens = static_cast<int64_t*>(take());
+    s.token_scores = static_cast<double*>(take());
+    s.position = static_cast<int64_t*>(take());
+    s.score = static_cast<double*>(take());
+    if (has_finished) s.finished = static_cast<bool*>(take());
+    s.node = static_cast<int64_t*>(take());
+    return s;
+  }
+};
+
+// From the tensor `first` on; `check` takes a tensor, its name, type and shape, and returns it.
+template <class Check>
+StateTensors take_state(const std::vector<Tensor>& given, size_t first, const std::string& prefix,
+                        bool has_finished, const StateSizes& s, const Check& check) {
+  StateTensors state{{}, has_finished};
+  const auto take = [&](const char* name, ScalarType type, std::vector<int64_t> shape) {
+    state.tensors.push_back(check(given[first + state.tensors.size()], prefix + name, type, shape));
+  };
+  take("h", s.acc, {s.hidden_states, s.slots, s.output});
+  take("c", s.acc, {s.layers, s.slots, s.hidden});
+  take("tokens", ScalarType::Long, {s.slots, 1 + s.columns});
+  take("token_scores", ScalarType::Double, {s.slots, s.columns});
+  take("position", ScalarType::Long, {s.slots});
+  take("score", ScalarType::Double, {s.slots});
+  if (has_finished) take("finished", ScalarType::Bool, {s.slots});
+  take("node", ScalarType::Long, {s.slots});
+  return state;
+}
+
+// Room for so many steps more.
+inline StateTensors grown(const StateTensors& like, int64_t max_steps) {
+  StateTensors out{{}, like.has_finished};
+  for (size_t i = 0; i < like.tensors.size(); ++i) {
+    const auto sizes = like.tensors[i].sizes();
+    std::vector<int64_t> shape(sizes.begin(), sizes.end());
+    if (i == 2 || i == 3) shape[1] += max_steps;
+    out.tensors.push_back(torch::stable::new_empty(like.tensors[i], shape));
+  }
+  return out;
+}
+
+// The tensors of the rules, in the order of DecodeRules; `check` as in `take_state`.
+template <class Check>
+std::vector<Tensor> take_rules(const std::vector<Tensor>& given, int64_t rows, bool samples,
+                               const Check& check) {
+  STD_TORCH_CHECK(given.size() == 14, "rules: expected 14 tensors, got ", given.size());
+  std::vector<Tensor> taken;
+  const auto take = [&](const char* name, std::vector<int64_t> shape,
+                        ScalarType type = ScalarType::Long) {
+    const Tensor& tensor = given[taken.size()];
+    taken.push_back(check(tensor, std::string("rules.") + name, type, shape));
+  };
+  take("seeds", {samples ? rows : kAny});
+  take("limits", {rows});
+  take("prefix", {rows, kAny});
+  take("prefix_lengths", {rows});
+  for (const char* name : {"eos", "forced_eos", "suppress", "begin_suppress", "bad_tokens",
+                           "bad_offsets", "node_offsets", "arc_tokens"})
+    take(name, {kAny});
+  take("arc_targets", {taken[11].numel()});
+  take("final", {std::max<int64_t>(0, taken[10].numel() - 1)}, ScalarType::Bool);
+  return taken;
+}
+
+template <class Pointer>
+DecodeRules rules_of(const std::vector<Tensor>& tensors, const Pointer& pointer) {
+  const auto numbers = [&](int i) { return static_cast<const int64_t*>(pointer(tensors[i])); };
+  const auto list = [&](int i) { return Ids{numbers(i), tensors[i].numel()}; };
+  return {numbers(0),
+          numbers(1),
+          numbers(2),
+          numbers(3),
+          tensors[2].size(1),
+          list(4),
+          list(5),
+          list(6),
+          list(7),
+          list(8),
+          list(9),
+          list(10),
+          list(11),
+          list(12),
+          static_cast<const bool*>(pointer(tensors[13]))};
+}
+
+}  // namespace decode_arguments
+}  // namespace fast_s2s
