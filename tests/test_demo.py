@@ -104,3 +104,4 @@ def test_demo_ends_in_time(tmp_path, small_dictionary, capsys):
     assert main(argv) == 0
     report = (tmp_path / "demo" / "report.md").read_text()
     assert "ended by max_minutes" in report
+    assert "of 3600 updates in 0.001 minutes" in capsys.readouterr().err

@@ -108,6 +108,12 @@ def run(args: argparse.Namespace) -> int:
     splits = data.splits
     assert splits is not None
     result, pipeline = train(options, data, output, overwrite=RunFolder(output).path.exists())
+    if result.stop_reason == "max_minutes":
+        print(
+            f"the machine was slow or busy: {result.updates} of {args.max_updates} updates in "
+            f"{args.max_minutes:g} minutes; --max-minutes allows more",
+            file=sys.stderr,
+        )
     print(f"scoring {len(splits.test)} held-out words", file=sys.stderr)
     outputs = evaluation.predict_all(pipeline, [entry.source for entry in splits.test])
     scores = evaluation.score_outputs(outputs, splits.test, "word")
