@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import cold, decode_sides, g2p_sides, memory, peers, seq2seq_sides
+from benchmarks import cold, memory, peers
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
 from fast_s2s.benchmarking.harness import Plan, Summary, Unavailable
 from fast_s2s.benchmarking.rows import Kind, Prepared, Row, failed, head, judge, observed, time_rows
-from fast_s2s.benchmarking.workloads import Problem, Workload
+from fast_s2s.benchmarking.workloads import Problem
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def case_rows(case: Case, settings: Settings) -> Iterator[Row]:
 
 def kind_of(case: Case, settings: Settings) -> Kind:
     """How the case's workload is prepared; slow sides only if `settings` ask for them."""
-    make, sides, slow, tolerance = KINDS[type(case.workload)]
+    make, sides, slow, tolerance = KINDS[type(case.workload).__name__]()
 
     def prepare(name: str, problem: Any) -> Prepared:
         if name in slow and not settings.slow:
@@ -60,27 +60,45 @@ def kind_of(case: Case, settings: Settings) -> Kind:
     return Kind(make, prepare, tolerance, rates)
 
 
-# by the sort of workload: problem, (name, problem) -> side and results, slow sides, tolerance
-KINDS: dict[type, tuple[Callable[[Any], Any], Callable[..., Prepared], frozenset[str], Any]] = {
-    Workload: (Problem, peers.prepare, peers.SLOW, lambda problem: problem.tolerance),
-    decode_sides.Generation: (
-        decode_sides.DecodeProblem,
-        lambda name, problem: decode_sides.SIDES[name](problem),
-        decode_sides.SLOW,
-        lambda _: decode_sides.TOLERANCE,
-    ),
-    g2p_sides.Words: (
-        lambda words: words,
-        lambda name, words: g2p_sides.SIDES[name](words),
-        frozenset(),
-        lambda _: decode_sides.TOLERANCE,
-    ),
-    seq2seq_sides.Step: (
-        seq2seq_sides.StepProblem,
-        seq2seq_sides.prepare,
-        frozenset(),
-        lambda _: seq2seq_sides.TOLERANCE,
-    ),
+Sort = tuple[Callable[[Any], Any], Callable[..., Prepared], frozenset[str], Any]
+
+
+def _lstm() -> Sort:
+    return Problem, peers.prepare, peers.SLOW, lambda problem: problem.tolerance
+
+
+def _generation() -> Sort:
+    from benchmarks import decode_sides
+
+    def prepare(name: str, problem: Any) -> Prepared:
+        return decode_sides.SIDES[name](problem)
+
+    return decode_sides.DecodeProblem, prepare, decode_sides.SLOW, lambda _: decode_sides.TOLERANCE
+
+
+def _words() -> Sort:
+    from benchmarks import decode_sides, g2p_sides
+
+    def prepare(name: str, words: Any) -> Prepared:
+        return g2p_sides.SIDES[name](words)
+
+    return lambda words: words, prepare, frozenset(), lambda _: decode_sides.TOLERANCE
+
+
+def _training_step() -> Sort:
+    from benchmarks import seq2seq_sides
+
+    prepare, tolerance = seq2seq_sides.prepare, seq2seq_sides.TOLERANCE
+    return seq2seq_sides.StepProblem, prepare, frozenset(), lambda _: tolerance
+
+
+# by the workload's class: problem, (name, problem) -> side and results, slow sides, tolerance.
+# imported when met: `--base` runs these files on an older package, which may lack what others need
+KINDS: dict[str, Callable[[], Sort]] = {
+    "Workload": _lstm,
+    "Generation": _generation,
+    "Words": _words,
+    "Step": _training_step,
 }
 
 

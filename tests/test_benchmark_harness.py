@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import gc
 import math
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from helpers_benchmarks import CLOSE, PLAN, value_side
 
+from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.harness import (
     Comparison,
     Plan,
@@ -137,3 +140,19 @@ def test_blocks_run_in_their_context_without_garbage_collection():
 def test_quartiles():
     assert Summary.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Summary(3.0, 2.0, 4.0)
     assert Summary.of([2.0]) == Summary(2.0, 2.0, 2.0)
+
+
+def test_processes_of_the_benchmark_are_no_load():
+    # it ends by itself after a processor second, and says so; it is not yet waited for
+    work = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); input()"
+    meter = machine.OthersMeter()
+    if meter.cores() is None:
+        pytest.skip("this system does not tell what its processors do")
+    before = machine.OthersMeter._clocks()
+    child = subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with child:
+        child.stdout.readline()
+        after = machine.OthersMeter._clocks()
+    assert after[2] - before[2] > 0.9

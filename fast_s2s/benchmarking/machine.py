@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,21 @@ class OthersMeter:
             return None
         user, nice, system, _, _, irq, soft, steal = (int(value) for value in fields[1:9])
         busy = (user + nice + system + irq + soft + steal) / ticks
-        own = os.times()
-        return time.perf_counter(), busy, sum(own[:4])
+        own = sum(os.times()[:4]) + _running_children_s(ticks)
+        return time.perf_counter(), busy, own
+
+
+def _running_children_s(ticks: float) -> float:
+    """Processor time of child processes, which `os.times` counts only after their end."""
+    total = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        # a thread or a child may end meanwhile
+        with suppress(OSError):
+            for child in listed.read_text(encoding="ascii").split():
+                stat = Path("/proc", child, "stat").read_text(encoding="utf-8")
+                # after the name in parentheses; user, system, and both of its ended children
+                total += sum(int(value) for value in stat.rpartition(")")[2].split()[11:15])
+    return total / ticks
 
 
 def commit() -> str:
