@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import command, g2p_sides
-from benchmarks.decode_sides import OURS, WITHOUT, Generation
+from benchmarks.decode_problem import Generation
+from benchmarks.decode_sides import OURS, WITHOUT
 from benchmarks.seq2seq_sides import Step
 from fast_s2s.benchmarking.cases import Case, Versus
 

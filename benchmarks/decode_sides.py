@@ -7,174 +7,22 @@ bfloat16 or int8 has one of its own.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fast_s2s
 from benchmarks import transformers_peer
+from benchmarks.decode_problem import BOS, DecodeProblem
 from benchmarks.onnx_peers import _iofc, _optional
-from fast_s2s.attention import Memory
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
-from fast_s2s.decoding import (
-    AttentionWeights,
-    DecodeOptions,
-    DecoderWeights,
-    DecodeState,
-    LayerWeights,
-    PackedDecoder,
-    decode,
-    initial_state,
-    pack_decoder,
-)
-from fast_s2s.decoding.weights import Stored
+from fast_s2s.decoding import decode, pack_decoder
 
 OURS = "fast_s2s"
 WITHOUT = "fast_s2s without attention"
-BOS = 1
-# largest error over largest value: one other token is more than that
-TOLERANCE = 3e-5
-
-
-@dataclass(frozen=True)
-class Generation:
-    """`steps` tokens for `batch` rows, none of which ends early; embeddings of size `hidden`.
-
-    sample: by chance, at temperature 1 among all tokens
-    ragged: rows end after 1 to `steps` tokens, drawn uniformly; the first after `steps`
-    attention, source: "dot", which "general" is too once its keys are there, or "additive", over so
-            many outputs of an encoder as wide as the decoder; none if empty
-    """
-
-    layers: int
-    hidden: int
-    vocab: int
-    batch: int
-    beams: int = 1
-    steps: int = 50
-    sample: bool = False
-    ragged: bool = False
-    attention: str = ""
-    source: int = 0
-
-    def __str__(self) -> str:
-        search = f"beam {self.beams}" if self.beams > 1 else "greedy"
-        search = "sampled" if self.sample else search
-        sizes = f"L={self.layers} H={self.hidden} V={self.vocab} B={self.batch}"
-        attention = f" {self.attention} attention S={self.source}" if self.attention else ""
-        return f"{search} {sizes}{attention} {self.steps} steps{' at most' * self.ragged}"
-
-    @property
-    def step_weights(self) -> int:
-        """Numbers that a step must read: all matrices but the first layer's input weights, which a
-        table of embeddings replaces.
-        """
-        return (2 * self.layers - 1) * 4 * self.hidden**2 + self.vocab * self.hidden
-
-
-class DecodeProblem:
-    """A generation's weights and context, drawn from a seed of its own."""
-
-    def __init__(self, workload: Generation) -> None:
-        self.workload = workload
-        hidden, layers = workload.hidden, workload.layers
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(zlib.crc32(str(workload).encode()))
-            self.lstm = nn.LSTM(hidden, hidden, layers)
-            self.embedding = nn.Embedding(workload.vocab, hidden)
-            self.output = nn.Linear(hidden, workload.vocab)
-            # as far apart as those of a trained model: rounding decides no choice
-            nn.init.normal_(self.output.weight, std=8 / hidden**0.5)
-            self.h = torch.randn(layers, workload.batch, hidden).tanh()
-            self.c = torch.randn(layers, workload.batch, hidden)
-            self.limits = torch.full((workload.batch,), workload.steps)
-            if workload.ragged:
-                self.limits[1:] = torch.randint(1, workload.steps + 1, (workload.batch - 1,))
-            self.attention = _attention(workload) if workload.attention else None
-            self.memory = _memory(workload) if workload.attention else None
-
-    @functools.cached_property
-    def weights(self) -> DecoderWeights:
-        parameters = {name: value.detach() for name, value in self.lstm.named_parameters()}
-        layers = tuple(
-            LayerWeights(
-                *(
-                    parameters[f"{kind}_l{layer}"]
-                    for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                )
-            )
-            for layer in range(self.workload.layers)
-        )
-        return DecoderWeights(
-            self.embedding.weight.detach(),
-            layers,
-            self.output.weight.detach(),
-            self.output.bias.detach(),
-            self.attention,
-        )
-
-    @property
-    def options(self) -> DecodeOptions:
-        workload = self.workload
-        return DecodeOptions(
-            max_new_tokens=self.limits if workload.ragged else workload.steps,
-            num_beams=workload.beams,
-            do_sample=workload.sample,
-            seed=torch.arange(workload.batch) if workload.sample else None,
-        )
-
-    def state(self, decoder: PackedDecoder) -> DecodeState:
-        """Where generation begins."""
-        memory = None if decoder.attention is None else self.memory
-        return initial_state(decoder, self.h, self.c, BOS, self.options, memory=memory)
-
-    def expected(self, decoder: PackedDecoder) -> dict[str, Tensor]:
-        """By the reference in float64, from the numbers that `decoder` stores."""
-
-        def exact(matrix: Stored) -> Stored:
-            return Stored(matrix.dense(torch.float64), None)
-
-        double = dataclasses.replace(
-            decoder,
-            dtype=torch.float64,
-            embedding=decoder.embedding.double(),
-            layers=tuple(tuple(exact(m) for m in layer if m) + (None,) for layer in decoder.layers),
-            biases=tuple(bias.double() for bias in decoder.biases),
-            output=exact(decoder.output),
-            attending=decoder.attending
-            and decoder.attending._replace(
-                output=exact(decoder.attending.output),
-                query=decoder.attending.query and exact(decoder.attending.query),
-                score=None
-                if self.attention is None or self.attention.score is None
-                else self.attention.score.double(),
-            ),
-        )
-        with fast_s2s.backend("reference"):
-            result = decode(double, self.state(double), self.options)
-        return {"tokens": result.tokens[:, 1:], "scores": result.scores}
-
-
-def _attention(workload: Generation) -> AttentionWeights:
-    hidden = workload.hidden
-    output = 2 * torch.randn(hidden, 2 * hidden) / (2 * hidden) ** 0.5
-    if workload.attention == "dot":
-        return AttentionWeights(output)
-    query = torch.randn(hidden, hidden) / hidden**0.5
-    return AttentionWeights(output, query=query, score=torch.randn(hidden))
-
-
-def _memory(workload: Generation) -> Memory:
-    sizes = (workload.batch, workload.source, workload.hidden)
-    lengths = torch.full((workload.batch,), workload.source)
-    return Memory(torch.randn(sizes).tanh(), torch.randn(sizes), lengths)
 
 
 def ours(
@@ -193,18 +41,18 @@ def ours(
     def results(raw: Any) -> dict[str, Tensor]:
         return {"tokens": raw.tokens[:, 1:], "scores": raw.scores}
 
-    return Side(name, call, results, torch.inference_mode), problem.expected(decoder)
+    return _side(problem, name, call, results), problem.expected(decoder)
 
 
 def stream(problem: DecodeProblem) -> Prepared:
     """Reads as many bytes as the float32 weights of a step have, once a step: no step is faster."""
-    numbers = torch.randn(problem.workload.step_weights)
+    numbers = torch.randn(problem.workload.step_weights, device=problem.device)
 
     def call() -> None:
         for _ in range(problem.workload.steps):
             numbers.sum()
 
-    return Side("streaming the weights", call, lambda raw: {}, torch.inference_mode), None
+    return _side(problem, "streaming the weights", call, lambda raw: {}), None
 
 
 def nn_lstm_loop(problem: DecodeProblem) -> Prepared:
@@ -234,15 +82,16 @@ def cell_beam(problem: DecodeProblem) -> Prepared:
     step, (hs, cs) = _cell_step(problem)
     workload = problem.workload
     beams, batch, vocab = workload.beams, workload.batch, workload.vocab
-    first = torch.arange(batch).unsqueeze(1) * beams
+    device = problem.device
+    first = torch.arange(batch, device=device).unsqueeze(1) * beams
 
     def call() -> tuple[Tensor, Tensor]:
         h = [value.repeat_interleave(beams, 0) for value in hs]
         c = [value.repeat_interleave(beams, 0) for value in cs]
-        token = torch.full((batch * beams,), BOS)
-        scores = torch.full((batch, beams), -1e9)
+        token = torch.full((batch * beams,), BOS, device=device)
+        scores = torch.full((batch, beams), -1e9, device=device)
         scores[:, 0] = 0
-        tokens = torch.empty(batch, beams, 0, dtype=torch.int64)
+        tokens = torch.empty(batch, beams, 0, dtype=torch.int64, device=device)
         for _ in range(workload.steps):
             logits, (h, c) = step(token, (h, c))
             totals = logits.log_softmax(1).view(batch, beams, vocab) + scores.unsqueeze(2)
@@ -258,7 +107,7 @@ def cell_beam(problem: DecodeProblem) -> Prepared:
     def results(raw: Any) -> dict[str, Tensor]:
         return {"tokens": raw[0], "scores": raw[1]}
 
-    return Side("plain torch beam", call, results, torch.inference_mode), _float32(problem)
+    return _side(problem, "plain torch beam", call, results), _float32(problem)
 
 
 def transformers_beam(problem: DecodeProblem) -> Prepared:
@@ -351,10 +200,10 @@ def _loop(name: str, problem: DecodeProblem, step: Callable[..., Any], state: An
     are not checked: no two programs draw the same ones.
     """
     workload = problem.workload
-    past = torch.arange(workload.steps) >= problem.limits.unsqueeze(1)
+    past = torch.arange(workload.steps, device=problem.device) >= problem.limits.unsqueeze(1)
 
     def call() -> Tensor:
-        token, now = torch.full((workload.batch,), BOS), state
+        token, now = torch.full((workload.batch,), BOS, device=problem.device), state
         tokens = []
         for _ in range(workload.steps):
             logits, now = step(token, now)
@@ -366,14 +215,19 @@ def _loop(name: str, problem: DecodeProblem, step: Callable[..., Any], state: An
         found = torch.stack(tokens, dim=1)
         return found.masked_fill(past, 0) if workload.ragged else found
 
-    side = Side(
-        name,
-        call,
-        lambda raw: {"tokens": raw},
-        torch.inference_mode,
-        frozenset({"scores"}),
-    )
+    side = _side(problem, name, call, lambda raw: {"tokens": raw}, frozenset({"scores"}))
     return side, None if workload.sample else _float32(problem)
+
+
+def _side(
+    problem: DecodeProblem,
+    name: str,
+    call: Callable[[], Any],
+    results: Callable[[Any], dict[str, Tensor]],
+    omits: frozenset[str] = frozenset(),
+) -> Side:
+    cuda = problem.device.type == "cuda"
+    return Side(name, call, results, torch.inference_mode, omits, cuda)
 
 
 def _onnx(problem: DecodeProblem) -> bytes:

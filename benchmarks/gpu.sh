@@ -7,8 +7,8 @@
 #
 # Needs python with torch for CUDA, triton, numpy, safetensors, setuptools, pybind11, ninja and
 # pytest; what a machine lacks may lie in build/packages, put there elsewhere by
-# `pip install --no-deps --target build/packages safetensors`. Without a GPU a few tests and tiny
-# cases run in Triton's interpreter, to see that this file works.
+# `pip install --no-deps --target build/packages safetensors flashrnn einops`. Without a GPU a few
+# tests and tiny cases run in Triton's interpreter, to see that this file works.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-540}
@@ -64,7 +64,7 @@ exchanged=$?
 tail -12 "$out/latency.txt"
 timeout 60 "$python" -m benchmarks.gpu_cell "$out/cell.json" > "$out/cell.txt" 2>&1
 # rows measured by an earlier call of this script stay: the same $OUT again goes on from there
-timeout --signal INT "$(left)" "$python" -m benchmarks gpu --resume "$out/gpu.json" --budget 0.7 \
+timeout --signal INT "$(left)" "$python" -m benchmarks gpu --resume "$out/gpu.json" --budget 0.7 --compile \
   --within "$(($(left) * 9 / 10))" ${quick[@]+"${quick[@]}"} > "$out/gpu.txt" 2> "$out/gpu.log"
 timed=$?
 # what the time did not suffice for

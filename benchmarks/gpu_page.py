@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import Result
+
 NONE = """## GPU
 
 Not yet measured. `benchmarks/gpu.sh` measures on a machine with a GPU; its `gpu.json` and
@@ -18,6 +20,34 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     paths = sorted(folder.glob("*/latency.json"))
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return [document for document in documents if document["times_mean_something"]]
+
+
+def calls(result: Result) -> Iterator[str]:
+    """A table of what one call of each side asks of the GPU, where the profiler counted it."""
+    lines = {}
+    for row in result.measured(kind="time"):
+        for side, found in row.get("observed", {}).items():
+            if found:
+                lines.setdefault((row["shape"], row[side]), _cells(found))
+    if lines:
+        heads = ("shape", "side", "launches", "kernels", "copies", "fills", "MiB at most")
+        table = [heads, ("---",) * len(heads), *((*key, *cells) for key, cells in lines.items())]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in table)
+        yield f"### Launches and memory of one call\n\n{_CALLS}\n\n{text}"
+
+
+_CALLS = (
+    "By torch.profiler, outside the timing. Launches are made by the host, where a CUDA graph is "
+    "one; kernels, copies and fills run on the GPU. Memory is what torch's allocator gave out at "
+    "most during the call, weights and inputs not counted; a CUDA graph holds its own from before."
+)
+
+
+def _cells(found: dict[str, Any]) -> tuple[str, ...]:
+    if "failure" in found:
+        return (found["failure"].replace("|", "/"), *[""] * 4)
+    numbers = (f"{found[kind]:g}" for kind in ("launches", "kernels", "copies", "fills"))
+    return (*numbers, f"{found['peak_bytes'] / 2**20:.1f}")
 
 
 def sections(documents: list[dict[str, Any]]) -> Iterator[str]:

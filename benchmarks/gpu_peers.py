@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor
 
 import fast_s2s
-from benchmarks import peers
-from fast_s2s import backends
+from benchmarks import flashrnn_peer, peers
 from fast_s2s.benchmarking import generation
 from fast_s2s.benchmarking.generation import GreedyProblem
 from fast_s2s.benchmarking.harness import Side, Unavailable
@@ -41,22 +39,6 @@ def prepare_greedy(name: str, problem: GreedyProblem) -> Prepared:
     return GREEDY[name](problem), problem.expected
 
 
-def _ours(problem: Problem, name: str, around: Callable[[], Any]) -> Side:
-    module = fast_s2s.from_torch(problem.module())
-    forward = functools.partial(module, lengths=problem.device_lengths)
-    return side(name, problem, module, forward, around=around)
-
-
-def ours_cuda(problem: Problem) -> Side:
-    if problem.device.type != "cuda" or not backends.cuda_loaded:
-        raise Unavailable(f"no CUDA kernels: {backends.cuda_reason}")
-    return _ours(problem, f"{OURS} cuda", lambda: fast_s2s.backend("native"))
-
-
-def ours_triton(problem: Problem) -> Side:
-    return _ours(problem, f"{OURS} triton", lambda: fast_s2s.backend("triton"))
-
-
 def _kernel(name: str, make: Callable[[int], Config]) -> Prepare:
     @contextmanager
     def forced(config: Config) -> Iterator[None]:
@@ -74,7 +56,7 @@ def _kernel(name: str, make: Callable[[int], Config]) -> Prepare:
         reason = configs.why_not(config, sizes)
         if reason is not None:
             raise Unavailable(reason)
-        return _ours(problem, name, lambda: forced(config))
+        return peers.ours_within(problem, name, lambda: forced(config))
 
     return prepared
 
@@ -123,16 +105,23 @@ def graphed(name: str, make: Prepare) -> Prepare:
 # by the name shown
 PEERS: dict[str, Prepare] = {
     **SIDES,
-    f"{OURS} cuda": ours_cuda,
-    f"{OURS} triton": ours_triton,
+    f"{OURS} LSTMCell": peers.ours_cell,
+    f"{OURS} cuda": peers.ours_cuda,
+    f"{OURS} triton": peers.ours_triton,
     **{f"{OURS} triton {k}": _kernel(f"{OURS} triton {k}", make) for k, make in KERNELS.items()},
     f"{OURS} CUDA graph": graphed(f"{OURS} CUDA graph", SIDES[OURS]),
+    "nn.LSTMCell": peers.nn_lstm_cell,
     "nn.LSTM repaired": nn_lstm_repaired,
     "nn.LSTM float16": nn_lstm_float16,
     "nn.LSTM per layer": peers.nn_lstm_stack,
+    "nn.LSTM, torch.compile": peers.compiled_nn_lstm,
+    "LSTMCell loop, torch.compile": peers.compiled_cell_loop,
     "nn.LSTM CUDA graph": graphed("nn.LSTM CUDA graph", SIDES["nn.LSTM"]),
     "LSTMCell loop CUDA graph": graphed("LSTMCell loop CUDA graph", SIDES["LSTMCell loop"]),
+    **{f"FlashRNN {b}": flashrnn_peer.prepare(b) for b in flashrnn_peer.BACKENDS},
 }
+# compile something for each shape
+SLOW = peers.SLOW | {f"FlashRNN {backend}" for backend in flashrnn_peer.BACKENDS}
 
 
 def graphed_loop(name: str, make: Callable[[GreedyProblem], generation.Step]) -> Any:

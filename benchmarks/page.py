@@ -78,6 +78,7 @@ def _result(result: Result) -> Iterator[str]:
         yield from _FIGURES[name](result)
     yield from _memory(result)
     yield from _cold(result)
+    yield from gpu_page.calls(result)
     yield from _not_measured(result)
     yield f"### Every row\n\n{report.notes()}\n\n{report.table(list(result.rows))}"
 

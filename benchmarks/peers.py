@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fast_s2s
 from benchmarks import jax_peer, onnx_peers
+from fast_s2s import backends
 from fast_s2s.benchmarking.harness import Side, Unavailable
 from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.benchmarking.sides import (
@@ -38,6 +39,25 @@ def prepare(name: str, problem: Problem) -> Prepared:
 def ours_float32(problem: Problem) -> Side:
     """Ours with the same, rounded, weights and inputs in float32."""
     return ours(problem, torch.float32, f"{OURS} float32")
+
+
+def ours_cuda(problem: Problem) -> Side:
+    if problem.device.type != "cuda" or not backends.cuda_loaded:
+        raise Unavailable(f"no CUDA kernels: {backends.cuda_reason}")
+    return ours_within(problem, f"{OURS} cuda", lambda: fast_s2s.backend("native"))
+
+
+def ours_triton(problem: Problem) -> Side:
+    return ours_within(problem, f"{OURS} triton", lambda: fast_s2s.backend("triton"))
+
+
+def ours_within(
+    problem: Problem, name: str, around: Callable[[], AbstractContextManager[Any]]
+) -> Side:
+    """Ours, called within a context."""
+    module = fast_s2s.from_torch(problem.module())
+    forward = functools.partial(module, lengths=problem.device_lengths)
+    return side(name, problem, module, forward, around=around)
 
 
 def ours_recompute(problem: Problem) -> Side:
@@ -94,6 +114,8 @@ def nn_lstm_cell(problem: Problem) -> Side:
 PEERS: dict[str, Prepare] = {
     **SIDES,
     f"{OURS} float32": ours_float32,
+    f"{OURS} cuda": ours_cuda,
+    f"{OURS} triton": ours_triton,
     f"{OURS} recompute": ours_recompute,
     f"{OURS} LSTMCell": ours_cell,
     "nn.LSTM native": nn_lstm_native,

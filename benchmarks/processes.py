@@ -8,15 +8,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def answer(
-    module: str, name: str, workload: Any, limit_s: float, environment: Mapping[str, str] = {}
+    module: str,
+    name: str,
+    workload: Any,
+    limit_s: float,
+    environment: Mapping[str, str] = {},
+    arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `python -m module` says of the side `name`.
+    """What `python -m module` says of the side `name`; `arguments` are of that module alone.
 
     Raises Unavailable, WrongResult, or RuntimeError with the process's last words.
     """
@@ -27,7 +32,7 @@ def answer(
     shape = json.dumps(dataclasses.asdict(workload))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, name, shape, str(torch.get_num_threads())],
+            [sys.executable, "-m", module, name, shape, str(torch.get_num_threads()), *arguments],
             env={**os.environ, "PYTHONPATH": python_path(), **environment},
             capture_output=True,
             text=True,

@@ -17,9 +17,10 @@ from fast_s2s import Seq2Seq
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.benchmarking.sides import OURS
+from fast_s2s.benchmarking.workloads import CUDA_FLOAT32_TOLERANCE
 
 # largest error over largest value: gradients sum over every token
-TOLERANCE = 1e-4
+_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Step:
 class StepProblem:
     """Model and batch, drawn from a seed of their own."""
 
-    def __init__(self, workload: Step) -> None:
-        self.workload = workload
+    def __init__(self, workload: Step, device: torch.device | str = "cpu") -> None:
+        self.workload, self.device = workload, torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(str(workload).encode()))
             self.model = Seq2Seq(
@@ -57,6 +58,14 @@ class StepProblem:
             )
             self.src, self.src_lengths = self._ids(workload.source)
             self.tgt, self.tgt_lengths = self._ids(workload.target)
+        self.model.to(self.device)
+        self.src, self.tgt = self.src.to(self.device), self.tgt.to(self.device)
+        # packing wants lengths on the CPU
+        self.lengths = (self.src_lengths.to(self.device), self.tgt_lengths.to(self.device))
+
+    @property
+    def tolerance(self) -> float:
+        return CUDA_FLOAT32_TOLERANCE if self.device.type == "cuda" else _TOLERANCE
 
     def _ids(self, longest: int) -> tuple[Tensor, Tensor]:
         batch = self.workload.batch
@@ -70,7 +79,7 @@ class StepProblem:
     def expected(self) -> dict[str, Tensor]:
         """Loss and gradients, by torch's modules in float64."""
         # gradients of the twin are its own: it is a copy
-        side = _side("", _Torch(self, torch.float64))
+        side = _side(self, "", _Torch(self, torch.float64))
         return {name: value.detach() for name, value in side.results(side.call()).items()}
 
 
@@ -93,7 +102,7 @@ class _Torch(nn.Module):
         self.decoder = nn.LSTM(*sizes, config.num_decoder_layers, batch_first=True)
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size)
         self.load_state_dict(model.state_dict())
-        self.to(dtype)
+        self.to(problem.device, dtype)
 
     def forward(self) -> Tensor:
         problem = self._problem
@@ -116,15 +125,13 @@ class _Torch(nn.Module):
 
 def ours(problem: StepProblem) -> Side:
     def loss() -> Tensor:
-        return problem.model(
-            problem.src, problem.tgt, problem.src_lengths, problem.tgt_lengths
-        ).loss
+        return problem.model(problem.src, problem.tgt, *problem.lengths).loss
 
-    return _side(OURS, problem.model, loss)
+    return _side(problem, OURS, problem.model, loss)
 
 
 def torch_modules(problem: StepProblem) -> Side:
-    return _side("nn.LSTM model", _Torch(problem, torch.float32))
+    return _side(problem, "nn.LSTM model", _Torch(problem, torch.float32))
 
 
 SIDES: dict[str, Callable[[StepProblem], Side]] = {OURS: ours, "nn.LSTM model": torch_modules}
@@ -134,7 +141,9 @@ def prepare(name: str, problem: StepProblem) -> Prepared:
     return SIDES[name](problem), problem.expected
 
 
-def _side(name: str, model: nn.Module, loss: Callable[[], Tensor] | None = None) -> Side:
+def _side(
+    problem: StepProblem, name: str, model: nn.Module, loss: Callable[[], Tensor] | None = None
+) -> Side:
     names, parameters = zip(*model.named_parameters(), strict=True)
 
     def call() -> Any:
@@ -147,4 +156,4 @@ def _side(name: str, model: nn.Module, loss: Callable[[], Tensor] | None = None)
         value, gradients = raw
         return {"loss": value, **{f"d_{k}": v for k, v in zip(names, gradients, strict=True)}}
 
-    return Side(name, call, results)
+    return Side(name, call, results, cuda=problem.device.type == "cuda")

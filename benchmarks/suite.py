@@ -36,10 +36,15 @@ def case_rows(case: Case, settings: Settings) -> Iterator[Row]:
     """One row per peer: "status" is measured, unavailable, refused (a wrong result) or failed."""
     if case.kind == "time":
         yield from time_rows(case, kind_of(case, settings), settings.plan, settings.limit_s)
-        return
+    else:
+        yield from process_rows(case, settings)
+
+
+def process_rows(case: Case, settings: Settings, device: str = "cpu") -> Iterator[Row]:
+    """The rows of a case that is measured in fresh processes."""
     for versus in case.peers:
         with observed() as load:
-            outcome = _processes_outcome(case, versus, settings)
+            outcome = _processes_outcome(case, versus, settings, device)
         yield {**head(case, versus), **outcome, "load": load.facts}
 
 
@@ -68,28 +73,29 @@ def _lstm() -> Sort:
 
 
 def _generation() -> Sort:
-    from benchmarks import decode_sides
+    from benchmarks import decode_problem, decode_sides
 
     def prepare(name: str, problem: Any) -> Prepared:
         return decode_sides.SIDES[name](problem)
 
-    return decode_sides.DecodeProblem, prepare, decode_sides.SLOW, lambda _: decode_sides.TOLERANCE
+    tolerance = decode_problem.TOLERANCE
+    return decode_problem.DecodeProblem, prepare, decode_sides.SLOW, lambda _: tolerance
 
 
 def _words() -> Sort:
-    from benchmarks import decode_sides, g2p_sides
+    from benchmarks import decode_problem, g2p_sides
 
     def prepare(name: str, words: Any) -> Prepared:
         return g2p_sides.SIDES[name](words)
 
-    return lambda words: words, prepare, frozenset(), lambda _: decode_sides.TOLERANCE
+    return lambda words: words, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
 
 
 def _training_step() -> Sort:
     from benchmarks import seq2seq_sides
 
-    prepare, tolerance = seq2seq_sides.prepare, seq2seq_sides.TOLERANCE
-    return seq2seq_sides.StepProblem, prepare, frozenset(), lambda _: tolerance
+    make, prepare = seq2seq_sides.StepProblem, seq2seq_sides.prepare
+    return make, prepare, frozenset(), lambda problem: problem.tolerance
 
 
 # by the workload's class: problem, (name, problem) -> side and results, slow sides, tolerance.
@@ -102,18 +108,23 @@ KINDS: dict[str, Callable[[], Sort]] = {
 }
 
 
-def _processes_outcome(case: Case, versus: Versus, settings: Settings) -> Row:
+def _processes_outcome(case: Case, versus: Versus, settings: Settings, device: str) -> Row:
     """Peak memory or the first call, of both sides in fresh processes, in turns."""
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
     names, side = {"ours": case.ours, "peer": versus.peer}, "ours"
-    run = memory.peak_bytes if case.kind == "memory" else cold.first_call
+
+    def run(name: str) -> dict[str, Any]:
+        if case.kind == "memory":
+            return memory.peak_bytes(name, case.workload, settings.limit_s)
+        return cold.first_call(name, case.workload, settings.limit_s, device)
+
     try:
         for name in names.values():
             if name in peers.SLOW and not settings.slow:
                 raise Unavailable("slow to prepare; runs with --compile")
         for _ in range(settings.processes):
             for side, name in names.items():
-                runs[side].append(run(name, case.workload, settings.limit_s))
+                runs[side].append(run(name))
     except Exception as error:
         return failed(error, side)
     found = (_memory_figures if case.kind == "memory" else _cold_figures)(case, versus, runs)

@@ -10,7 +10,8 @@ from helpers_benchmarks import PLAN
 
 from benchmarks import bench_decode, g2p_sides, seq2seq_sides, suite
 from benchmarks.bench_decode import decode_cases
-from benchmarks.decode_sides import SIDES, SLOW, TOLERANCE, WITHOUT, DecodeProblem, Generation
+from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
+from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.seq2seq_sides import Step, StepProblem
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
@@ -77,11 +78,11 @@ def case_rows(case):
 def test_training_steps_agree_in_every_gradient(name):
     problem = StepProblem(Step(2, 8, 11, 5, 6, 7))
     assert problem.src_lengths.unique().numel() > 1 and problem.tgt_lengths.unique().numel() > 1
-    errors = gate(seq2seq_sides.SIDES[name](problem), problem.expected, seq2seq_sides.TOLERANCE)
+    errors = gate(seq2seq_sides.SIDES[name](problem), problem.expected, problem.tolerance)
     assert len(errors) == 1 + len(list(problem.model.parameters()))
     problem.src_lengths[1:] = 1
     with pytest.raises(Exception, match="error over"):
-        gate(seq2seq_sides.SIDES[name](problem), problem.expected, seq2seq_sides.TOLERANCE)
+        gate(seq2seq_sides.SIDES[name](problem), problem.expected, problem.tolerance)
 
 
 def test_a_row_is_measured():

@@ -93,7 +93,7 @@ def test_the_gpu_script_runs_short_without_a_gpu(tmp_path):
     rows = {(row["shape"], row["peer"]): row for row in results["rows"]}
     status = {key: row["status"] for key, row in rows.items()}
     # the rest needs a GPU, and says so
-    needs = ("CUDA graph", "repaired", "fast_s2s cuda")
+    needs = ("CUDA graph", "repaired", "fast_s2s cuda", "FlashRNN cuda_fused")
     for (shape, peer), found in status.items():
         assert (found == "unavailable") == peer.endswith(needs), rows[shape, peer]
     assert {peer for _, peer in rows} >= {

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": facts.get("model name", platform.processor() or platform.machine()),
         "cpu_flags": [flag for flag in _CPU_FLAGS if flag in facts.get("flags", "").split()],
+        "mhz": facts.get("cpu MHz"),
         "caches": _caches(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -69,19 +71,34 @@ def describe_gpu(device: torch.device) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
+        "triton_version": _version("triton"),
         **found,
     }
 
 
 def line(machine: dict[str, Any]) -> str:
     """The machine in one line."""
-    gpu = f"{machine['gpu']} (CUDA {machine['cuda']}, " if "gpu" in machine else ""
-    gpu += f"cuDNN {machine['cudnn']}), " if gpu else ""
+    gpu = f"{machine['gpu']} ({_gpu_versions(machine)}), " if "gpu" in machine else ""
+    clock = f" at {float(machine['mhz']):.0f} MHz" if machine.get("mhz") else ""
     return (
-        f"{gpu}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{gpu}{machine['cpu']}{clock}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['isa']}, torch {machine['torch']}, commit {machine['commit']}, "
         f"{machine['date']}, load {machine['load'][0]:.2f}"
     )
+
+
+def _gpu_versions(machine: dict[str, Any]) -> str:
+    """Of a GPU's line: what is known of driver, libraries and clocks."""
+    names = {
+        "driver_version": "driver",
+        "cuda": "CUDA",
+        "cudnn": "cuDNN",
+        "triton_version": "triton",
+    }
+    known = [f"{name} {machine[key]}" for key, name in names.items() if machine.get(key)]
+    if "clocks.sm" in machine:
+        known.append(f"{machine['clocks.sm']} of {machine['clocks.max.sm']}")
+    return ", ".join(known)
 
 
 def slug(machine: dict[str, Any]) -> str:
@@ -235,6 +252,13 @@ def _caches() -> dict[str, str]:
         )
         found[f"L{level} {kind.lower()}"] = size
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(root: Path, *arguments: str) -> str:

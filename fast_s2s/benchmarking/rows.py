@@ -38,12 +38,14 @@ class Kind:
     prepare:   (name of a side, problem) -> the side and what it shall give, or raises Unavailable
     tolerance: problem -> largest error over largest value
     achieved:  (problem, seconds of ours) -> rates beside the machine's ceilings
+    observe:   side -> what a call of it does, found outside the timing
     """
 
     problem: Callable[[Any], Any]
     prepare: Callable[[str, Any], Prepared]
     tolerance: Callable[[Any], float]
     achieved: Callable[[Any, float], Row] = lambda problem, seconds: {}
+    observe: Callable[[Side], Row] = lambda side: {}
 
 
 def time_rows(
@@ -171,4 +173,7 @@ def _outcome(
     achieved = kind.achieved(problem, found["seconds"]["ours"]["median"])
     if achieved:
         found["achieved"] = achieved
+    observations = {"ours": kind.observe(ours), "peer": kind.observe(peer)}
+    if any(observations.values()):
+        found["observed"] = observations
     return {**found, "errors": {"ours": errors, "peer": peer_errors}}

@@ -1,0 +1,187 @@
+"""The GPU suite's parts that can be checked without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers_benchmarks import CLOSE, PLAN
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from fast_s2s import backends
+
+if not backends.triton_found:
+    pytest.skip(f"no Triton: {backends.triton_reason}", allow_module_level=True)
+
+from benchmarks import (
+    bench_gpu,
+    decode_sides,
+    flashrnn_peer,
+    gpu_cases,
+    gpu_page,
+    gpu_peers,
+    launches,
+    seq2seq_sides,
+)
+from benchmarks.decode_problem import Generation
+from benchmarks.results import Result
+from benchmarks.seq2seq_sides import Step
+from benchmarks.suite import Settings
+from fast_s2s.benchmarking import rows
+from fast_s2s.benchmarking.cases import Case, Versus
+from fast_s2s.benchmarking.generation import Greedy
+from fast_s2s.benchmarking.harness import Side, Unavailable, gate
+from fast_s2s.benchmarking.workloads import Problem, Workload
+
+CEILINGS = {"gemm_gflops": 100.0, "stream_gbs": {"4": 50.0}, "other_cores": 0.0}
+SIDES = {
+    Workload: gpu_peers.PEERS,
+    Greedy: gpu_peers.GREEDY,
+    Generation: decode_sides.SIDES,
+    Step: seq2seq_sides.SIDES,
+}
+
+# FlashRNN's own in plain torch: one in the layouts of its CUDA kernels, one in those of Triton's
+PLAIN_TORCH = ("vanilla", "vanilla_fwbw")
+
+
+@pytest.mark.parametrize("backend", PLAIN_TORCH)
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload(4, 3, 5, layers=2, inputs=7, training=True),
+        Workload(63, 1, 17, training=True),
+        Workload(1, 2, 1),
+    ],
+    ids=str,
+)
+def test_flashrnn_computes_an_lstm(backend, workload):
+    pytest.importorskip("flashrnn")
+    problem = Problem(workload)
+    errors = gate(flashrnn_peer.prepare(backend)(problem), problem.expected, CLOSE)
+    gradients = 1 + 4 * workload.layers if workload.training else 0
+    assert len(errors) == 3 + gradients
+
+
+@pytest.mark.parametrize("backend", flashrnn_peer.BACKENDS)
+def test_flashrnn_says_what_it_cannot_run(backend):
+    peer = gpu_peers.PEERS[f"FlashRNN {backend}"]
+    with pytest.raises(Unavailable, match="only on a GPU"):
+        peer(Problem(Workload(2, 1, 5)))
+    with pytest.raises(Unavailable, match="no projection"):
+        peer(Problem(Workload(2, 1, 6, proj=3)))
+
+
+def test_what_fails_inside_flashrnn_is_unavailable():
+    pytest.importorskip("flashrnn")
+    with pytest.raises(Unavailable, match="flashrnn: ValueError: Unknown backend none"):
+        flashrnn_peer.prepare("none")(Problem(Workload(2, 1, 5)))
+
+
+# launches
+
+
+def event(name: str, device: DeviceType, annotation: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(name=name, device_type=device, is_user_annotation=annotation)
+
+
+# as torch.profiler lists two calls: what the host did, and what ran on the GPU
+EVENTS = [
+    *[event("aten::lstm", DeviceType.CPU)] * 2,
+    *[event("cudaLaunchKernel", DeviceType.CPU)] * 4,
+    *[event("cudaLaunchKernelExC", DeviceType.CPU)] * 2,
+    *[event("cuLaunchCooperativeKernel", DeviceType.CPU)] * 2,
+    *[event("cudaGraphLaunch", DeviceType.CPU)] * 2,
+    *[event(name, DeviceType.CPU) for name in ("cudaMemcpyAsync", "cudaDeviceSynchronize")],
+    *[event("lstm_forward", DeviceType.CUDA)] * 6,
+    *[event("_Z9some_Memcpy_kernelv", DeviceType.CUDA)] * 2,
+    *[event("Memcpy DtoD (Device -> Device)", DeviceType.CUDA)] * 2,
+    *[event("Memset (Device)", DeviceType.CUDA)] * 3,
+    event("Optimizer.step", DeviceType.CUDA, annotation=True),
+]
+
+
+def test_launches_are_counted_from_the_profilers_events():
+    counted = {"launches": 5.0, "kernels": 4.0, "copies": 1.0, "fills": 1.5}
+    assert launches.count(EVENTS, calls=2) == counted
+
+
+def test_the_profilers_own_events_can_be_counted():
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        torch.ones(3).add(1)
+    names = [event.name for event in profiler.events()]
+    assert "aten::add" in names and set(launches.count(profiler.events(), 1).values()) == {0}
+
+
+def test_a_side_is_observed_once_and_a_profiler_that_fails_costs_no_row(monkeypatch):
+    seen = []
+
+    def observe(side: Side) -> dict:
+        seen.append(side.name)
+        return launches.of(dataclasses.replace(side, cuda=True))
+
+    # no GPU: what the profiler is asked for fails
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: 1 / 0)
+    case = Case("x", Workload(2, 1, 5), (Versus("nn.LSTM"), Versus("LSTMCell loop")))
+    kind = bench_gpu.kind_of(case, Settings(PLAN, CEILINGS))
+    kind = dataclasses.replace(kind, observe=functools.cache(observe))
+    found = list(rows.time_rows(case, kind, PLAN))
+    assert seen == ["fast_s2s", "nn.LSTM", "LSTMCell loop"]
+    for row in found:
+        failure = {"failure": "ZeroDivisionError: division by zero"}
+        assert row["status"] == "measured" and row["observed"] == {"ours": failure, "peer": failure}
+
+
+def test_nothing_is_observed_on_a_cpu():
+    case = Case("x", Workload(2, 1, 5), (Versus("nn.LSTM"),))
+    settings = Settings(PLAN, CEILINGS)
+    (row,) = rows.time_rows(case, bench_gpu.kind_of(case, settings), PLAN)
+    assert row["status"] == "measured" and "observed" not in row
+
+
+def test_the_report_shows_launches_and_memory():
+    counted = {"launches": 2.0, "kernels": 3.0, "copies": 0.5, "fills": 0, "peak_bytes": 3 * 2**19}
+    row = {"status": "measured", "kind": "time", "shape": "T=1", "workload": {}}
+    row |= {"ours": "fast_s2s", "peer": "nn.LSTM"}
+    row["observed"] = {"ours": counted, "peer": {"failure": "RuntimeError: a | b"}}
+    (text,) = gpu_page.calls(Result("gpu", (), (row, row)))
+    assert text.count("| T=1 | fast_s2s | 2 | 3 | 0.5 | 0 | 1.5 |") == 1
+    assert "| T=1 | nn.LSTM | RuntimeError: a / b |" in text
+    assert not list(gpu_page.calls(Result("gpu", (), ({**row, "observed": {}},))))
+
+
+# the cases
+
+
+def test_every_case_names_sides_that_exist():
+    for case in (*gpu_cases.gpu_cases(), *gpu_cases.tiny_cases()):
+        sides = SIDES[type(case.workload)]
+        assert {case.ours, *(versus.peer for versus in case.peers)} <= set(sides), case
+        assert case.kind == "time" or case.kind == "cold start"
+    names = [c.row_name(v) for c in gpu_cases.gpu_cases() for v in c.peers]
+    assert len(names) == len(set(names))
+
+
+def test_the_contract_is_covered():
+    cases = gpu_cases.gpu_cases()
+    shapes = [case.workload for case in cases if isinstance(case.workload, Workload)]
+    assert {650, 1150, 100} <= {w.hidden for w in shapes}
+    assert {1, 3, 20, 130} <= {w.batch for w in shapes} and {1, 70_000} <= {w.steps for w in shapes}
+    assert all(any(getattr(w, k) for w in shapes) for k in ("ragged", "bidirectional", "proj"))
+    assert {4} <= {w.layers for w in shapes}
+    assert {"cell", "first call", "training step", "sampling", "beam search", "generation"} <= {
+        case.group for case in cases
+    }
+    peers = {versus.peer for case in cases for versus in case.peers}
+    assert set(gpu_peers.PEERS) - peers <= {"fast_s2s", "fast_s2s LSTMCell"}
+
+
+def test_what_compiles_waits_to_be_asked(monkeypatch):
+    case = Case("x", Workload(2, 1, 5), (Versus("FlashRNN cuda"), Versus("nn.LSTM, torch.compile")))
+    settings = Settings(PLAN, CEILINGS)
+    found = list(rows.time_rows(case, bench_gpu.kind_of(case, settings), PLAN))
+    assert [row["reason"] for row in found] == ["slow to prepare; runs with --compile"] * 2
