@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks import command, g2p_sides
 from benchmarks.decode_problem import Generation
-from benchmarks.decode_sides import OURS, WITHOUT
+from benchmarks.decode_sides import OURS, SLOW, WITHOUT
 from benchmarks.seq2seq_sides import Step
 from fast_s2s.benchmarking.cases import Case, Versus
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.main(SUITE, arguments)
 
 
-SUITE = command.Suite("decode", __doc__, lambda: decode_cases())
+SUITE = command.Suite("decode", __doc__, lambda: decode_cases(), slow=SLOW)
 
 
 if __name__ == "__main__":

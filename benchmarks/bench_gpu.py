@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.main(SUITE, arguments)
 
 
-SUITE = command.Suite("gpu", __doc__, lambda: cases(), rows, facts, ceilings)
+SUITE = command.Suite("gpu", __doc__, lambda: cases(), rows, facts, ceilings, gpu_peers.SLOW)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from benchmarks import command
+from benchmarks import command, peers
 from benchmarks.cases import lstm_cases
 
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.main(SUITE, arguments)
 
 
-SUITE = command.Suite("lstm", __doc__, lambda: lstm_cases())
+SUITE = command.Suite("lstm", __doc__, lambda: lstm_cases(), slow=peers.SLOW)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Suite:
     rows:     a case's rows
     facts:    the machine, as `machine.describe`
     ceilings: what it can do at best; whether quickly
+    slow:     sides that run only with `--compile`
     """
 
     name: str
@@ -48,6 +49,7 @@ class Suite:
     rows: Rows = case_rows
     facts: Callable[[], dict[str, Any]] = lambda: machine.describe()
     ceilings: Callable[[bool], dict[str, Any]] = lambda quick: machine.ceilings(quick)
+    slow: frozenset[str] = frozenset()
 
 
 def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     settings = _settings(options, document["ceilings"])
     try:
         with _rows(suite, options, settings) as rows:
-            measure(cases, settings, document, output, rows, options.within)
+            measure(cases, settings, document, output, rows, options.within, suite.slow)
     except KeyboardInterrupt:
         say("interrupted; what was measured is kept")
     print(report.markdown(document))
@@ -92,56 +94,70 @@ def measure(
     output: Path,
     rows: Rows = case_rows,
     within_s: float | None = None,
+    slow: frozenset[str] = frozenset(),
 ) -> None:
     """Append a row per peer to the document, and write it to `output` after each.
 
     within_s: begin no row that is not expected to end by then
+    slow:     sides that compile, or only say that they do not
     """
-    progress = _Progress(cases, settings.plan)
+    costs = [cost(c, settings, versus.peer in slow) for c in cases for versus in c.peers]
+    progress = _Progress(costs)
     end = time.perf_counter() + (within_s or float("inf"))
     for case in cases:
         # the rows of a case share what was prepared: another generator for each would do it again
         pending = rows(case, settings)
         for _ in case.peers:
-            if time.perf_counter() + cost(case, settings.plan) > end:
+            if time.perf_counter() + progress.next_s > end:
                 say(f"{within_s:g} s are over: --resume {output} goes on")
                 return
             row = next(pending)
             document["rows"].append(row)
             atomic_write_json(output, document)
-            progress.step(case, report.progress(row))
+            progress.step(report.progress(row))
     document["complete"] = True
     atomic_write_json(output, document)
 
 
-def cost(case: Case, plan: Plan) -> float:
-    """Seconds that a row is expected to take."""
+def cost(case: Case, settings: Settings, slow: bool = False) -> float:
+    """Seconds that a row is expected to take; `slow` if its peer has to compile."""
+    if slow and not settings.slow:
+        return 0.01
     if case.kind != "time":
-        # starting processes
-        return 30.0
+        # two processes that import torch, and one of them may compile
+        return settings.processes * (10.0 + _COMPILE_S * slow)
+    plan = settings.plan
     call_s = 0.0
     if isinstance(case.workload, Workload):
         # the float64 check counts as some calls
         call_s = case.workload.flops(case.workload.steps * case.workload.batch) / 2e11
         call_s += case.workload.steps * 1e-5
     # at least the budget, and preparing
-    return plan.budget_s + 0.7 + 2 * (plan.min_rounds + 3) * call_s
+    found = plan.budget_s + 0.7 + 2 * (plan.min_rounds + 3) * call_s
+    return found + _COMPILE_S * slow
+
+
+_COMPILE_S = 15.0
 
 
 class _Progress:
-    """Rows done, and the time left by the rows' estimated cost and the speed so far."""
+    """Rows done, and the time left by the rows' estimated costs and the speed so far."""
 
-    def __init__(self, cases: list[Case], plan: Plan) -> None:
-        self._plan = plan
-        self._total = sum(cost(case, plan) * len(case.peers) for case in cases)
-        self._count = sum(len(case.peers) for case in cases)
+    def __init__(self, costs: list[float]) -> None:
+        self._costs = costs
+        self._total, self._count = sum(costs), len(costs)
         self._done, self._spent = 0, 0.0
         self._begin = time.perf_counter()
         say(f"{self._count} rows, about {_clock(self._total)}")
 
-    def step(self, case: Case, text: str) -> None:
+    @property
+    def next_s(self) -> float:
+        """Estimated cost of the row that comes."""
+        return self._costs[self._done]
+
+    def step(self, text: str) -> None:
+        self._spent += self.next_s
         self._done += 1
-        self._spent += cost(case, self._plan)
         elapsed = time.perf_counter() - self._begin
         left = elapsed / self._spent * (self._total - self._spent)
         clock = f"{_clock(elapsed)}, about {_clock(left)} left"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from helpers_benchmarks import CLOSE, PLAN, RAGGED, TINY, TRAINING, value_side
 
-from benchmarks import bench_decode, bench_lstm, command, memory, onnx_peers, peers, report, suite
+from benchmarks import (
+    bench_decode,
+    bench_lstm,
+    cold,
+    command,
+    memory,
+    onnx_peers,
+    peers,
+    processes,
+    report,
+    suite,
+)
 from benchmarks.cases import lstm_cases
 from fast_s2s.benchmarking import machine, rows
 from fast_s2s.benchmarking.cases import Case, Versus, select
@@ -167,6 +180,35 @@ def test_a_failing_peer_is_shown_and_the_others_go_on(peer):
 def test_slow_peers_wait_to_be_asked_for():
     (row,) = rows_of(Versus("LSTMCell loop, torch.compile"))
     assert row["status"] == "unavailable" and "--compile" in row["reason"]
+
+
+def test_a_compiled_peer_passes():
+    # in a process of its own: this one may hold threads that do not like the compiler's forks
+    found = cold.first_call("nn.LSTM, torch.compile", Workload(2, 1, 5), limit_s=300.0)
+    assert len(found["errors"]) == 3 and 0 < max(found["errors"].values()) < CLOSE
+
+
+def test_what_compiles_is_expected_to_take_longer():
+    timed, first = (Case("x", TINY, (), kind=kind) for kind in ("time", "cold start"))
+    asked = dataclasses.replace(SETTINGS, slow=True, processes=3)
+    for case in (timed, first):
+        assert command.cost(case, SETTINGS, slow=True) < 0.1 < command.cost(case, asked)
+        assert command.cost(case, asked, slow=True) > 15 + command.cost(case, asked) - 1
+
+
+def test_a_first_call_finds_no_compilers_cache(monkeypatch):
+    folders = []
+
+    def answer(module, name, workload, limit_s, environment, arguments):
+        folders.append(environment)
+        assert not any(Path(folder).exists() for folder in environment.values())
+        return {}
+
+    monkeypatch.setattr(processes, "answer", answer)
+    for _ in range(2):
+        cold.first_call("nn.LSTM", TINY, 1.0)
+    assert folders[0].keys() == {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"}
+    assert not set(folders[0].values()) & set(folders[1].values())
 
 
 def test_recompute_is_unavailable_without_the_keyword(monkeypatch):
