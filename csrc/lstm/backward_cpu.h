@@ -22,13 +22,14 @@ class Backward {
         rows_(args.shape),
         projected_(args.weights.w_hr != nullptr),
         recomputes_(args.gates == nullptr),
+        multiplies_(args.d_h0 != nullptr),
         unit_panels_(ceil_div(s_.hidden, panel_columns<A>())),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_)),
         threads_(team_size(s_, threads, unit_panels_)),
         gate_w_ih_(args.weights.w_ih, s_.hidden, s_.input, recomputes_),
         gate_w_hh_(args.weights.w_hh, s_.hidden, s_.output, recomputes_),
-        w_hh_(output_panels_ * 4 * s_.hidden * panel_columns<A>()),
+        w_hh_(multiplies_ ? output_panels_ * 4 * s_.hidden * panel_columns<A>() : 0),
         w_hr_(projected_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
         gates_(recomputes_ ? chunk_ * s_.batch * 4 * s_.hidden : 0),
         d_gates_(kDirect ? 0 : 2 * s_.batch * 4 * s_.hidden),
@@ -57,13 +58,16 @@ class Backward {
       for (int64_t panel = units.begin; panel < units.end; ++panel)
         step_units(step, t, panel, d_gates);
       barrier_.wait(threads);
+      if (!multiplies_) continue;
       for_panels(outputs, step, 1, [&](int64_t panel, int64_t) { to_previous(t, panel, d_gates); });
     }
     barrier_.wait(threads);
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       const int64_t row = rows_.row(j);
-      narrow(d_h_.get() + j * s_.output, s_.output, static_cast<Io*>(args_.d_h0) + row * s_.output);
+      if (multiplies_)
+        narrow(d_h_.get() + j * s_.output, s_.output,
+               static_cast<Io*>(args_.d_h0) + row * s_.output);
       narrow(d_c_.get() + j * s_.hidden, s_.hidden, static_cast<Io*>(args_.d_c0) + row * s_.hidden);
     }
     if (thread == 0) narrow(d_bias_.get(), 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
@@ -82,7 +86,7 @@ class Backward {
   }
 
   void prepare(const Share& outputs, const Share& units, int thread, int threads) {
-    for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
+    for (int64_t panel = outputs.begin; multiplies_ && panel < outputs.end; ++panel)
       pack_columns(static_cast<const Io*>(args_.weights.w_hh), 4 * s_.hidden, s_.output,
                    panel * panel_columns<A>(), packed_w_hh(panel));
     if (projected_) {
@@ -288,7 +292,7 @@ class Backward {
   const LstmBackwardArgs& args_;
   const LstmShape& s_;
   const Rows rows_;
-  const bool projected_, recomputes_;
+  const bool projected_, recomputes_, multiplies_;
   const int64_t unit_panels_, output_panels_, chunk_;
   const int threads_;
   Barrier barrier_;

@@ -162,6 +162,11 @@ Tensor input_gradient(const Layer& layer, const Tensor& d_gates, int threads) {
   return d_x;
 }
 
+// Whether d_h0 is one product of all rows too: packing W_hh for a single step would take longer.
+bool is_one_step(const LstmShape& s) {
+  return s.steps == 1 && s.lengths == nullptr && s.reset == nullptr;
+}
+
 // The x of all running rows, (N, I).
 Tensor input_rows(const Layer& layer, int64_t n, int threads) {
   const LstmShape& s = layer.shape;
@@ -295,7 +300,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
                               layer.c0.const_data_ptr(),
                               d_gates.mutable_data_ptr(),
                               d_bias.mutable_data_ptr(),
-                              d_h0.mutable_data_ptr(),
+                              is_one_step(s) ? nullptr : d_h0.mutable_data_ptr(),
                               d_c0.mutable_data_ptr(),
                               projected ? d_h.mutable_data_ptr() : nullptr,
                               projected ? unprojected.mutable_data_ptr() : nullptr};
@@ -304,6 +309,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
   // what is left are products over all running rows at once, best done by torch's own
   Tensor d_x = empty(layer.x, {0}), d_w_ih = empty(layer.x, {0}), d_w_hh = empty(layer.x, {0}),
          d_w_hr = empty(layer.x, {0});
+  if (is_one_step(s)) d_h0 = torch::stable::matmul(d_gates, layer.weights.w_hh);
   if (needs_x) d_x = input_gradient(layer, d_gates, threads);
   if (needs_weights) {
     d_w_ih = product_over_rows(d_gates, input_rows(layer, n, threads));

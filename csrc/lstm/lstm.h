@@ -59,7 +59,7 @@ struct LstmBackwardArgs {
   const void* c0;        // Io [B, H]
   void* d_gates;         // Io [N, 4H], of the pre-activations
   void* d_bias;          // Io [4H]
-  void* d_h0;            // Io [B, R]
+  void* d_h0;            // Io [B, R]; null where the caller multiplies d_gates by W_hh itself
   void* d_c0;            // Io [B, H]
   void* d_h;             // Io [N, R], the whole gradient of each h_t; null without a projection
   void* unprojected;     // Io [N, H], h_t before the projection; null without one
