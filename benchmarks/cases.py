@@ -89,10 +89,15 @@ def _bfloat16() -> Iterator[Case]:
 
 
 def _memory() -> Iterator[Case]:
-    workload = Workload(200, 32, 256, training=True)
-    peer = "nn.LSTM"
-    yield Case("peak memory", workload, (Versus(peer, 0.7),), f"{OURS} recompute", "memory")
-    yield Case("peak memory", workload, (Versus(peer),), OURS, "memory")
+    for workload in (
+        Workload(200, 32, 256, training=True),
+        Workload(1000, 8, 256, training=True),
+        Workload(200, 32, 256),
+    ):
+        if workload.training:
+            peers = (Versus("nn.LSTM", 0.7),)
+            yield Case("peak memory", workload, peers, f"{OURS} recompute", "memory")
+        yield Case("peak memory", workload, _NN_LSTM, OURS, "memory")
 
 
 def _cells() -> Iterator[Case]:

@@ -31,6 +31,7 @@ _PICTURES = {
     "lstm-ratio": "By batch and hidden size",
     "lstm-steps": "Time per step against the number of steps",
     "lstm-roofline": "Distance from the ceilings",
+    "lstm-memory": "Peak memory of one call",
     "decode-tokens": "Time per generated token",
 }
 
@@ -76,7 +77,6 @@ def _result(result: Result) -> Iterator[str]:
         title = _PICTURES[name]
         yield f"### {title}\n\n![{title}](images/{plots.file_name(name, result)})"
         yield from _FIGURES[name](result)
-    yield from _memory(result)
     yield from _cold(result)
     yield from gpu_page.calls(result)
     yield from _not_measured(result)
@@ -169,7 +169,7 @@ def _roofline_notes(result: Result) -> Iterator[str]:
     )
 
 
-def _memory(result: Result) -> Iterator[str]:
+def _memory_table(result: Result) -> Iterator[str]:
     lines = [
         (
             row["shape"],
@@ -181,9 +181,8 @@ def _memory(result: Result) -> Iterator[str]:
         )
         for row in result.measured(kind="memory")
     ]
-    if lines:
-        heads = ("shape", "side", "MiB", "beside", "MiB", "ours over theirs: less is better")
-        yield f"### Peak memory of one call\n\n{_table(heads, lines)}"
+    heads = ("shape", "side", "MiB", "beside", "MiB", "ours over theirs: less is better")
+    yield _table(heads, lines)
 
 
 def _cold(result: Result) -> Iterator[str]:
@@ -218,6 +217,7 @@ _FIGURES = {
     "lstm-ratio": _grid_tables,
     "lstm-steps": _step_table,
     "lstm-roofline": _roofline_notes,
+    "lstm-memory": _memory_table,
     "decode-tokens": _token_table,
 }
 

@@ -143,14 +143,33 @@ def _decode(result: Result) -> Any:
         ratios = [len(shape["sides"]) + 1 for shape in column]
         axes = part.subplots(len(column), 1, height_ratios=ratios, squeeze=False)[:, 0]
         for axis, shape in zip(axes, column, strict=True):
-            _bars(axis, shape)
+            _bars(axis, shape, "us")
     figure.suptitle("µs per generated token of the batch; less is better", fontsize=11)
     return figure
 
 
-def _bars(axis: Any, shape: dict[str, Any]) -> None:
+def _memory(result: Result) -> Any:
+    from matplotlib import pyplot
+
+    shapes = series.memory(result)
+    counts = [len(shape["sides"]) for shape in shapes]
+    figure, axes = pyplot.subplots(
+        len(shapes),
+        1,
+        figsize=(7.5, 0.4 + 0.55 * len(shapes) + 0.28 * sum(counts)),
+        height_ratios=[count + 1 for count in counts],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, shape in zip(axes[:, 0], shapes, strict=True):
+        _bars(axis, shape, "mib")
+    figure.suptitle("MiB that one call takes at most; less is better", fontsize=11)
+    return figure
+
+
+def _bars(axis: Any, shape: dict[str, Any], figure: str) -> None:
     names = [side["name"] for side in shape["sides"]]
-    values = [side["us"] for side in shape["sides"]]
+    values = [side[figure] for side in shape["sides"]]
     colors = [OURS_COLOR if name.startswith("fast_s2s") else PEER_COLOR for name in names]
     bars = axis.barh(names, values, color=colors, height=0.75)
     axis.bar_label(bars, [_short(value) for value in values], padding=3, fontsize=8)
@@ -200,5 +219,6 @@ _PICTURES: dict[str, tuple[Callable[[Result], list[Any]], Callable[[Result], Any
     "lstm-ratio": (lambda result: series.grids(result), _heat_maps),
     "lstm-steps": (lambda result: series.step_times(result), _steps),
     "lstm-roofline": (lambda result: series.rooflines(result)[: series.ROOFLINES], _roofline),
+    "lstm-memory": (lambda result: series.memory(result), _memory),
     "decode-tokens": (lambda result: series.token_times(result), _decode),
 }

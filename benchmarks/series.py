@@ -82,6 +82,22 @@ def token_times(result: Result) -> list[dict[str, Any]]:
     ]
 
 
+def memory(result: Result) -> list[dict[str, Any]]:
+    """MiB at most of every side, the least first, by shape."""
+    shapes: dict[str, dict[str, float]] = {}
+    for row in result.measured(kind="memory"):
+        sides = shapes.setdefault(row["shape"], {})
+        for side in ("ours", "peer"):
+            sides.setdefault(row[side], row["bytes"][side]["median"] / 2**20)
+    return [
+        {
+            "shape": shape,
+            "sides": [{"name": name, "mib": sides[name]} for name in sorted(sides, key=sides.get)],
+        }
+        for shape, sides in shapes.items()
+    ]
+
+
 def rooflines(result: Result) -> list[dict[str, Any]]:
     """How near each shape of ours comes to the ceiling that binds it; the farthest first.
 
