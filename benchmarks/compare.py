@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import report
 from benchmarks.peers import OURS
 from benchmarks.results import Document, Row, read, suite_of
 from fast_s2s.benchmarking import machine
@@ -116,7 +115,7 @@ def _change(name: str, old: Row | None, new: Row, threshold: float) -> Change:
         limit = max(limit, _spread(old["ratio"]), _spread(new["ratio"]))
         if _judged(beside, limit) != kind:
             kind = "same"
-    busy = [r for r in (old, new) if (r["load"]["other_cores"] or 0) > report.DISTURBED]
+    busy = [r for r in (old, new) if (r["load"]["other_cores"] or 0) > machine.DISTURBED]
     if kind != "same" and busy:
         return Change(name, "uncertain", factor, limit, ", measured on a busy machine")
     return Change(name, kind, factor, limit)

@@ -6,10 +6,8 @@ import statistics
 from typing import Any
 
 from fast_s2s.benchmarking import machine
+from fast_s2s.benchmarking.machine import DISTURBED
 from fast_s2s.benchmarking.sides import OURS
-
-# mean number of cores busy with something else, above which a row is marked
-DISTURBED = 0.1
 
 _HEADINGS = (
     "case",

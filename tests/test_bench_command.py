@@ -30,6 +30,7 @@ TINY = [
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(headline, "headline_cases", lambda dtype="float32": TINY)
+    monkeypatch.setattr(machine.OthersMeter, "cores", lambda self: 0.0)
 
 
 @pytest.mark.parametrize("name", generation.SIDES)
@@ -108,6 +109,16 @@ def test_a_wrong_result_is_said_and_fails_the_command(tiny, monkeypatch, capsys)
     monkeypatch.setitem(sides.SIDES, "nn.LSTM", wrong)
     assert main(["bench", "--device", "cpu", "--seconds", "0.1", "--filter", "one step"]) == 1
     assert "beside nn.LSTM refused: nn.LSTM: error over 3e-05: y" in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_said(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(machine.OthersMeter, "cores", lambda self: 1.23)
+    arguments = ["bench", "--device", "cpu", "--seconds", "0.1", "--filter", "generation"]
+    assert main(arguments) == 0
+    assert "other programs kept 1.2 cores busy meanwhile: no evidence" in capsys.readouterr().out
+    monkeypatch.setattr(machine.OthersMeter, "cores", lambda self: None)
+    assert main(arguments) == 0
+    assert "busy" not in capsys.readouterr().out
 
 
 def test_sentences():

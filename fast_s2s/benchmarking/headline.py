@@ -94,6 +94,14 @@ def said(row: Row) -> str:
     return f"{case}: fast_s2s is {amount}{word} {row['peer']}: {ours} and {peer}"
 
 
+def disturbance(row: Row) -> str:
+    """What else ran meanwhile, if it was enough to make the figures doubtful; else empty."""
+    cores = row["load"]["other_cores"] or 0.0
+    if cores <= machine.DISTURBED:
+        return ""
+    return f"other programs kept {cores:.1f} cores busy meanwhile: no evidence"
+
+
 def error_line(row: Row) -> str:
     """Largest errors of both sides against float64."""
     found = row["errors"]
@@ -105,4 +113,13 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-__all__ = ["FORMAT", "error_line", "headline_cases", "measure", "new_document", "said", "select"]
+__all__ = [
+    "FORMAT",
+    "disturbance",
+    "error_line",
+    "headline_cases",
+    "measure",
+    "new_document",
+    "said",
+    "select",
+]

@@ -22,6 +22,8 @@ from fast_s2s import backends
 
 # of the checkout, if it is one
 _ROOT = Path(__file__).parent.parent.parent
+# mean number of cores busy with something else, above which figures are no evidence
+DISTURBED = 0.1
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
 

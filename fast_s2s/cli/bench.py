@@ -82,6 +82,8 @@ def _report(args: argparse.Namespace, document: dict[str, Any]) -> None:
         print(headline.said(row))
         if row["status"] == "measured":
             print(f"    relative error against float64: {headline.error_line(row)}")
+            if disturbance := headline.disturbance(row):
+                print(f"    {disturbance}")
 
 
 class _Progress:
