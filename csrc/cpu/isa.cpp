@@ -3,10 +3,18 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace fast_s2s {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return "amx";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
     case Isa::kAvx512:
@@ -18,6 +26,25 @@ const char* isa_name(Isa isa) {
   }
 }
 
+#if defined(__x86_64__)
+// Whether the processor has the matrix unit with bfloat16, and the kernel lets this process use it:
+// a process has to ask, because the tiles make the state saved at each signal 8 KiB larger.
+static bool has_amx() {
+#if defined(__linux__)
+  constexpr unsigned kTileState = 3 << 17, kAmxBf16 = 1 << 22, kAmxTile = 1 << 24;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  unsigned a, b, c, d, enabled, high;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  __asm__("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+  if ((enabled & kTileState) != kTileState) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas{Isa::kGeneric};
 #if defined(__x86_64__)
@@ -25,8 +52,11 @@ std::vector<Isa> available_isas() {
   if (isas.size() == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
     isas.push_back(Isa::kAvx512);
-    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
       isas.push_back(Isa::kAvx512Bf16);
+      static const bool amx = has_amx();
+      if (amx) isas.push_back(Isa::kAmx);
+    }
   }
 #endif
   return isas;

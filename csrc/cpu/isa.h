@@ -6,7 +6,7 @@
 
 namespace fast_s2s {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 const char* isa_name(Isa isa);
 

@@ -3,10 +3,20 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
+// [K][4 vectors], or with pairs [K/2][4 vectors][2]: see gemm.h.
 template <class Io>
-class PackedPanels {
-  typedef typename Accumulate<Io>::Type A;
+struct VectorPanel {
+  static constexpr int kTag = 0;
+  static int64_t bytes(int64_t k_size) {
+    return panel_length<Io>(k_size) * panel_columns<typename Accumulate<Io>::Type>() * sizeof(Io);
+  }
+  static void pack(const Io* w, const PanelColumns& columns, int64_t k_size, char* panel) {
+    pack_transposed(w, columns, k_size, reinterpret_cast<Io*>(panel));
+  }
+};
 
+template <class Io, class Format = VectorPanel<Io>>
+class PackedPanels {
  public:
   // Of a matrix `w` (rows, K). `keep`: for the next call with this matrix, which packs again only
   // what it finds changed, at the price of reading all of it.
@@ -20,18 +30,19 @@ class PackedPanels {
       for (int64_t panel = 0; panel < panels; ++panel) source(panel).known = false;
   }
 
-  int64_t panel_size() const { return panel_length<Io>(k_size_) * panel_columns<A>(); }
+  // in values of Io
+  int64_t panel_size() const { return Format::bytes(k_size_) / static_cast<int64_t>(sizeof(Io)); }
   Io* at(int64_t panel) const {
     return reinterpret_cast<Io*>(memory_.get()) + panel * panel_size();
   }
 
   void pack(int64_t panel, const PanelColumns& columns) {
-    if (!keeps_) return pack_transposed(w_, columns, k_size_, at(panel));
+    if (!keeps_) return Format::pack(w_, columns, k_size_, bytes_at(panel));
     const Fingerprint now = fingerprint(w_, columns, k_size_);
     Source& packed = source(panel);
     if (packed.known && same(packed.content, now)) return;
     panels_packed.fetch_add(1, std::memory_order_relaxed);
-    pack_transposed(w_, columns, k_size_, at(panel));
+    Format::pack(w_, columns, k_size_, bytes_at(panel));
     packed.content = now;
     // another thread of the process may have written meanwhile
     packed.known = same(fingerprint(w_, columns, k_size_), now);
@@ -49,7 +60,10 @@ class PackedPanels {
   }
 
   // Says no more than where to look: what is found there has to have been packed from this content.
-  ScratchPool::Name name() const { return {w_, k_size_ * 16 + int64_t{sizeof(Io)}}; }
+  ScratchPool::Name name() const {
+    return {w_, k_size_ * 16 + int64_t{sizeof(Io)} + Format::kTag};
+  }
+  char* bytes_at(int64_t panel) const { return reinterpret_cast<char*>(at(panel)); }
   int64_t bytes() const {
     return panels_ * (panel_size() * sizeof(Io) + (keeps_ ? sizeof(Source) : 0));
   }

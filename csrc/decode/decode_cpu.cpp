@@ -18,6 +18,7 @@ FAST_S2S_DECLARE(avx512)
 FAST_S2S_DECLARE(avx512_bf16)
 #define FAST_S2S_DISPATCH(call) \
   switch (current_isa()) {      \
+    case Isa::kAmx:             \
     case Isa::kAvx512Bf16:      \
       return avx512_bf16::call; \
     case Isa::kAvx512:          \

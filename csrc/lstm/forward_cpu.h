@@ -11,7 +11,8 @@ namespace FAST_S2S_ISA {
 // batch, so that a row's bits do not depend on the rows beside it.
 constexpr int64_t kUnpackedSteps = 4;
 
-template <class Io>
+// `Inputs` and `Hidden` multiply with W_ih and W_hh: see row_products_cpu.h.
+template <class Io, class Inputs = RowInputs<Io>, class Hidden = RowHidden<Io>>
 class Forward {
   typedef typename Accumulate<Io>::Type A;
   typedef typename Operand<Io>::Type Value;
@@ -31,11 +32,10 @@ class Forward {
         threads_(team_size(s_, threads, unit_panels_)),
         // training changes the weights between calls
         keeps_packed_(args.cells == nullptr),
-        w_ih_(args.weights.w_ih, s_.hidden, s_.input, packed_, keeps_packed_),
-        w_hh_(args.weights.w_hh, s_.hidden, s_.output, packed_, keeps_packed_),
+        inputs_(args, chunk_ * s_.batch, packed_, keeps_packed_),
+        hidden_(args, packed_, keeps_packed_),
         w_hr_(w_hr(), projected_ && packed_ ? output_panels_ : 0, s_.hidden, keeps_packed_),
         input_(unit_panels_ * chunk_ * s_.batch * panel_columns<A>()),
-        h_(2 * s_.batch * s_.output),
         c_(s_.batch * s_.hidden),
         unprojected_(projected_ ? s_.batch * s_.hidden : 0) {}
 
@@ -47,29 +47,33 @@ class Forward {
  private:
   void run_thread(int thread, int threads) {
     const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
+    MatrixUnit unit;
+    typename Inputs::Chunk x(inputs_, thread, threads);
     prepare(units, outputs, thread, threads);
-    ChunkRows<Io> x(s_.input);
+    gather_inputs(0, x);
     barrier_.wait(threads);
-    Value* h = h_.get();
-    Value* h_next = h + s_.batch * s_.output;
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
-      if (step % chunk_ == 0) multiply_inputs(step, units, x);
-      const int64_t in_chunk = chunk_row(step);
-      const bool pairs = packed_ && rows_.running(t) <= kPairRows;
-      for_panels(units, step, pairs ? 2 : 1, [&](int64_t panel, int64_t count) {
-        if (count == 2) {
-          step_units<kPairRows, 2>(t, panel, in_chunk, h, h_next);
-        } else {
-          step_units<kTileRows, 1>(t, panel, in_chunk, h, h_next);
-        }
+      if (step % chunk_ == 0) multiply_inputs(unit, units, x);
+      const int64_t in_chunk = chunk_row(step), rows = rows_.running(t), half = step % 2;
+      const auto input = [&](int64_t panel, int64_t j) { return this->input(panel, in_chunk + j); };
+      const auto begins = [&](int64_t j) { return rows_.first(j) == t; };
+      const auto finish = [&](int64_t panel, int64_t j, const Gates<V>& pre)
+                              __attribute__((always_inline)) {
+                                const int64_t first = panel * kWidth;
+                                const int count = lanes(s_.hidden, first, kWidth);
+                                finish_units(t, j, first, count, pre, 1 - half);
+                              };
+      for_panels(units, step, hidden_.group(rows), [&](int64_t panel, int64_t count) {
+        hidden_.step(unit, half, rows, begins, panel, count, input, finish);
       });
+      if ((step + 1) % chunk_ == 0 && step + 1 < s_.steps) gather_inputs(step + 1, x);
       barrier_.wait(threads);
       if (projected_) {
-        for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) project(t, panel, h_next);
+        for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
+          project(t, panel, 1 - half);
         barrier_.wait(threads);
       }
-      std::swap(h, h_next);
     }
   }
 
@@ -85,8 +89,8 @@ class Forward {
   // Packs the thread's weights and lays out the states.
   void prepare(const Share& units, const Share& outputs, int thread, int threads) {
     for (int64_t panel = units.begin; panel < units.end; ++panel) {
-      w_ih_.pack(panel);
-      w_hh_.pack(panel);
+      inputs_.pack(panel);
+      hidden_.pack(panel);
     }
     if (projected_ && packed_) {
       for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
@@ -109,11 +113,10 @@ class Forward {
       return;
     }
     const bool zero = rows_.resets(rows_.first(j), j);
-    // a row that begins late finds its state in the buffer of the step before its first
+    // a row that begins late finds its state in the half of the step before its first
     const int64_t step = s_.reverse ? s_.steps - rows_.length(j) : 0;
-    Value* h = h_.get() + ((step % 2) * s_.batch + j) * s_.output;
-    for (int64_t k = 0; k < s_.output; ++k)
-      h[k] = zero ? Value{} : operand(initial(args_.h0, row * s_.output + k));
+    const Io* h0 = static_cast<const Io*>(args_.h0);
+    hidden_.begin_row(step % 2, j, zero || h0 == nullptr ? nullptr : h0 + row * s_.output);
     A* c = c_.get() + j * s_.hidden;
     for (int64_t k = 0; k < s_.hidden; ++k)
       c[k] = zero ? A{} : widen(initial(args_.c0, row * s_.hidden + k));
@@ -123,34 +126,23 @@ class Forward {
     return state == nullptr ? Io{} : static_cast<const Io*>(state)[at];
   }
 
-  static Value operand(Io x) {
-    if constexpr (std::is_same_v<Io, Value>) {
-      return x;
-    } else {
-      return widen(x);
-    }
-  }
-
-  // x·W_ihᵀ + biases of the thread's units, for the chunk of steps that begins at `step`.
-  void multiply_inputs(int64_t step, const Share& units, ChunkRows<Io>& x) {
+  // The rows of x of the chunk of steps that begins at `step`.
+  void gather_inputs(int64_t step, typename Inputs::Chunk& x) const {
     x.clear();
     for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s)
       for (int64_t j = 0; j < rows_.running(time(s)); ++j)
         x.add(static_cast<const Io*>(args_.x) + rows_.padded(time(s), j) * s_.input);
-    x.widen_all();
+    x.finish();
+  }
+
+  // x·W_ihᵀ + biases of the thread's units, for a chunk of steps.
+  void multiply_inputs(MatrixUnit& matrix_unit, const Share& units,
+                       const typename Inputs::Chunk& x) {
     for (int64_t panel = units.begin; panel < units.end; ++panel) {
       const int64_t unit = panel * kWidth;
       V bias[kPanelVectors];
       load_bias<Io>(args_.weights, s_.hidden, unit, lanes(s_.hidden, unit, kWidth), bias);
-      for_row_tiles(x.size(), [&](auto tile, int64_t r0) {
-        V sums[tile.value][kPanelVectors];
-        for (int r = 0; r < tile.value; ++r)
-          for (int gate = 0; gate < 4; ++gate) sums[r][gate] = bias[gate];
-        w_ih_.multiply(row_tile<tile.value>(x.pointers() + r0), panel, sums);
-        for (int r = 0; r < tile.value; ++r)
-          for (int gate = 0; gate < 4; ++gate)
-            store_full(input(panel, r0 + r) + gate * kWidth, sums[r][gate]);
-      });
+      inputs_.multiply(matrix_unit, x, panel, bias, input(panel, 0));
     }
   }
 
@@ -158,29 +150,8 @@ class Forward {
     return input_.get() + (panel * chunk_ * s_.batch + row) * panel_columns<A>();
   }
 
-  // One step of the units of `Panels` neighbouring panels; tiles of at most `MaxRows` rows.
-  template <int MaxRows, int Panels>
-  void step_units(int64_t t, int64_t panel, int64_t in_chunk, const Value* h, Value* h_next) {
-    for_row_tiles<MaxRows>(rows_.running(t), [&](auto tile, int64_t j0) {
-      V sums[tile.value][Panels * kPanelVectors];
-      for (int r = 0; r < tile.value; ++r)
-        for (int v = 0; v < Panels * kPanelVectors; ++v)
-          sums[r][v] = load_full<V>(input(panel + v / kPanelVectors, in_chunk + j0 + r) +
-                                    v % kPanelVectors * kWidth);
-      w_hh_.multiply(row_tile<tile.value>(h + j0 * s_.output, s_.output), panel, sums);
-      for (int p = 0; p < Panels; ++p) {
-        const int64_t unit = (panel + p) * kWidth;
-        const int count = lanes(s_.hidden, unit, kWidth);
-        for (int r = 0; r < tile.value; ++r) {
-          const V* pre = sums[r] + p * kPanelVectors;
-          finish_units(t, j0 + r, unit, count, {pre[0], pre[1], pre[2], pre[3]}, h_next);
-        }
-      }
-    });
-  }
-
   FAST_S2S_INLINE void finish_units(int64_t t, int64_t j, int64_t unit, int count,
-                                    const Gates<V>& pre, Value* h_next) {
+                                    const Gates<V>& pre, int64_t next) {
     const Gates<V> gates = activate<Math>(pre);
     A* c_state = c_.get() + j * s_.hidden + unit;
     const V c = next_cell(gates, load<V>(c_state, count));
@@ -193,7 +164,7 @@ class Forward {
     if (projected_) {
       store(unprojected_.get() + j * s_.hidden + unit, round_to<Io>(h), count);
     } else {
-      emit(t, j, unit, count, h, forget, h_next);
+      emit(t, j, unit, count, h, forget, next);
     }
   }
 
@@ -214,16 +185,16 @@ class Forward {
       store(static_cast<A*>(args_.cells) + at * s_.hidden + unit, c, count);
   }
 
-  // h_t where it is wanted: the output, the final state, the next step.
+  // h_t where it is wanted: the output, the final state, the next step's half of the states.
   FAST_S2S_INLINE void emit(int64_t t, int64_t j, int64_t unit, int count, V h, bool forget,
-                            Value* h_next) {
+                            int64_t next) {
     store(static_cast<Io*>(args_.y) + rows_.padded(t, j) * args_.y_stride + unit, h, count);
     if (t == rows_.last(j))
       store(static_cast<Io*>(args_.h_n) + rows_.row(j) * s_.output + unit, h, count);
-    store(h_next + j * s_.output + unit, forget ? V{} : round_to<Io>(h), count);
+    hidden_.store_state(next, j, unit, count, forget ? V{} : h);
   }
 
-  void project(int64_t t, int64_t panel, Value* h_next) {
+  void project(int64_t t, int64_t panel, int64_t next) {
     for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
       V sums[tile.value][kPanelVectors] = {};
       const auto a = row_tile<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden);
@@ -236,7 +207,7 @@ class Forward {
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
           emit(t, j0 + r, columns.first + v * kWidth, columns.count[v], sums[r][v],
-               forgets_after(t, j0 + r), h_next);
+               forgets_after(t, j0 + r), next);
     });
   }
 
@@ -257,10 +228,10 @@ class Forward {
   const int threads_;
   Barrier barrier_;
   const bool keeps_packed_;
-  GateWeights<Io> w_ih_, w_hh_;
+  Inputs inputs_;
+  Hidden hidden_;
   PackedPanels<Io> w_hr_;
   Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
-  Scratch<Value> h_;  // [2][B, R]: the state before a step and after it, forgotten where reset
   Scratch<A> c_;      // [B, H]
   Scratch<Value> unprojected_;  // [B, H]
 };

@@ -8,6 +8,7 @@
 #include "../cpu/fingerprint.h"
 #include "../cpu/packed_panels.h"
 #include "cpu_common.h"
+#include "row_products_cpu.h"
 #include "forward_cpu.h"
 #include "backward_cpu.h"
 // clang-format on
@@ -15,7 +16,7 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-template <template <class> class Kernel, class Args>
+template <template <class...> class Kernel, class Args>
 void dispatch_dtype(const Args& args, int threads) {
   switch (args.shape.dtype) {
     case DType::kFloat32:

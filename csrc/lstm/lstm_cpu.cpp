@@ -15,11 +15,14 @@ FAST_S2S_DECLARE(generic)
 FAST_S2S_DECLARE(avx2)
 FAST_S2S_DECLARE(avx512)
 FAST_S2S_DECLARE(avx512_bf16)
+FAST_S2S_DECLARE(amx)
 #endif
 
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::kAmx:
+      return amx::lstm_forward(args, threads);
     case Isa::kAvx512Bf16:
       return avx512_bf16::lstm_forward(args, threads);
     case Isa::kAvx512:
@@ -35,6 +38,8 @@ void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
 void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
   switch (current_isa()) {
 #if defined(__x86_64__)
+    case Isa::kAmx:
+      return amx::lstm_backward(args, threads);
     case Isa::kAvx512Bf16:
       return avx512_bf16::lstm_backward(args, threads);
     case Isa::kAvx512:

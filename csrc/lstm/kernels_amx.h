@@ -1,0 +1,56 @@
+// The CPU kernels of the LSTM that use the matrix unit, and when they are used.
+
+// clang-format off: each needs the ones before it
+#include "../lstm_math.h"
+#include "../cpu/simd.h"
+#include "../cpu/gemm.h"
+#include "../cpu/work.h"
+#include "../cpu/fingerprint.h"
+#include "../cpu/packed_panels.h"
+#include "../cpu/tiles.h"
+#include "cpu_common.h"
+#include "row_products_cpu.h"
+#include "tile_products_cpu.h"
+#include "forward_cpu.h"
+// clang-format on
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+// Which products the matrix unit takes. A matter of the layer's sizes, of T and of B alone, not of
+// lengths, so that a batch gives the same bits padded and packed.
+struct TileUse {
+  bool inputs, hidden;
+
+  explicit TileUse(const LstmForwardArgs& args) : inputs(false), hidden(false) {
+    const LstmShape& s = args.shape;
+    if (s.steps <= kUnpackedSteps || s.dtype == DType::kFloat64) return;
+    if (s.dtype == DType::kBFloat16) {
+      inputs = hidden = true;
+      return;
+    }
+    inputs = s.batch >= 8;
+    // the state after a projection can be infinite
+    hidden = s.batch >= 8 && args.weights.w_hr == nullptr;
+  }
+};
+
+template <class Io>
+void run_forward(const LstmForwardArgs& args, const TileUse& use, int threads) {
+  if (use.hidden) return Forward<Io, TileInputs<Io>, TileHidden<Io>>(args, threads).run();
+  return Forward<Io, TileInputs<Io>, RowHidden<Io>>(args, threads).run();
+}
+
+void lstm_forward(const LstmForwardArgs& args, int threads) {
+  const TileUse use(args);
+  if (!use.inputs) return avx512_bf16::lstm_forward(args, threads);
+  if (args.shape.dtype == DType::kFloat32) return run_forward<float>(args, use, threads);
+  return run_forward<bfloat16>(args, use, threads);
+}
+
+void lstm_backward(const LstmBackwardArgs& args, int threads) {
+  return avx512_bf16::lstm_backward(args, threads);
+}
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s
