@@ -365,7 +365,7 @@ t.test_other_types_are_the_reference_of_their_own_weights()
 
 
 @needs_native
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx"])
 def test_every_instruction_set(isa):
     available = backends.extension.build_info()["cpu isas available"].split()
     if isa not in available:

@@ -343,7 +343,8 @@ from conftest import assert_close
 from fast_s2s import backends
 assert backends.extension.build_info()["cpu isa"] == "{isa}"
 torch.manual_seed(0)
-for case in (Case(5, 7, 33, lengths=True, reset=True), Case(4, 3, 40, projection=19, reverse=True)):
+cases = [Case(5, 7, 33, lengths=True, reset=True), Case(4, 3, 40, projection=19, reverse=True)]
+for case in (*cases, Case(5, 13, 129)):
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         inputs = make_inputs(case, dtype)
         for index, pair in enumerate(zip(inputs.run(), reference_results(inputs))):
@@ -354,7 +355,7 @@ for activation in ("sigmoid", "tanh"):
 """
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx"])
 def test_every_instruction_set(isa):
     available = backends.extension.build_info()["cpu isas available"].split()
     if isa not in available:

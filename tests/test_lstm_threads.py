@@ -24,7 +24,7 @@ def test_python_threads_do_not_disturb_each_other(shared):
     try:
         model = fast_s2s.LSTM(20, 200)
         models = [model if shared else fast_s2s.LSTM(20, 200) for _ in range(4)]
-        inputs = [torch.randn(9, 8, 20) for _ in models]
+        inputs = [torch.randn(9, 16, 20) for _ in models]
         expected: list = [None] * 4
         actual: list = [None] * 4
         for index in range(4):
@@ -49,7 +49,7 @@ def test_a_process_forked_after_use_does_not_hang():
     torch.set_num_threads(2)
     try:
         lstm = fast_s2s.LSTM(20, 200)
-        x = torch.randn(9, 8, 20)
+        x = torch.randn(9, 16, 20)
         with torch.inference_mode():
             expected = lstm(x)[0]
             child = os.fork()

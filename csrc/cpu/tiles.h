@@ -2,8 +2,8 @@
 // Included for the instruction set "amx".
 //
 // A float32 is the sum of three bfloat16, a = a1 + a2 + a3, exactly: each takes the next eight bits
-// by truncation. Of the nine products of a·w six are taken, those of a1w1, a1w2, a2w1, a1w3, a2w2
-// and a3w1; what is left out is at most 2^-22 |a·w|, and 2^-24 for most. The sums of a row do not
+// by truncation. Of the nine products of a·w six are taken, a1w1, a1w2, a2w1, a1w3, a2w2 and a3w1;
+// what is left out is less than 2^-21 |a·w|, and about 2^-24 on average. The sums of a row do not
 // depend on the rows beside it, nor on how rows are cut into tiles.
 
 namespace fast_s2s {

@@ -231,8 +231,8 @@ class Forward {
   Inputs inputs_;
   Hidden hidden_;
   PackedPanels<Io> w_hr_;
-  Scratch<A> input_;  // [panel][row of the chunk][4W]: the input's share of the gates
-  Scratch<A> c_;      // [B, H]
+  Scratch<A> input_;            // [panel][row of the chunk][4W]: the input's share of the gates
+  Scratch<A> c_;                // [B, H]
   Scratch<Value> unprojected_;  // [B, H]
 };
 

@@ -29,9 +29,11 @@ struct TileUse {
       inputs = hidden = true;
       return;
     }
-    inputs = s.batch >= 8;
+    // six products of half the width: smaller ones lose to one of float32, and a step of few rows
+    // reads one and a half times the bytes
+    inputs = s.hidden >= 128 && s.batch >= 8;
     // the state after a projection can be infinite
-    hidden = s.batch >= 8 && args.weights.w_hr == nullptr;
+    hidden = inputs && s.batch >= 12 && args.weights.w_hr == nullptr;
   }
 };
 

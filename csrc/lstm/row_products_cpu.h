@@ -99,8 +99,8 @@ class RowHidden {
       V sums[tile.value][Panels * kPanelVectors];
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < Panels * kPanelVectors; ++v)
-          sums[r][v] = load_full<V>(input(panel + v / kPanelVectors, j0 + r) +
-                                    v % kPanelVectors * kWidth);
+          sums[r][v] =
+              load_full<V>(input(panel + v / kPanelVectors, j0 + r) + v % kPanelVectors * kWidth);
       weights_.multiply(row_tile<tile.value>(row(half, j0), output_), panel, sums);
       for (int p = 0; p < Panels; ++p)
         for (int r = 0; r < tile.value; ++r) {
