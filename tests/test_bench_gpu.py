@@ -152,6 +152,9 @@ def test_the_report_shows_launches_and_memory():
     assert text.count("| T=1 | fast_s2s | 2 | 3 | 0.5 | 0 | 1.5 |") == 1
     assert "| T=1 | nn.LSTM | RuntimeError: a / b |" in text
     assert not list(gpu_page.calls(Result("gpu", (), ({**row, "observed": {}},))))
+    many = tuple({**row, "shape": f"T={i}"} for i in range(gpu_page.SHAPES + 5))
+    (text,) = gpu_page.calls(Result("gpu", (), many))
+    assert text.count("| fast_s2s |") == gpu_page.SHAPES and "| T=0 |" in text
 
 
 # the cases
