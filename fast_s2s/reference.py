@@ -85,7 +85,9 @@ def lstm_forward(
         else:
             live = (lengths > t).unsqueeze(1)
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
-            ys[t], gates[t], cells[t] = h_new * live, saved * live, c_new * live
+            # not multiplied: what is past an end may be no number
+            ended = ~live
+            ys[t], gates[t], cells[t] = (v.masked_fill(ended, 0) for v in (h_new, saved, c_new))
     y = torch.stack(ys) if steps else x.new_empty(0, *h0.shape)
     empty = torch.empty(0, dtype=acc, device=x.device)
     saves = steps > 0 and save != SAVE_NONE
@@ -183,7 +185,7 @@ def lstm_variant(
         else:
             live = (lengths > t).unsqueeze(1)
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
-            ys.append(h_new * live)
+            ys.append(h_new.masked_fill(~live, 0))
     return torch.stack(ys[::-1] if reverse else ys), h.clone(), c.to(dtype, copy=True)
 
 

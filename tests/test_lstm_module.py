@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import math
 import pickle
 import warnings
 
@@ -150,6 +151,15 @@ def test_lengths_equal_a_packed_sequence(options, backend, assert_close):
     assert_close(y, expected, "output")
     for name, a, b in zip(("h_n", "c_n"), actual_state, expected_state, strict=True):
         assert_close(a, b, name)
+
+
+def test_nothing_past_a_length_comes_back(backend):
+    ours = fast_s2s.LSTM(3, 4)
+    x = torch.randn(5, 2, 3)
+    x[1, 0] = math.nan
+    y, (h, c) = ours(x, lengths=[3, 5])
+    assert (y[3:, 0] == 0).all() and y[1:3, 0].isnan().all()
+    assert h[0, 0].isnan().all() and y[:, 1].isfinite().all() and c[0, 1].isfinite().all()
 
 
 def test_lengths_as_a_list_and_of_zero(backend):
