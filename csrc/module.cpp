@@ -83,19 +83,22 @@ std::map<std::string, py::object> plan_lstm(const std::string& precision, int64_
           {"estimated_ns", py::cast(plan.estimated_ns)}};
 }
 
-std::map<std::string, py::object> plan_decode(const std::string& weights, int64_t layers,
-                                              int64_t hidden, int64_t output, int64_t vocab,
-                                              int64_t inputs, bool projected, bool table,
-                                              int64_t rows, int64_t width, bool beam, int64_t sms,
-                                              int64_t shared_bytes, int64_t max_cluster,
-                                              bool cooperative, int64_t row_tiles) {
+std::map<std::string, py::object> plan_decode(
+    const std::string& weights, int64_t layers, int64_t hidden, int64_t output, int64_t vocab,
+    int64_t inputs, bool projected, bool table, int64_t rows, int64_t width, bool beam, int64_t sms,
+    int64_t shared_bytes, int64_t max_cluster, bool cooperative, int64_t row_tiles, int64_t heads,
+    int64_t keys, int64_t values, bool additive, bool feeding, int64_t steps) {
   using fast_s2s::WeightType;
-  if (weights != "fp32" && weights != "bf16")
-    throw std::invalid_argument("weights: expected fp32 or bf16, got " + weights);
+  const std::map<std::string, WeightType> types = {{"fp32", WeightType::kFloat32},
+                                                   {"bf16", WeightType::kBFloat16},
+                                                   {"fp16", WeightType::kFloat16}};
+  const auto type = types.find(weights);
+  if (type == types.end())
+    throw std::invalid_argument("weights: expected fp32, bf16 or fp16, got " + weights);
   const fast_s2s::DecodePlan plan = fast_s2s::plan_decode(
       {sms, shared_bytes, max_cluster, cooperative, 128, std::nullopt, row_tiles},
-      {weights == "fp32" ? WeightType::kFloat32 : WeightType::kBFloat16, layers, hidden, output,
-       vocab, inputs, projected, table, rows, width, beam});
+      {type->second, layers, hidden, output, vocab, inputs, projected, table, rows, width, beam,
+       heads, keys, values, additive, feeding, steps});
   const fast_s2s::DecodeLayout& l = plan.layout;
   const fast_s2s::DecodeStage last = l.vocabulary();
   return {{"variant", py::cast(fast_s2s::variant_name(plan.variant))},
@@ -109,6 +112,7 @@ std::map<std::string, py::object> plan_decode(const std::string& weights, int64_
           {"shared_bytes", py::cast(plan.shared_bytes)},
           {"resident_bytes", py::cast(plan.resident_bytes)},
           {"streamed_bytes", py::cast(plan.streamed_bytes)},
+          {"memory_bytes", py::cast(plan.memory_bytes)},
           {"estimated_ns", py::cast(plan.estimated_ns)}};
 }
 
@@ -131,5 +135,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("vocab"), py::arg("inputs"), py::arg("projected"), py::arg("table"),
         py::arg("rows"), py::arg("width") = 1, py::arg("beam") = false, py::arg("sms"),
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("cooperative") = true,
-        py::arg("row_tiles") = 0);
+        py::arg("row_tiles") = 0, py::arg("heads") = 0, py::arg("keys") = 0, py::arg("values") = 0,
+        py::arg("additive") = false, py::arg("feeding") = false, py::arg("steps") = 0);
 }

@@ -75,6 +75,24 @@ auto decode_pack_on_device(const std::vector<Tensor>& matrices, const std::vecto
   return decode_pack(matrices, scales, biases, inputs, num_layers, projected, table);
 }
 
+auto decode_pack_attending_on_device(const std::vector<Tensor>& matrices,
+                                     const std::vector<Tensor>& scales,
+                                     const std::vector<Tensor>& biases, const Tensor& inputs,
+                                     int64_t num_layers, bool projected, bool table, int64_t heads,
+                                     bool additive, bool feeding) {
+  const DeviceGuard guard(inputs.get_device());
+  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table,
+                               heads, additive, feeding);
+}
+
+auto decode_attending_on_device(const Tensor& packed, const std::vector<Tensor>& state,
+                                const std::vector<Tensor>& memory, const std::vector<Tensor>& rules,
+                                const std::vector<int64_t>& options,
+                                const std::vector<double>& parameters, int64_t max_steps) {
+  const DeviceGuard guard(packed.get_device());
+  return decode_attending(packed, state, memory, rules, options, parameters, max_steps);
+}
+
 auto decode_on_device(const Tensor& packed, const std::vector<Tensor>& state,
                       const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                       const std::vector<double>& parameters, int64_t max_steps) {
@@ -93,4 +111,6 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both_on_device));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack_on_device));
   m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode_on_device));
+  m.impl("decode_pack_attending", TORCH_BOX(&fast_s2s::cuda::decode_pack_attending_on_device));
+  m.impl("decode_attending", TORCH_BOX(&fast_s2s::cuda::decode_attending_on_device));
 }

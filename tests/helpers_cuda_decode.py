@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fast_s2s.decoding import PackedDecoder
+from fast_s2s.decoding import DecodeResult, PackedDecoder
+
+VARIANTS = {"block": 0, "cluster": 1, "grid": 2}
+# the weights all in shared memory, in part, or all read from L2
+_SHARED = (227 * 1024, 60_000, 40_000)
 
 
 class Emulated:
@@ -22,7 +28,9 @@ class Emulated:
 
     @functools.cached_property
     def packed(self) -> Tensor:
-        return self.emulator.decode_pack(*self.decoder.pack_arguments())
+        attends = self.decoder.attending is not None
+        pack = self.emulator.decode_pack_attending if attends else self.emulator.decode_pack
+        return pack(*self.decoder.pack_arguments())
 
     def run(
         self,
@@ -33,9 +41,41 @@ class Emulated:
         parameters: Sequence[float],
         max_steps: int,
     ) -> list[Tensor]:
-        return self.emulator.decode(self.packed, state, rules, options, parameters, max_steps)
+        rest = rules, options, parameters, max_steps
+        if self.decoder.attending is not None:
+            return self.emulator.decode_attending(self.packed, state, memory, *rest)
+        return self.emulator.decode(self.packed, state, *rest)
 
 
 def emulated(made: tuple[PackedDecoder, Tensor, Tensor], emulator: Any) -> tuple[Any, ...]:
     """What `helpers_decode.make` gave, in the emulator."""
     return Emulated(made[0], emulator), *made[1:]
+
+
+def random_device(rng: random.Random) -> dict[str, int]:
+    device = {
+        "seed": rng.randrange(1, 1000),
+        "only": rng.choice([-1, *VARIANTS.values()]),
+        "sms": rng.choice([1, 3, 8]),
+        "shared_bytes": rng.choice(_SHARED),
+        "row_tiles": rng.choice([0, 1, 4]),
+    }
+    if device["only"] == VARIANTS["cluster"] and device["sms"] == 1:
+        device["sms"] = 4
+    return device
+
+
+def assert_state_close(actual: DecodeResult, expected: DecodeResult) -> None:
+    """Everything, down to what is in empty slots."""
+    for ours, theirs in zip(actual.state, expected.state, strict=True):
+        if ours is None:
+            assert theirs is None
+            continue
+        for name, value in ours._asdict().items():
+            other = getattr(theirs, name)
+            if value.is_floating_point():
+                torch.testing.assert_close(
+                    value.double(), other.double(), rtol=1e-3, atol=1e-3, msg=name
+                )
+            else:
+                assert torch.equal(value, other), name

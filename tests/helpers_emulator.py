@@ -40,6 +40,7 @@ KERNELS = [
     ),
     "csrc/decode/decode_cuda.cu",
     "csrc/decode/decode_cuda_bf16.cu",
+    "csrc/decode/decode_cuda_fp16.cu",
     "csrc/decode/decode_cuda_fp32.cu",
 ]
 SOURCES = [
@@ -186,6 +187,8 @@ class Emulator:
         self.lstm_forward_both = ops.lstm_forward_both
         self.lstm_backward_both = ops.lstm_backward_both
         self.decode_pack, self.decode = ops.decode_pack, ops.decode
+        self.decode_pack_attending = ops.decode_pack_attending
+        self.decode_attending = ops.decode_attending
         self.configure()
 
     def configure(self, **properties: int) -> None:

@@ -86,7 +86,7 @@ def test_sequence_kernels_have_the_instructions_they_must(arch, name):
 @pytest.mark.parametrize("arch", cuda_resources.ARCHITECTURES)
 def test_decode_kernels_have_the_instructions_they_must(arch):
     names = [name for name in KERNELS[arch] if name.startswith("decode_kernel")]
-    assert len(names) == 4
+    assert len(names) == 6
     for name in names:
         found = KERNELS[arch][name]["instructions"]
         assert found.get("HMMA", 0) > 0 and found.get("BAR", 0) > 0, name
@@ -159,6 +159,7 @@ _LOAD = """
 import ctypes, os, torch, fast_s2s
 ctypes.CDLL({library!r}, mode=os.RTLD_LAZY)
 OPS = "lstm_forward lstm_backward lstm_forward_both lstm_backward_both decode_pack decode"
+OPS += " decode_pack_attending decode_attending"
 for op in OPS.split():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fast_s2s::" + op, "CUDA"), op
 """

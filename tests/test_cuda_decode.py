@@ -11,52 +11,24 @@ import random
 
 import pytest
 import torch
-from helpers_cuda_decode import emulated
+from helpers_cuda_decode import VARIANTS, assert_state_close, emulated, random_device
 from helpers_decode import BOS, EOS, Size, make, random_options, random_size, run, twin
 
 import fast_s2s
-from fast_s2s.decoding import Automaton, DecodeOptions, DecodeResult
+from fast_s2s.decoding import Automaton, DecodeOptions
 from fast_s2s.decoding.api import initial_state
 from fast_s2s.decoding.contract import join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
+from fast_s2s.decoding.weights import CUDA_DTYPES
 
-VARIANTS = {"block": 0, "cluster": 1, "grid": 2}
 _SEED = int(os.environ.get("FAST_S2S_STRESS_SEED", "0"))
 _CASES = int(os.environ.get("FAST_S2S_STRESS", "90"))
-# the weights all in shared memory, in part, or all read from L2
-_SHARED = (227 * 1024, 60_000, 40_000)
 
 
 @pytest.fixture(autouse=True)
 def _native_or_reference():
     with fast_s2s.backend("reference"):
         yield
-
-
-def random_device(rng: random.Random) -> dict[str, int]:
-    return {
-        "seed": rng.randrange(1, 1000),
-        "only": rng.choice([-1, *VARIANTS.values()]),
-        "sms": rng.choice([1, 3, 8]),
-        "shared_bytes": rng.choice(_SHARED),
-        "row_tiles": rng.choice([0, 1, 4]),
-    }
-
-
-def assert_state_close(actual: DecodeResult, expected: DecodeResult) -> None:
-    """Everything, down to what is in empty slots."""
-    for ours, theirs in zip(actual.state, expected.state, strict=True):
-        if ours is None:
-            assert theirs is None
-            continue
-        for name, value in ours._asdict().items():
-            other = getattr(theirs, name)
-            if value.is_floating_point():
-                torch.testing.assert_close(
-                    value.double(), other.double(), rtol=1e-3, atol=1e-3, msg=name
-                )
-            else:
-                assert torch.equal(value, other), name
 
 
 def test_random_decoders_and_options_are_the_reference(emulator):
@@ -68,12 +40,10 @@ def test_random_decoders_and_options_are_the_reference(emulator):
         rng = random.Random(seed)
         torch.manual_seed(seed)
         size, batch = random_size(rng, most=40), rng.choice([1, 2, 3, 7, 12])
-        dtype = rng.choice([torch.float32, torch.bfloat16])
+        dtype = rng.choice(CUDA_DTYPES)
         made = make(size, batch, dtype, rng.choice(["on", "off"]), sharpness=rng.choice([0.5, 2]))
         options = random_options(rng, size, batch)
         device = random_device(rng)
-        if device["only"] == 1 and device["sms"] == 1:
-            device["sms"] = 4
         emulator.configure(**device)
         expected = run(made, options)
         others = [run((twin(made[0], 3e-6), *(t.double() for t in made[1:])), options)]
@@ -163,7 +133,7 @@ def test_rows_beyond_one_launch(emulator):
     assert (actual.steps, actual.slot_steps) == (expected.steps, expected.slot_steps)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", CUDA_DTYPES, ids=str)
 def test_a_row_has_the_same_bits_in_every_batch_and_variant(emulator, dtype):
     made = make(Size(layers=2, hidden=37, vocab=50, projection=9), 11, dtype, "off")
     options = DecodeOptions(max_new_tokens=2, eos_token_id=EOS)
@@ -255,5 +225,5 @@ def test_bad_arguments_of_the_op(emulator, change, message):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8], ids=str)
 def test_weights_that_there_are_no_kernels_for(emulator, dtype):
     decoder = make(Size(), 1, dtype)[0]
-    with pytest.raises(RuntimeError, match="matrices: expected dtype Float or BFloat16 on CUDA"):
+    with pytest.raises(RuntimeError, match="matrices: expected dtype Float, BFloat16 or Half on"):
         emulator.decode_pack(*decoder.pack_arguments())

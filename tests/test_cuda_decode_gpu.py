@@ -7,35 +7,52 @@ import random
 
 import pytest
 import torch
+from helpers_attention import Case, Shape, make_case, random_shape
 from helpers_decode import EOS, Size, make, random_options, random_size, run, twin
 
 import fast_s2s
 from fast_s2s import backends
+from fast_s2s.attention import Memory
 from fast_s2s.decoding import DecodeOptions
-from fast_s2s.decoding.weights import Stored
+from fast_s2s.decoding.weights import CUDA_DTYPES, PackedDecoder, Stored
 
 if not torch.cuda.is_available() or not backends.cuda_loaded:
     pytest.skip(f"no GPU with the CUDA library: {backends.cuda_reason}", allow_module_level=True)
 
-DTYPES = (torch.float32, torch.bfloat16)
 KINDS = {"greedy": {}, "sample": {"do_sample": True}, "beam": {"num_beams": 4}}
 
 
-def on_device(made):
+def decoder_on_device(decoder: PackedDecoder) -> PackedDecoder:
     """Packed anew from the same numbers, on the GPU."""
-    decoder, h, c = made
 
     def moved(matrix: Stored | None) -> Stored | None:
         return None if matrix is None else matrix._replace(values=matrix.values.cuda())
 
-    decoder = dataclasses.replace(
+    attending = decoder.attending
+    if attending is not None:
+        attending = attending._replace(
+            output=moved(attending.output),
+            query=moved(attending.query),
+            score=None if attending.score is None else attending.score.cuda(),
+        )
+    return dataclasses.replace(
         decoder,
         embedding=decoder.embedding.cuda(),
         layers=tuple(tuple(map(moved, layer)) for layer in decoder.layers),
         biases=tuple(bias.cuda() for bias in decoder.biases),
         output=moved(decoder.output),
+        attending=attending,
     )
-    return decoder, h.cuda(), c.cuda()
+
+
+def on_device(made):
+    decoder, h, c = made
+    return decoder_on_device(decoder), h.cuda(), c.cuda()
+
+
+def case_on_device(case: Case) -> Case:
+    memory = Memory(*(part.cuda() for part in case.memory))
+    return Case(*on_device(case[:3]), memory)
 
 
 def options_on_device(options: DecodeOptions) -> DecodeOptions:
@@ -60,7 +77,7 @@ def test_random_decoders_and_options(seed):
     rng = random.Random(seed)
     torch.manual_seed(seed)
     size, batch = random_size(rng), rng.choice([1, 2, 7, 40])
-    made = make(size, batch, rng.choice(DTYPES), rng.choice(["on", "off"]))
+    made = make(size, batch, rng.choice(CUDA_DTYPES), rng.choice(["on", "off"]))
     options = random_options(rng, size, batch)
     expected = reference(made, options)
     noisy = reference((twin(made[0], 3e-6), *(t.double() for t in made[1:])), options)
@@ -71,7 +88,7 @@ def test_random_decoders_and_options(seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", CUDA_DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [1, 8, 33, 300])
 @pytest.mark.parametrize("hidden", [128, 512, 1024])
 def test_sizes_that_spread_over_the_device(hidden, batch, dtype, kind):
@@ -86,6 +103,43 @@ def test_sizes_that_spread_over_the_device(hidden, batch, dtype, kind):
     width = min(actual.tokens.size(1), expected.tokens.size(1))
     same = [ours[:width] == theirs[:width] for ours, theirs in pairs]
     assert sum(same) > 0.9 * len(same)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_decoders_with_attention(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    size, batch = random_size(rng), rng.choice([1, 2, 7, 40])
+    dtype, table = rng.choice(CUDA_DTYPES), rng.choice(["on", "off"])
+    case = make_case(size, random_shape(rng, size), batch, dtype, table, rng.choice([0.5, 2]))
+    options = random_options(rng, size, batch)
+    expected = case.on_reference(options)
+    noisy = case._replace(decoder=twin(case.decoder, 3e-6)).on_reference(options)
+    moved = case_on_device(case)
+    assert moved.decoder.backend == "native", moved.decoder.choice
+    actual = moved.run(options_on_device(options))
+    if torch.equal(noisy.tokens, expected.tokens):
+        assert torch.equal(actual.tokens.cpu(), expected.tokens)
+        torch.testing.assert_close(actual.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("batch", [1, 33])
+def test_attention_that_spreads_over_the_device(batch, additive, kind):
+    options = dict(KINDS[kind])
+    if kind == "sample":
+        options["seed"] = torch.arange(batch)
+    options = DecodeOptions(max_new_tokens=20, eos_token_id=EOS, **options)
+    shape = Shape(heads=4, values=256, keys=128, additive=additive, feeding=additive, steps=300)
+    case = make_case(Size(layers=2, hidden=512, vocab=1000), shape, batch, torch.float32)
+    expected, actual = (
+        case.on_reference(options),
+        case_on_device(case).run(options_on_device(options)),
+    )
+    width = min(actual.tokens.size(1), expected.tokens.size(1))
+    same = (actual.tokens[:, :width].cpu() == expected.tokens[:, :width]).all(1)
+    assert same.float().mean() > 0.9
 
 
 def test_a_thousand_runs_give_the_same_bits():

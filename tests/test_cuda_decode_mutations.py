@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,23 +12,23 @@ import helpers_emulator
 import pytest
 import torch
 from conftest import assert_close
-from helpers_cuda_decode import emulated
-from helpers_decode import EOS, Size, make, run
+from helpers_attention import Case, Shape, make_case
+from helpers_cuda_decode import Emulated
+from helpers_decode import EOS, Size, make
 from helpers_emulator import MUTANT_NAMESPACE, Emulator
 
 import fast_s2s
 from fast_s2s.decoding import DecodeOptions
 
-KERNEL = "csrc/decode/decode_cuda_fp32.cu"
-
 
 class Mutation(NamedTuple):
-    """`old`, once in the file, becomes `new`."""
+    """`old`, once in the file, becomes `new`; found by a decoder of this type of weights."""
 
     name: str
     file: str
     old: str
     new: str
+    dtype: torch.dtype = torch.float32
 
 
 MUTATIONS = [
@@ -46,12 +47,12 @@ MUTATIONS = [
     Mutation(
         "states of a slot's place, not of its parent's",
         "network_cuda.cuh",
-        "hidden(0, layer, live_.parent(i)); };",
-        "hidden(0, layer, i); };",
+        "hidden(0, first, live_.parent(i)); };",
+        "hidden(0, first, i); };",
     ),
     Mutation(
         "no low parts of the states",
-        "network_cuda.cuh",
+        "operands_cuda.cuh",
         "    mma_tf32(d, high, b.low);\n",
         "",
     ),
@@ -67,26 +68,106 @@ MUTATIONS = [
         "sequence(row.turn, slot_of(row, i)), sequence(1 - row.turn, slot)",
         "sequence(row.turn, slot), sequence(1 - row.turn, slot)",
     ),
+    Mutation(
+        "queries read before they are there",
+        "decode_cuda.cuh",
+        "network_.find_queries(count_);\n      barrier_.wait();",
+        "network_.find_queries(count_);",
+    ),
+    Mutation(
+        "scores read before they are there",
+        "decode_cuda.cuh",
+        "memory_.score(count_);\n    barrier_.wait();",
+        "memory_.score(count_);",
+    ),
+    Mutation(
+        "contexts read before they are there",
+        "decode_cuda.cuh",
+        "memory_.mix(count_);\n    barrier_.wait();",
+        "memory_.mix(count_);",
+    ),
+    Mutation(
+        "attention's output read before it is there",
+        "decode_cuda.cuh",
+        "network_.join_contexts(count_);\n    barrier_.wait();",
+        "network_.join_contexts(count_);",
+    ),
+    Mutation(
+        "the memory of a beam, not of its row",
+        "attention_cuda.cuh",
+        "live_.slot(i) / width_;",
+        "live_.slot(i);",
+    ),
+    Mutation(
+        "steps past the length",
+        "attention_cuda.cuh",
+        "const int64_t steps = length(i);",
+        "const int64_t steps = m_.steps;",
+    ),
+    Mutation(
+        "scores of the first head for all",
+        "attention_cuda.cuh",
+        "const float* found = scores(i, head);",
+        "const float* found = scores(i, 0);",
+    ),
+    Mutation(
+        "weights that do not add up to one",
+        "attention_cuda.cuh",
+        "steps > 0 ? sum / total : 0.0f",
+        "steps > 0 ? sum : 0.0f",
+    ),
+    Mutation(
+        "no score of additive attention",
+        "attention_cuda.cuh",
+        "load(network_.score() + at) * DeviceMath::tanh(q + k)",
+        "DeviceMath::tanh(q + k)",
+    ),
+    Mutation(
+        "what was fed is not kept of ended rows",
+        "slots_cuda.cuh",
+        "    for (int layer = 0; layer < l_.states; ++layer)\n"
+        "      for_threads(l_.output,\n"
+        "                  [&](int64_t i) { store(hidden_at(to",
+        "    for (int layer = 0; layer < l_.layers; ++layer)\n"
+        "      for_threads(l_.output,\n"
+        "                  [&](int64_t i) { store(hidden_at(to",
+    ),
+    Mutation(
+        "values of float16 weights the wrong way round",
+        "operands_cuda.cuh",
+        "value_of(first, 0), value_of(second, 0)",
+        "value_of(first, 1), value_of(second, 0)",
+        torch.float16,
+    ),
 ]
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16"}
 OPTIONS = {
     "greedy": {},
     "beam": {"num_beams": 3, "num_return_sequences": 3},
 }
 
 
-def fails(emulator: Emulator) -> str | None:
+ATTENTION = [
+    Shape(heads=2, values=20, steps=5),
+    Shape(heads=2, additive=True, feeding=True, keys=11, steps=34),
+]
+
+
+def fails(emulator: Emulator, dtype: torch.dtype) -> str | None:
     """What goes wrong in a few runs; None if all is well."""
     torch.manual_seed(0)
     emulator.configure(only=2, sms=3)
-    made = make(Size(hidden=20, vocab=30), 4, torch.float32, sharpness=3)
-    for name, kind in OPTIONS.items():
+    size = Size(hidden=20, vocab=30)
+    cases = [Case(*make(size, 4, dtype, sharpness=3), None)]
+    cases += [make_case(size, shape, 4, dtype, sharpness=3) for shape in ATTENTION]
+    for case, (name, kind) in product(cases, OPTIONS.items()):
         options = DecodeOptions(max_new_tokens=6, eos_token_id=[EOS, 3, 4], **kind)
         with fast_s2s.backend("reference"):
-            expected = run(made, options)
+            expected = case.run(options)
         try:
-            actual = run(emulated(made, emulator), options)
+            actual = case._replace(decoder=Emulated(case.decoder, emulator)).run(options)
             assert torch.equal(actual.tokens, expected.tokens), name
-            for ours, theirs in zip(actual.state, expected.state, strict=True):
+            for ours, theirs in zip(actual.state[:2], expected.state[:2], strict=True):
                 if ours is not None:
                     assert_close(ours.h, theirs.h, name)
                     assert_close(ours.c, theirs.c, name)
@@ -95,8 +176,8 @@ def fails(emulator: Emulator) -> str | None:
     return None
 
 
-def _child(library: Path, answer) -> None:
-    answer.send(fails(Emulator(library, MUTANT_NAMESPACE)))
+def _child(library: Path, dtype: torch.dtype, answer) -> None:
+    answer.send(fails(Emulator(library, MUTANT_NAMESPACE), dtype))
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +187,16 @@ def mutants(_emulator_library) -> dict[str, Future[Path]]:
     def build(mutation: Mutation) -> Path:
         name = "decode-" + mutation.name.replace(" ", "-").replace("'", "")
         path = f"csrc/decode/{mutation.file}"
-        return helpers_emulator.build_mutant(name, path, mutation.old, mutation.new, [KERNEL])
+        kernel = f"csrc/decode/decode_cuda_{_NAMES[mutation.dtype]}.cu"
+        return helpers_emulator.build_mutant(name, path, mutation.old, mutation.new, [kernel])
 
     with ThreadPoolExecutor(2) as pool:
         return {mutation.name: pool.submit(build, mutation) for mutation in MUTATIONS}
 
 
-def test_the_kernel_as_it_is_passes(emulator):
-    assert fails(emulator) is None
+@pytest.mark.parametrize("dtype", _NAMES, ids=str)
+def test_the_kernel_as_it_is_passes(emulator, dtype):
+    assert fails(emulator, dtype) is None
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
@@ -121,7 +204,9 @@ def test_a_mutant_is_found_out(emulator, mutants, mutation):
     # a library cannot be unloaded: each mutant gets a process of its own
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(mutants[mutation.name].result(), theirs))
+    child = context.Process(
+        target=_child, args=(mutants[mutation.name].result(), mutation.dtype, theirs)
+    )
     child.start()
     assert ours.poll(120), "the mutant does not end"
     found = ours.recv()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+import torch
 from test_cuda_plan import DEVICES
 
 from fast_s2s import backends
+from fast_s2s.decoding.weights import CUDA_DTYPES, _choose_backend
 
 pytestmark = pytest.mark.skipif(
     backends.extension is None, reason=f"no planner: {backends.extension_reason}"
@@ -24,7 +26,7 @@ def plan(device="H200", **more):
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_size_has_a_plan_that_fits(device):
     limits = DEVICES[device]
-    sizes = product((1, 17, 500, 2048), (1, 30, 50_000), (1, 3, 40, 5000), ("fp32", "bf16"), (1, 5))
+    sizes = product((1, 17, 500, 2048), (1, 30, 50_000), (1, 3, 40, 5000), ("fp32", "fp16"), (1, 5))
     for hidden, vocab, rows, weights, width in sizes:
         p = plan(device, hidden=hidden, vocab=vocab, rows=rows, weights=weights, width=width)
         where = f"{device} {weights} H={hidden} V={vocab} B={rows} W={width}: {p}"
@@ -59,20 +61,55 @@ def test_units_are_the_weights_in_pieces_of_512_bytes():
     # 4 · 512 rows over R = 100 (7 k-tiles), then 7 tiles of 16 outputs over H
     p = plan(projected=True, output=100, layers=1, table=True, inputs=2048)
     assert p["units"] == 128 * 7 + 7 * 32 + 63 * 7
+    # attention: the query's 4 tiles over H, 32 tiles of outputs over M = 1024 and H
+    attends = {"heads": 2, "keys": 64, "values": 1024, "steps": 50}
+    p = plan(**attends, additive=True, table=True, inputs=2048)
+    assert p["units"] == 128 * (32 + 64) + 4 * 32 + 32 * (64 + 32) + 63 * 32
+    # what is fed: as deep as the states are apart, 112 for R = 100
+    p = plan(**attends, feeding=True, layers=1, projected=True, output=100)
+    assert p["units"] == 128 * (16 + 7 + 7) + 7 * 32 + 7 * (64 + 7) + 63 * 7
+
+
+def test_the_memory_counts():
+    # so many steps that few blocks would take long to read them
+    attends = {"heads": 1, "keys": 256, "values": 512}
+    few, many = plan(**attends, steps=10, rows=8), plan(**attends, steps=100_000, rows=8)
+    assert plan()["memory_bytes"] == 0
+    for p, steps in ((few, 10), (many, 100_000)):
+        assert p["memory_bytes"] >= p["group_rows"] * steps * (256 + 512) * 4 // p["ranks"]
+    assert many["estimated_ns"] > few["estimated_ns"] > plan(rows=8)["estimated_ns"]
+    assert "KiB of the rows' memory" in many["explanation"]
+    # beams read their row's memory each for itself
+    assert plan(**attends, steps=99, width=5)["memory_bytes"] > 0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"hidden": 0}, "expected sizes of at least 1"),
-        ({"weights": "int8"}, "weights: expected fp32 or bf16, got int8"),
+        ({"weights": "int8"}, "weights: expected fp32, bf16 or fp16, got int8"),
         ({"width": 1025}, "width: expected at most 1024 slots"),
         ({"shared_bytes": 1024}, "too little shared memory"),
+        ({"heads": 3, "keys": 9, "values": 8}, "heads: expected a divisor of 9 and 8, got 3"),
+        ({"heads": 1, "keys": 0, "values": 8}, "keys and values of at least 1"),
+        ({"heads": 2, "keys": 8, "values": 8, "steps": 2**30}, "scores of a slot, on CUDA, got"),
     ],
 )
 def test_bad_sizes(change, message):
     with pytest.raises(ValueError, match=message):
         plan(**change)
+
+
+def test_which_weights_the_kernels_take(monkeypatch):
+    monkeypatch.setattr(backends, "cuda_loaded", True)
+    for dtype in CUDA_DTYPES:
+        assert _choose_backend("cuda", dtype).backend == "native"
+    for dtype in (torch.float64, torch.int8):
+        choice = _choose_backend("cuda", dtype)
+        assert choice.backend == "reference" and f"{dtype}" in choice.reason
+    choice = _choose_backend("cpu", torch.float16)
+    assert choice.backend == "reference"
+    assert "no native cpu decode of torch.float16 weights" in choice.reason
 
 
 def test_explanation():

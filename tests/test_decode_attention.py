@@ -12,15 +12,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from helpers_attention import Case, Shape, make_case, random_shape
 from helpers_decode import (
     BOS,
     EOS,
     Size,
-    random_context,
     random_options,
     random_size,
     random_weights,
@@ -28,7 +27,6 @@ from helpers_decode import (
 )
 from torch import Tensor
 
-import fast_s2s
 from fast_s2s import backends
 from fast_s2s.attention import Memory
 from fast_s2s.decoding import (
@@ -36,8 +34,6 @@ from fast_s2s.decoding import (
     DecodeOptions,
     DecodeResult,
     DecoderWeights,
-    PackedDecoder,
-    decode,
     initial_state,
     pack_decoder,
     reference,
@@ -54,88 +50,11 @@ _CASES = int(os.environ.get("FAST_S2S_STRESS", "80"))
 _SEEDS = range(_SEED, _SEED + _CASES)
 
 
-class Case(NamedTuple):
-    """A decoder and where it begins."""
-
-    decoder: PackedDecoder
-    h: Tensor
-    c: Tensor
-    memory: Memory
-
-    def state(self, options: DecodeOptions):
-        return initial_state(self.decoder, self.h, self.c, BOS, options, memory=self.memory)
-
-    def run(self, options: DecodeOptions, chunk: int | None = None) -> DecodeResult:
-        """The whole generation, in chunks of steps if told to; counts are summed."""
-        state, steps, slot_steps = self.state(options), 0, 0
-        while True:
-            result = decode(self.decoder, state, options, chunk)
-            state, steps = result.state, steps + result.steps
-            slot_steps += result.slot_steps
-            if result.done or chunk is None:
-                return result._replace(steps=steps, slot_steps=slot_steps)
-
-    def on_reference(self, options: DecodeOptions) -> DecodeResult:
-        with fast_s2s.backend("reference"):
-            return self.run(options)
-
-
-class Shape(NamedTuple):
-    """Of attention: sizes of a head's part of keys and values, and the memory's steps."""
-
-    heads: int = 1
-    values: int = 6
-    keys: int = 5
-    additive: bool = False
-    feeding: bool = False
-    steps: int = 7
-
-
-def make_case(
-    size: Size, shape: Shape, batch: int, dtype=torch.float64, table="auto", sharpness=1.5
-) -> Case:
-    weights = random_weights(size, sharpness)
-    output, heads = size.output, shape.heads
-    values = heads * shape.values
-    keys = heads * shape.keys if shape.additive else output
-    kind = {"dtype": torch.float64}
-    # so sharp that steps differ
-    query = 2 * torch.randn(keys, output, **kind) / output**0.5 if shape.additive else None
-    score = 2 * torch.randn(keys, **kind) if shape.additive else None
-    joined = values + output
-    attention = AttentionWeights(
-        2 * torch.randn(output, joined, **kind) / joined**0.5, heads, shape.feeding, query, score
-    )
-    layers = list(weights.layers)
-    h, c = random_context(size, batch)
-    if shape.feeding:
-        fed = torch.randn(layers[0].w_ih.size(0), output, **kind) / output**0.5
-        layers[0] = layers[0]._replace(w_ih=torch.cat((layers[0].w_ih, fed), 1))
-        h = torch.cat((h, torch.randn(1, batch, output, **kind).tanh()))
-    weights = weights._replace(layers=tuple(layers), attention=attention)
-    lengths = torch.randint(0, shape.steps + 1, (batch,))
-    memory = Memory(
-        torch.randn(batch, shape.steps, values, **kind),
-        2 * torch.randn(batch, shape.steps, keys, **kind),
-        lengths,
-    )
-    return Case(pack_decoder(weights, dtype, table), h, c, memory)
-
-
 def draw(seed: int, dtype: torch.dtype) -> tuple[random.Random, Case, DecodeOptions]:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
-    additive = rng.random() < 0.4
-    divisors = [n for n in range(1, 9) if additive or size.output % n == 0]
-    shape = Shape(
-        heads=rng.choice([1, *divisors]),
-        values=rng.choice([1, 16, rng.randint(1, 150)]),
-        keys=rng.choice([1, 16, rng.randint(1, 80)]),
-        additive=additive,
-        feeding=rng.random() < 0.4,
-        steps=rng.choice([1, 63, rng.randint(1, 40)]),
-    )
+    shape = random_shape(rng, size)
     table, sharpness = rng.choice(["on", "off"]), rng.choice([0.5, 2, 5])
     case = make_case(size, shape, batch, dtype, table, sharpness)
     torch.set_num_threads(rng.choice([1, 1, 2, 3]))

@@ -148,6 +148,30 @@ inline StateTensors grown(const StateTensors& like, int64_t max_steps) {
   return out;
 }
 
+// What attention looks at, no tensors without it; `check` as in `take_state`.
+template <class Check>
+std::vector<Tensor> take_memory(const std::vector<Tensor>& given, const PackedHeader& header,
+                                int64_t rows, ScalarType acc, const Check& check) {
+  const size_t expected = header.heads > 0 ? 3 : 0;
+  STD_TORCH_CHECK(given.size() == expected, "memory: expected ", expected, " tensors, got ",
+                  given.size());
+  if (expected == 0) return {};
+  std::vector<Tensor> taken;
+  const std::string name = "memory.";
+  taken.push_back(check(given[0], name + "values", acc, {rows, kAny, header.values}));
+  const int64_t steps = taken[0].size(1);
+  taken.push_back(check(given[1], name + "keys", acc, {rows, steps, header.keys}));
+  taken.push_back(check(given[2], name + "lengths", ScalarType::Long, {rows}));
+  return taken;
+}
+
+template <class Pointer>
+DecodeMemory memory_of(const std::vector<Tensor>& tensors, const Pointer& pointer) {
+  if (tensors.empty()) return {};
+  return {pointer(tensors[0]), pointer(tensors[1]),
+          static_cast<const int64_t*>(pointer(tensors[2])), tensors[0].size(1)};
+}
+
 // The tensors of the rules, in the order of DecodeRules; `check` as in `take_state`.
 template <class Check>
 std::vector<Tensor> take_rules(const std::vector<Tensor>& given, int64_t rows, bool samples,

@@ -69,29 +69,13 @@ void check_beams(const DecodeState& s, int64_t rows, int64_t width) {
   }
 }
 
-// What attention looks at, checked.
-struct MemoryTensors {
-  std::vector<Tensor> tensors;
-
-  MemoryTensors(const std::vector<Tensor>& given, const PackedHeader& header, int64_t rows,
-                ScalarType acc) {
-    const size_t expected = header.heads > 0 ? 3 : 0;
-    STD_TORCH_CHECK(given.size() == expected, "memory: expected ", expected, " tensors, got ",
-                    given.size());
-    if (expected == 0) return;
-    tensors.push_back(dense(given[0], "memory.values", acc, {rows, kAny, header.values}));
-    const int64_t steps = tensors[0].size(1);
-    tensors.push_back(dense(given[1], "memory.keys", acc, {rows, steps, header.keys}));
-    tensors.push_back(dense(given[2], "memory.lengths", ScalarType::Long, {rows}));
-    check_range(tensors[2], "memory.lengths", 0, steps);
-  }
-
-  DecodeMemory pointers() const {
-    if (tensors.empty()) return {};
-    return {tensors[0].const_data_ptr(), tensors[1].const_data_ptr(), data<int64_t>(tensors[2]),
-            tensors[0].size(1)};
-  }
-};
+// Their values are in range too.
+std::vector<Tensor> check_memory(const std::vector<Tensor>& given, const PackedHeader& header,
+                                 int64_t rows, ScalarType acc) {
+  const std::vector<Tensor> memory = take_memory(given, header, rows, acc, dense);
+  if (!memory.empty()) check_range(memory[2], "memory.lengths", 0, memory[0].size(1));
+  return memory;
+}
 
 void check_offsets(const Tensor& offsets, int64_t size) {
   const int64_t* values = data<int64_t>(offsets);
@@ -145,8 +129,8 @@ std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Ten
   args.rows = s.slots / args.options.width;
   args.columns = s.columns;
   args.max_steps = max_steps;
-  const MemoryTensors checked_memory(memory, header, args.rows, s.acc);
-  args.memory = checked_memory.pointers();
+  const std::vector<Tensor> checked_memory = check_memory(memory, header, args.rows, s.acc);
+  args.memory = memory_of(checked_memory, values_of);
   const std::vector<Tensor> checked_rules =
       check_rules(rules, args.rows, header.vocab, args.options);
   args.rules = rules_of(checked_rules, values_of);

@@ -11,7 +11,8 @@
 
 namespace fast_s2s {
 
-enum class WeightType : int64_t { kFloat32, kFloat64, kBFloat16, kInt8 };
+// float16 on CUDA alone, float64 and int8 on the CPU alone
+enum class WeightType : int64_t { kFloat32, kFloat64, kBFloat16, kInt8, kFloat16 };
 enum class Strategy : int64_t { kGreedy, kSample, kBeam };
 enum class EarlyStopping : int64_t { kHeuristic, kFirst, kNever };
 

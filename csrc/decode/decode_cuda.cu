@@ -22,26 +22,32 @@ FAST_S2S_DEVICE void for_each_of(int64_t count, const F& f) {
 }
 
 struct PackStage {
-  const void *x, *h;
-  int64_t x_columns, h_columns, rows, hidden;
-  int k_tiles, x_tiles;
-  bool gates;
+  PackMatrix matrix;
+  int64_t hidden;
+  int k_tiles;
   Words* packed;
   int64_t words;
 };
 
-// The element of a matrix at a row of a tile and a depth; zero where there is none. A tile of gates
-// has, of 4 units, i, f, g and o.
-template <class Io>
-FAST_S2S_DEVICE Io element_of(const PackStage& args, int64_t tile, int row, bool of_x, int64_t k) {
+// The element of a matrix at a row of a tile and a depth within a k-tile; zero where there is none.
+// A tile of gates has, of 4 units, i, f, g and o.
+template <class Operand>
+FAST_S2S_DEVICE typename Operand::Io element_of(const PackStage& args, int64_t tile, int row,
+                                                int64_t k_tile, int depth) {
+  typedef typename Operand::Io Io;
+  const PackMatrix& matrix = args.matrix;
+  int part = 0;
+  for (; part < 2 && k_tile >= matrix.parts[part].k_tiles; ++part)
+    k_tile -= matrix.parts[part].k_tiles;
+  const PackColumns& from = matrix.parts[part];
+  const int64_t k = k_tile * Operand::kDepth + depth;
   const int64_t unit = 4 * tile + row % 4;
-  const int64_t at = args.gates ? row / 4 * args.hidden + unit : 16 * tile + row;
-  const int64_t columns = of_x ? args.x_columns : args.h_columns;
-  if ((args.gates ? unit >= args.hidden : at >= args.rows) || k >= columns) return Io{};
-  return load_constant(static_cast<const Io*>(of_x ? args.x : args.h) + at * columns + k);
+  const int64_t at = matrix.gates ? row / 4 * args.hidden + unit : 16 * tile + row;
+  if ((matrix.gates ? unit >= args.hidden : at >= matrix.rows) || k >= from.columns) return Io{};
+  return load_constant(static_cast<const Io*>(from.from) + at * from.stride + k);
 }
 
-// Registers of A as the products' own lanes read them: DecodeFp32, DecodeBf16.
+// Registers of A as the products' own lanes read them: operands_cuda.cuh.
 template <class Operand>
 FAST_S2S_KERNEL(kElementwiseThreads)
 decode_pack_kernel(const FAST_S2S_GRID_CONSTANT PackStage args) {
@@ -50,16 +56,13 @@ decode_pack_kernel(const FAST_S2S_GRID_CONSTANT PackStage args) {
   for_each_of(args.words, [&](int64_t i) {
     const int lane = i % 32;
     const int64_t k_tile = i / 32 % args.k_tiles, tile = i / 32 / args.k_tiles;
-    const bool of_x = k_tile < args.x_tiles;
-    const int64_t first = (of_x ? k_tile : k_tile - args.x_tiles) * Operand::kDepth;
     Words words;
     for (int r = 0; r < 4; ++r) {
       const int row = lane / 4 + 8 * (r % 2);
       Io parts[kPerWord];
       for (int part = 0; part < kPerWord; ++part)
-        parts[part] =
-            element_of<Io>(args, tile, row, of_x,
-                           first + lane % 4 * Operand::kLaneValues + r / 2 * kPerWord + part);
+        parts[part] = element_of<Operand>(
+            args, tile, row, k_tile, lane % 4 * Operand::kLaneValues + r / 2 * kPerWord + part);
       words.w[r] = bit_copy<uint32_t>(parts);
     }
     store(args.packed + i, words);
@@ -141,6 +144,21 @@ decode_count_kernel(const FAST_S2S_GRID_CONSTANT DecodeCountArgs args) {
   store(call.counts + 3, longest);
 }
 
+// f of the operand that multiplies weights of this type
+template <class F>
+std::string with_operand(WeightType weights, const F& f) {
+  switch (weights) {
+    case WeightType::kFloat32:
+      return f(DecodeFp32{});
+    case WeightType::kBFloat16:
+      return f(DecodeBf16{});
+    case WeightType::kFloat16:
+      return f(DecodeFp16{});
+    default:
+      return "weights of a type that there are no kernels for";
+  }
+}
+
 template <class Args>
 std::string launch_over(void (*kernel)(Args), int64_t count, const Args& args, Stream stream) {
   if (count == 0) return "";
@@ -155,8 +173,8 @@ std::string launch_over(void (*kernel)(Args), int64_t count, const Args& args, S
 
 std::string decode_cuda(WeightType weights, const DecodePlan& plan, const DecodeCudaArgs& args,
                         Stream stream) {
-  return weights == WeightType::kFloat32 ? launch_decode<DecodeFp32>(plan, args, stream)
-                                         : launch_decode<DecodeBf16>(plan, args, stream);
+  return with_operand(
+      weights, [&](auto operand) { return launch_decode<decltype(operand)>(plan, args, stream); });
 }
 
 std::string decode_count_cuda(const DecodeCountArgs& args, Stream stream) {
@@ -167,17 +185,14 @@ std::string decode_count_cuda(const DecodeCountArgs& args, Stream stream) {
   return launch(&decode_count_kernel, shape, stream, args);
 }
 
-std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage, bool gates,
-                            const void* x, int64_t x_columns, const void* h, int64_t h_columns,
-                            int64_t rows, Stream stream) {
+std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage,
+                            const PackMatrix& matrix, Stream stream) {
   const int64_t units = static_cast<int64_t>(stage.tiles) * stage.k_tiles;
   Words* to = reinterpret_cast<Words*>(args.packed + kDecodeHeaderBytes) + stage.first * 32;
-  const PackStage pack{
-      x,     h,  x_columns, h_columns, rows, args.layout.hidden, stage.k_tiles, stage.x_tiles,
-      gates, to, units * 32};
-  return launch_over(args.weights == WeightType::kFloat32 ? &decode_pack_kernel<DecodeFp32>
-                                                          : &decode_pack_kernel<DecodeBf16>,
-                     pack.words, pack, stream);
+  const PackStage pack{matrix, args.layout.hidden, stage.k_tiles, to, units * 32};
+  return with_operand(args.weights, [&](auto operand) {
+    return launch_over(&decode_pack_kernel<decltype(operand)>, pack.words, pack, stream);
+  });
 }
 
 std::string pack_rows_cuda(const float* from, int64_t rows, int64_t columns, float* to,

@@ -2,10 +2,11 @@
 //
 // The blocks of a group own tiles of every matrix, then slots (in a beam search rows), whose next
 // tokens they choose. A barrier of the group follows each: L for the layers, as many for their
-// projections, one for the vocabulary, one for the choices. Every block keeps the list of slots
-// that run, so that ended ones cost nothing.
+// projections, three for attention (four if additive), one for the vocabulary, one for the choices.
+// Every block keeps the list of slots that run, so that ended ones cost nothing.
 #pragma once
 
+#include "attention_cuda.cuh"
 #include "beam_cuda.cuh"
 
 namespace fast_s2s {
@@ -18,7 +19,8 @@ class DecodeKernel {
   FAST_S2S_DEVICE DecodeKernel(const DecodeCudaArgs& args, const Group& group,
                                const LiveSlots& live, const NextSlots& next,
                                const SlotArrays& arrays, Net& network, GroupBarrier& barrier,
-                               BlockReduce& reduce, BeamSearch<Net>& beams)
+                               BlockReduce& reduce, BeamSearch<Net>& beams,
+                               const MemoryReader<Net>& memory)
       : args_(args),
         call_(args.call),
         l_(args.layout),
@@ -32,7 +34,8 @@ class DecodeKernel {
         next_(next),
         arrays_(arrays),
         reduce_(reduce),
-        beams_(beams) {}
+        beams_(beams),
+        memory_(memory) {}
 
   FAST_S2S_DEVICE void run() {
     network_.load_weights();
@@ -143,8 +146,7 @@ class DecodeKernel {
         barrier_.wait();
       }
     }
-    // attention belongs here: it reads the last layer's hidden states, and what it makes of them is
-    // what the vocabulary reads
+    if (l_.heads > 0 && (wants_logits_ || l_.feeding)) attend();
     if (wants_logits_) {
       network_.vocabulary(count_);
       barrier_.wait();
@@ -159,6 +161,21 @@ class DecodeKernel {
     barrier_.wait();
     network_.swap_states();
     turn_ ^= 1;
+  }
+
+  // What the vocabulary reads, and with input feeding the next step, is made of the last layer's
+  // hidden states and what is found in the rows' memory.
+  FAST_S2S_DEVICE void attend() {
+    if (l_.additive) {
+      network_.find_queries(count_);
+      barrier_.wait();
+    }
+    memory_.score(count_);
+    barrier_.wait();
+    memory_.mix(count_);
+    barrier_.wait();
+    network_.join_contexts(count_);
+    barrier_.wait();
   }
 
   // One token more for a slot; or none where none is possible, and it ends.
@@ -245,6 +262,7 @@ class DecodeKernel {
   const SlotArrays& arrays_;
   BlockReduce& reduce_;
   BeamSearch<Net>& beams_;
+  const MemoryReader<Net>& memory_;
   int count_ = 0, turn_ = 0;
   bool wants_logits_ = false;
 };
@@ -262,7 +280,9 @@ decode_kernel(const FAST_S2S_GRID_CONSTANT DecodeCudaArgs args) {
   GroupBarrier barrier(args, group);
   BlockReduce reduce(args.layout);
   BeamSearch<Net> beams(args, group, network, live, next, arrays, reduce);
-  DecodeKernel<Operand, kRowTiles>(args, group, live, next, arrays, network, barrier, reduce, beams)
+  const MemoryReader<Net> memory(args, group, network, live);
+  DecodeKernel<Operand, kRowTiles>(args, group, live, next, arrays, network, barrier, reduce, beams,
+                                   memory)
       .run();
 }
 

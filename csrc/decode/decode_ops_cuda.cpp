@@ -100,7 +100,7 @@ void take_beams(Workspace& workspace, BeamWorkspace& b, const DecodeArgs& call,
   workspace.take(b.going_on, slots);
   workspace.take(b.order, slots);
   workspace.take(b.num_ended, call.rows);
-  workspace.take(reinterpret_cast<float*&>(b.ended.h), l.layers * slots * l.output);
+  workspace.take(reinterpret_cast<float*&>(b.ended.h), l.states * slots * l.output);
   workspace.take(reinterpret_cast<float*&>(b.ended.c), l.layers * slots * l.hidden);
   workspace.take(b.ended.tokens, slots * (1 + columns));
   workspace.take(b.ended.token_scores, slots * columns);
@@ -109,31 +109,42 @@ void take_beams(Workspace& workspace, BeamWorkspace& b, const DecodeArgs& call,
   workspace.take(b.ended.node, slots);
 }
 
+void take_attention(Workspace& workspace, DecodeCudaArgs& args, const DecodePlan& plan) {
+  const DecodeLayout& l = plan.layout;
+  const int64_t slots = plan.groups * l.slots;
+  if (l.additive) workspace.take(args.queries, slots * l.keys);
+  workspace.take(args.scores, slots * l.heads * args.call.memory.steps);
+  workspace.take(args.contexts, slots * l.values_stride, true);
+  if (!l.feeding) workspace.take(args.attended, slots * l.output_stride, true);
+}
+
 // The launches of a call, one after another on the stream.
 void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like) {
   DecodeProblem problem = problem_of(header);
   problem.rows = call.rows;
   problem.width = call.options.width;
   problem.beam = call.options.strategy == Strategy::kBeam;
+  problem.steps = call.memory.steps;
   const DecodePlan plan = checked_plan(problem);
   const DecodeLayout& l = plan.layout;
-  const int64_t exchanges = (call.max_steps + 1) * (2 * header.layers + 2);
+  const int64_t exchanges = (call.max_steps + 1) * (2 * header.layers + 6);
   STD_TORCH_CHECK(exchanges < (int64_t{1} << 32) / l.ranks, "max_steps: expected fewer, got ",
                   call.max_steps);
   DecodeCudaArgs args = {};
   args.call = call;
   args.layout = l;
   Workspace workspace;
-  const int64_t groups = plan.groups * plan.launches, states = 2 * header.layers * l.slots;
-  workspace.take(args.h, plan.groups * states * l.output_stride, true);
-  workspace.take(args.c, plan.groups * states * l.hidden_stride, true);
-  if (l.projected) workspace.take(args.unprojected, plan.groups * l.slots * l.hidden_stride, true);
-  workspace.take(args.logits, plan.groups * l.slots * l.logits_stride);
-  workspace.take(args.next, plan.groups * 3 * l.slots);
+  const int64_t groups = plan.groups * plan.launches, slots = plan.groups * l.slots;
+  workspace.take(args.h, 2 * slots * l.states * l.output_stride, true);
+  workspace.take(args.c, 2 * slots * l.layers * l.hidden_stride, true);
+  if (l.projected) workspace.take(args.unprojected, slots * l.hidden_stride, true);
+  workspace.take(args.logits, slots * l.logits_stride);
+  workspace.take(args.next, 3 * slots);
   workspace.take(args.next_count, plan.groups * l.units);
   workspace.take(args.work, 2 * groups);
   workspace.take(args.counters, groups, true);
   workspace.take(args.finished, call.rows * call.options.width);
+  if (l.heads > 0) take_attention(workspace, args, plan);
   if (problem.beam) take_beams(workspace, args.beams, call, l);
   workspace.allocate(like);
   const DecodeCountArgs count{call, args.finished, args.work, groups};
@@ -151,12 +162,20 @@ void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like)
 std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& state,
                            const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                            const std::vector<double>& parameters, int64_t max_steps) {
+  return decode_attending(packed, state, {}, rules, options, parameters, max_steps);
+}
+
+std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Tensor>& state,
+                                     const std::vector<Tensor>& memory,
+                                     const std::vector<Tensor>& rules,
+                                     const std::vector<int64_t>& options,
+                                     const std::vector<double>& parameters, int64_t max_steps) {
   const PackedHeader header = read_header(packed);
   DecodeArgs call{};
   call.options = read_options(options, parameters, header.vocab);
   check_call(state, call.options, max_steps);
-  const StateSizes sizes{header.layers,    header.layers,        header.hidden,    header.output,
-                         state[2].size(0), state[2].size(1) - 1, ScalarType::Float};
+  const StateSizes sizes{header.layers,    header.hidden_states(), header.hidden,    header.output,
+                         state[2].size(0), state[2].size(1) - 1,   ScalarType::Float};
   call.packed = input(packed);
   call.rows = sizes.slots / call.options.width;
   call.columns = sizes.columns;
@@ -165,6 +184,9 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& stat
                          const std::vector<int64_t>& shape) {
     return checked(tensor, name, type, shape, packed);
   };
+  const std::vector<Tensor> checked_memory =
+      take_memory(memory, header, call.rows, ScalarType::Float, check);
+  call.memory = memory_of(checked_memory, input_of);
   const auto output_of = [](Tensor tensor) { return output(tensor); };
   const bool samples = call.options.strategy == Strategy::kSample;
   const std::vector<Tensor> checked_rules = take_rules(rules, call.rows, samples, check);

@@ -4,6 +4,7 @@
 
 #include "decode_ops_cuda.h"
 #include "decode_tensors_cuda.h"
+#include "pack_arguments.h"
 
 namespace fast_s2s {
 namespace cuda {
@@ -20,82 +21,145 @@ void copy_to_device(void* to, const void* from, size_t bytes) {
 #endif
 }
 
+WeightType weight_type(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return WeightType::kFloat32;
+    case ScalarType::BFloat16:
+      return WeightType::kBFloat16;
+    case ScalarType::Half:
+      return WeightType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "matrices: expected dtype Float, BFloat16 or Half on CUDA, got ",
+                      torch::headeronly::toString(type));
+  }
+}
+
+// Puts the parts of a decoder where the kernels read them.
+class CudaPacker {
+ public:
+  CudaPacker(const std::vector<Tensor>& matrices, const std::vector<Tensor>& biases,
+             const Tensor& inputs, const PackedHeader& header, const DecodePackArgs& args)
+      : matrices_(matrices),
+        biases_(biases),
+        inputs_(inputs),
+        h_(header),
+        l_(args.layout),
+        args_(args),
+        bias_(at(l_.biases)) {}
+
+  void run() {
+    const int64_t gates = 4 * h_.hidden, r = h_.output;
+    for (int layer = 0; layer < h_.layers; ++layer) {
+      pack_gates(layer);
+      if (h_.projected)
+        pack(l_.projection(layer), {{whole(take(r, h_.hidden), h_.hidden)}, r, false});
+      pack_rows(vector(biases_[layer], gates), 1, gates, bias_, 16 * l_.gate_tiles, true);
+      bias_ += 16 * l_.gate_tiles;
+    }
+    if (h_.heads > 0) pack_attention();
+    pack(l_.vocabulary(), {{whole(take(h_.vocab, r), r)}, h_.vocab, false});
+    pack_rows(vector(biases_.back(), h_.vocab), 1, h_.vocab, bias_, l_.logits_stride, false);
+    pack_rows(rows(inputs_, "inputs", {h_.vocab, h_.inputs}), h_.vocab, h_.inputs, at(l_.inputs),
+              l_.input_stride, h_.table);
+  }
+
+ private:
+  float* at(int64_t offset) const { return reinterpret_cast<float*>(args_.packed + offset); }
+  const void* take(int64_t rows, int64_t columns) {
+    const std::string name = "matrices[" + std::to_string(next_) + "]";
+    const ScalarType stored = matrices_[0].scalar_type();
+    kept_.push_back(checked(matrices_[next_++], name, stored, {rows, columns}, inputs_));
+    return input(kept_.back());
+  }
+  const float* rows(const Tensor& tensor, const char* name, const std::vector<int64_t>& shape) {
+    kept_.push_back(checked(tensor, name, ScalarType::Float, shape, inputs_));
+    return in<float>(kept_.back());
+  }
+  const float* vector(const Tensor& tensor, int64_t size) { return rows(tensor, "biases", {size}); }
+
+  PackColumns columns(const void* from, int64_t first, int64_t count, int64_t stride,
+                      int64_t k_tiles) const {
+    const int64_t skipped = first * matrices_[0].element_size();
+    return {static_cast<const char*>(from) + skipped, count, stride, static_cast<int>(k_tiles)};
+  }
+  PackColumns whole(const void* from, int64_t count) const {
+    return columns(from, 0, count, count, (count + l_.k - 1) / l_.k);
+  }
+
+  void pack_gates(int layer) {
+    const int64_t gates = 4 * h_.hidden, r = h_.output;
+    const int64_t embedded = layer > 0 ? r : h_.table ? 0 : h_.inputs;
+    const int64_t fed = layer == 0 && h_.feeding ? r : 0;
+    PackMatrix matrix{{}, gates, true};
+    if (embedded + fed > 0) {
+      const void* x = take(gates, embedded + fed);
+      matrix.parts[0] = columns(x, 0, embedded, embedded + fed, l_.gates(layer).x_tiles);
+      if (fed > 0) matrix.parts[1] = columns(x, embedded, fed, embedded + fed, l_.fed_tiles);
+    }
+    matrix.parts[2] = whole(take(gates, r), r);
+    pack(l_.gates(layer), matrix);
+  }
+
+  void pack_attention() {
+    const int64_t r = h_.output, m = h_.values;
+    if (h_.additive) {
+      pack(l_.query(), {{whole(take(h_.keys, r), r)}, h_.keys, false});
+      pack_rows(vector(biases_[h_.layers], h_.keys), 1, h_.keys, at(l_.score), 16 * l_.key_tiles,
+                false);
+    }
+    const void* joined = take(r, m + r);
+    pack(l_.attended(), {{columns(joined, 0, m, m + r, l_.value_k_tiles),
+                          columns(joined, m, r, m + r, l_.output_k_tiles)},
+                         r,
+                         false});
+  }
+
+  void pack(const DecodeStage& stage, const PackMatrix& matrix) const {
+    check_launch(pack_stage_cuda(args_, stage, matrix, stream_));
+  }
+  void pack_rows(const float* from, int64_t count, int64_t columns, float* to, int64_t stride,
+                 bool gates) const {
+    check_launch(pack_rows_cuda(from, count, columns, to, stride, gates, 0, stream_));
+  }
+
+  const std::vector<Tensor>& matrices_;
+  const std::vector<Tensor>& biases_;
+  const Tensor& inputs_;
+  const PackedHeader& h_;
+  const DecodeLayout& l_;
+  const DecodePackArgs& args_;
+  const Stream stream_ = stream_here();
+  float* bias_;
+  size_t next_ = 0;
+  std::vector<Tensor> kept_;
+};
+
 }  // namespace
 
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
                    const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
                    bool projected, bool table) {
-  STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
-  const int64_t expected = num_layers * (projected ? 3 : 2) + 1 - (table ? 1 : 0);
-  STD_TORCH_CHECK(static_cast<int64_t>(matrices.size()) == expected, "matrices: expected ",
-                  expected, " tensors, got ", matrices.size());
-  STD_TORCH_CHECK(static_cast<int64_t>(biases.size()) == num_layers + 1, "biases: expected ",
-                  num_layers + 1, " tensors, got ", biases.size());
-  const ScalarType stored = matrices[0].scalar_type();
-  STD_TORCH_CHECK(stored == ScalarType::Float || stored == ScalarType::BFloat16,
-                  "matrices: expected dtype Float or BFloat16 on CUDA, got ",
-                  torch::headeronly::toString(stored));
-  STD_TORCH_CHECK(scales.empty(), "scales: expected none, got ", scales.size());
-  STD_TORCH_CHECK(inputs.dim() == 2 && matrices.back().dim() == 2 && biases[0].dim() == 1,
-                  "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
-  PackedHeader header{};
+  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table, 0,
+                               false, false);
+}
+
+Tensor decode_pack_attending(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
+                             const std::vector<Tensor>& biases, const Tensor& inputs,
+                             int64_t num_layers, bool projected, bool table, int64_t heads,
+                             bool additive, bool feeding) {
+  PackedHeader header = decode_arguments::describe_pack(
+      matrices, biases, inputs, {num_layers, projected, table, heads, additive, feeding});
   std::memcpy(header.magic, kPackedMagic, sizeof(header.magic));
   header.layout = kCudaLayout;
-  header.weights = stored == ScalarType::Float ? WeightType::kFloat32 : WeightType::kBFloat16;
-  header.layers = num_layers;
-  header.hidden = biases[0].size(0) / 4;
-  header.output = matrices.back().size(1);
-  header.vocab = matrices.back().size(0);
-  header.inputs = inputs.size(1);
-  header.projected = projected;
-  header.table = table;
-  const int64_t gates = 4 * header.hidden;
-  STD_TORCH_CHECK(!table || header.inputs == gates, "inputs: expected a table (V, ", gates, ")");
-  STD_TORCH_CHECK(projected || header.output == header.hidden,
-                  "matrices: expected R = H without a projection, got ", header.output, " and ",
-                  header.hidden);
+  header.weights = weight_type(matrices[0].scalar_type());
+  STD_TORCH_CHECK(scales.empty(), "scales: expected none, got ", scales.size());
   DecodePackArgs args{{}, header.weights, nullptr};
   header.bytes = packed_decode_bytes(problem_of(header), args.layout);
   Tensor packed = torch::stable::new_zeros(inputs, {header.bytes}, ScalarType::Byte);
   args.packed = static_cast<unsigned char*>(state(packed));
   copy_to_device(args.packed, &header, sizeof(header));
-
-  const Stream stream = stream_here();
-  std::vector<Tensor> kept;
-  size_t next = 0;
-  const auto take = [&](int64_t rows, int64_t columns) {
-    const std::string name = "matrices[" + std::to_string(next) + "]";
-    kept.push_back(checked(matrices[next++], name, stored, {rows, columns}, inputs));
-    return input(kept.back());
-  };
-  const auto take_rows = [&](const Tensor& tensor, const char* name, std::vector<int64_t> shape) {
-    kept.push_back(checked(tensor, name, ScalarType::Float, shape, inputs));
-    return in<float>(kept.back());
-  };
-  const DecodeLayout& l = args.layout;
-  float* bias = reinterpret_cast<float*>(args.packed + l.biases);
-  const int64_t r = header.output;
-  for (int layer = 0; layer < num_layers; ++layer) {
-    const bool multiplies = layer > 0 || !table;
-    const int64_t x_columns = layer == 0 ? header.inputs : r;
-    const void* x = multiplies ? take(gates, x_columns) : nullptr;
-    const void* h = take(gates, r);
-    check_launch(pack_stage_cuda(args, l.gates(layer), true, x, x_columns, h, r, gates, stream));
-    if (projected)
-      check_launch(pack_stage_cuda(args, l.projection(layer), false, nullptr, 0,
-                                   take(r, header.hidden), header.hidden, r, stream));
-    check_launch(pack_rows_cuda(take_rows(biases[layer], "biases", {gates}), 1, gates, bias,
-                                16 * l.gate_tiles, true, 0, stream));
-    bias += 16 * l.gate_tiles;
-  }
-  check_launch(pack_stage_cuda(args, l.vocabulary(), false, nullptr, 0, take(header.vocab, r), r,
-                               header.vocab, stream));
-  check_launch(pack_rows_cuda(take_rows(biases[num_layers], "biases", {header.vocab}), 1,
-                              header.vocab, bias, l.logits_stride, false, 0, stream));
-  const float* rows = take_rows(inputs, "inputs", {header.vocab, header.inputs});
-  check_launch(pack_rows_cuda(rows, header.vocab, header.inputs,
-                              reinterpret_cast<float*>(args.packed + l.inputs), l.input_stride,
-                              table, 0, stream));
+  CudaPacker(matrices, biases, inputs, header, args).run();
   return packed;
 }
 

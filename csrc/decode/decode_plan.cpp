@@ -31,6 +31,12 @@ DecodeLayout sizes(const DecodeProblem& p) {
   l.vocab = p.vocab;
   l.projected = p.projected;
   l.table = p.table;
+  l.states = static_cast<int>(p.layers + (p.feeding ? 1 : 0));
+  l.heads = static_cast<int>(p.heads);
+  l.keys = static_cast<int>(p.keys);
+  l.values = static_cast<int>(p.values);
+  l.additive = p.additive;
+  l.feeding = p.feeding;
   l.k = p.weights == WeightType::kFloat32 ? 8 : 16;
   l.hidden_stride = static_cast<int>(round_up(p.hidden, 16));
   l.output_stride = static_cast<int>(round_up(p.output, 16));
@@ -40,8 +46,13 @@ DecodeLayout sizes(const DecodeProblem& p) {
   l.logits_stride = 16 * l.vocab_tiles;
   l.input_stride = p.table ? 16 * l.gate_tiles : static_cast<int>(round_up(p.inputs, 16));
   l.x_tiles = p.table ? 0 : static_cast<int>(ceil_div(p.inputs, l.k));
+  l.values_stride = static_cast<int>(round_up(p.values, 16));
+  // as far apart as a slot's states
+  l.fed_tiles = p.feeding ? l.output_stride / l.k : 0;
   l.output_k_tiles = static_cast<int>(ceil_div(p.output, l.k));
   l.hidden_k_tiles = static_cast<int>(ceil_div(p.hidden, l.k));
+  l.value_k_tiles = static_cast<int>(ceil_div(p.values, l.k));
+  l.key_tiles = static_cast<int>(ceil_div(p.keys, 16));
   return l;
 }
 
@@ -117,6 +128,9 @@ class Planner {
     plan.shared_bytes = offset + l.resident * kUnit;
     plan.resident_bytes = l.resident * kUnit;
     plan.streamed_bytes = (share - l.resident) * kUnit;
+    plan.memory_bytes =
+        p_.heads > 0 ? ceil_div(int64_t{l.slots} * p_.steps * (p_.keys + p_.values) * 4, l.ranks)
+                     : 0;
     return true;
   }
 
@@ -125,14 +139,16 @@ class Planner {
     const double exchange = plan.variant == Variant::kBlock     ? kBarrierNs
                             : plan.variant == Variant::kCluster ? kClusterNs
                                                                 : kGridNs;
-    const double exchanges = l.layers * (l.projected ? 2 : 1) + 2;
+    const int of_attention = p_.heads == 0 ? 0 : p_.additive ? 4 : 3;
+    const double exchanges = l.layers * (l.projected ? 2 : 1) + of_attention + 2;
     const int64_t passes = ceil_div(l.slots, 8 * plan.row_tiles);
     const double bytes =
         passes * (plan.resident_bytes / kSharedBytesPerNs + plan.streamed_bytes / kL2BytesPerNs);
     const double units = (plan.resident_bytes + plan.streamed_bytes) / kUnit;
     const double products = ceil_div(l.slots, 8) * units * kProductNs / 4;
     plan.estimated_ns =
-        (exchanges * exchange + std::max(bytes, products)) * ceil_div(groups, room) +
+        (exchanges * exchange + std::max(bytes, products) + plan.memory_bytes / kL2BytesPerNs) *
+            ceil_div(groups, room) +
         (plan.variant == Variant::kGrid ? kLaunchNs / 50 : 0);
   }
 
@@ -141,6 +157,23 @@ class Planner {
   const DecodeLayout sizes_;
   std::optional<DecodePlan> best_;
 };
+
+// Scores are counted by step and head in 31 bits, as are the values of a step.
+void check_memory(const DecodeProblem& p) {
+  if (p.keys < 1 || p.values < 1 || p.steps < 0)
+    throw std::invalid_argument(
+        "plan: expected keys and values of at least 1, steps of at least 0");
+  if (p.keys % p.heads != 0 || p.values % p.heads != 0)
+    throw std::invalid_argument("heads: expected a divisor of " + std::to_string(p.keys) + " and " +
+                                std::to_string(p.values) + ", got " + std::to_string(p.heads));
+  constexpr int64_t kMost = int64_t{1} << 31;
+  if (std::max({p.keys, p.values, p.heads * p.steps}) >= kMost)
+    throw std::invalid_argument(
+        "memory: expected fewer than 2^31 keys and values, and scores of a "
+        "slot, on CUDA, got " +
+        std::to_string(p.keys) + ", " + std::to_string(p.values) + ", " +
+        std::to_string(p.heads * p.steps));
+}
 
 }  // namespace
 
@@ -151,7 +184,8 @@ int64_t packed_decode_bytes(const DecodeProblem& problem, DecodeLayout& l) {
   }
   const DecodeStage last = l.vocabulary();
   l.biases = kDecodeHeaderBytes + (last.first + int64_t{last.tiles} * last.k_tiles) * kUnit;
-  l.inputs = l.biases + 4 * 16 * (int64_t{l.layers} * l.gate_tiles + l.vocab_tiles);
+  l.score = l.biases + 4 * 16 * (int64_t{l.layers} * l.gate_tiles + l.vocab_tiles);
+  l.inputs = l.score + (l.additive ? 4 * 16 * int64_t{l.key_tiles} : 0);
   return l.inputs + 4 * l.vocab * int64_t{l.input_stride};
 }
 
@@ -161,6 +195,7 @@ DecodePlan plan_decode(const Device& device, const DecodeProblem& p) {
   if (p.width > kMostGroupSlots)
     throw std::invalid_argument("width: expected at most " + std::to_string(kMostGroupSlots) +
                                 " slots to a row on CUDA, got " + std::to_string(p.width));
+  if (p.heads > 0) check_memory(p);
   return Planner(device, p).best();
 }
 
@@ -173,6 +208,7 @@ std::string explain(const DecodePlan& plan) {
   out << "; a block has " << plan.resident_bytes / 1024
       << " KiB of weights in shared memory and reads " << plan.streamed_bytes / 1024
       << " KiB from L2 a step";
+  if (l.heads > 0) out << ", and " << plan.memory_bytes / 1024 << " KiB of the rows' memory";
   return out.str();
 }
 

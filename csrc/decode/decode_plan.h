@@ -21,10 +21,14 @@ struct DecodeProblem {
   bool projected, table;
   int64_t rows, width;
   bool beam;
+  // attention's, as in PackedHeader; S steps to look at
+  int64_t heads = 0, keys = 0, values = 0;
+  bool additive = false, feeding = false;
+  int64_t steps = 0;
 };
 
 // One product of a step: `tiles` of 16 rows, each `k_tiles` deep, the first `x_tiles` of those over
-// the layer's input. Units are 512 bytes: a tile along one k-tile.
+// the layer's input, or over what attention found. Units are 512 bytes: a tile along one k-tile.
 struct DecodeStage {
   int tiles, k_tiles, x_tiles;
   int64_t first;  // unit in the packed weights
@@ -36,20 +40,24 @@ struct DecodeLayout {
   int hidden, output, layers;
   bool projected, table;
   int64_t vocab;
+  int states;  // hidden states of a slot: the layers' and, with feeding, what attention found
+  int heads, keys, values;
+  bool additive, feeding;
   int ranks, k;           // blocks to one copy; depth of a k-tile
   int group_rows, units;  // of one group; units of choice: rows of beams, else slots
   int slots;              // of a group
-  int hidden_stride, output_stride, input_stride, logits_stride;
-  int x_tiles, output_k_tiles, hidden_k_tiles;
-  int gate_tiles, output_tiles, vocab_tiles;
+  int hidden_stride, output_stride, input_stride, logits_stride, values_stride;
+  int x_tiles, fed_tiles, output_k_tiles, hidden_k_tiles, value_k_tiles;
+  int gate_tiles, output_tiles, key_tiles, vocab_tiles;
   int resident;  // units of a block's share in shared memory
   bool cluster;
   int partial, reduce, live, begins, weights;  // offsets
-  int64_t biases, inputs;                      // bytes in the packed weights
+  int64_t biases, score, inputs;               // bytes in the packed weights
 
-  // The s-th product of a step: gates and projection of each layer, then the vocabulary.
+  // The products of a step: gates and projection of each layer, attention's query and output, the
+  // vocabulary.
   FAST_S2S_HD DecodeStage gates(int layer) const {
-    const int first_k = x_tiles + output_k_tiles, k = 2 * output_k_tiles;
+    const int first_k = x_tiles + fed_tiles + output_k_tiles, k = 2 * output_k_tiles;
     const int64_t before = layer == 0 ? 0 : first_k + static_cast<int64_t>(layer - 1) * k;
     const int64_t projections = projected ? static_cast<int64_t>(layer) * hidden_k_tiles : 0;
     return {gate_tiles, layer == 0 ? first_k : k, layer == 0 ? x_tiles : output_k_tiles,
@@ -59,14 +67,23 @@ struct DecodeLayout {
   FAST_S2S_HD DecodeStage projection(int layer) const {
     return after(gates(layer), output_tiles, hidden_k_tiles);
   }
+  FAST_S2S_HD DecodeStage query() const { return after(last_layer(), key_tiles, output_k_tiles); }
+  FAST_S2S_HD DecodeStage attended() const {
+    const DecodeStage last = additive ? query() : last_layer();
+    DecodeStage stage = after(last, output_tiles, value_k_tiles + output_k_tiles);
+    stage.x_tiles = value_k_tiles;
+    return stage;
+  }
   FAST_S2S_HD DecodeStage vocabulary() const {
-    const DecodeStage last = projected ? projection(layers - 1) : gates(layers - 1);
-    return after(last, vocab_tiles, output_k_tiles);
+    return after(heads > 0 ? attended() : last_layer(), vocab_tiles, output_k_tiles);
   }
   // Tiles of a block, at most.
   FAST_S2S_HD int share(int tiles) const { return (tiles + ranks - 1) / ranks; }
 
  private:
+  FAST_S2S_HD DecodeStage last_layer() const {
+    return projected ? projection(layers - 1) : gates(layers - 1);
+  }
   FAST_S2S_HD DecodeStage after(const DecodeStage& last, int tiles, int k_tiles) const {
     return {tiles, k_tiles, 0, last.first + static_cast<int64_t>(last.tiles) * last.k_tiles,
             last.local + share(last.tiles) * last.k_tiles};
@@ -81,6 +98,7 @@ struct DecodePlan {
   int64_t launches;   // one after another, for the rows beyond those
   int64_t shared_bytes;
   int64_t resident_bytes, streamed_bytes;  // of a block's share of the weights
+  int64_t memory_bytes;                    // what a block reads of the rows' memory in a step
   double estimated_ns;                     // of a step with all rows; a model, not a measurement
 };
 
@@ -92,8 +110,8 @@ constexpr int64_t kMostGroupSlots = 1024;
 constexpr int64_t kDecodeHeaderBytes = 256;
 static_assert(sizeof(PackedHeader) <= kDecodeHeaderBytes, "the header needs more room");
 
-// Raises std::invalid_argument for sizes below 1, more slots in a row than a group has, or a device
-// that cannot run it.
+// Raises std::invalid_argument for sizes below 1, more slots in a row than a group has, a memory
+// beyond what is counted in 31 bits, or a device that cannot run it.
 DecodePlan plan_decode(const Device& device, const DecodeProblem& problem);
 std::string explain(const DecodePlan& plan);
 

@@ -34,8 +34,8 @@ const T* in(const Tensor& tensor) {
 }
 
 inline DecodeProblem problem_of(const PackedHeader& h) {
-  return {h.weights,   h.layers, h.hidden, h.output, h.vocab, h.inputs,
-          h.projected, h.table,  1,        1,        false};
+  return {h.weights, h.layers, h.hidden, h.output, h.vocab, h.inputs, h.projected, h.table,
+          1,         1,        false,    h.heads,  h.keys,  h.values, h.additive,  h.feeding};
 }
 
 }  // namespace cuda

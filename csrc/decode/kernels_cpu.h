@@ -30,6 +30,8 @@ void dispatch_panel(WeightType weights, const F& call) {
       return call(Bfloat16Panel{});
     case WeightType::kInt8:
       return call(Int8Panel{});
+    case WeightType::kFloat16:
+      return;
   }
 }
 

@@ -35,10 +35,15 @@ struct DecodeCudaArgs {
   DecodeLayout layout;
   int64_t first_row;  // of this launch
   // of each group of rows, one after another
-  float* h;            // [2, L, slots, output_stride], zero at first
+  float* h;            // [2, slots, hidden states, output_stride], zero at first
   float* c;            // [2, L, slots, hidden_stride]
   float* unprojected;  // [slots, hidden_stride], zero at first; null without a projection
   float* logits;       // [slots, logits_stride]
+  // of attention; what is not needed is null
+  float* queries;      // [slots, keys], if additive
+  float* scores;       // [slots, heads, S]
+  float* contexts;     // [slots, values_stride], zero at first
+  float* attended;     // [slots, output_stride], zero at first, without feeding
   int* next;           // [3, slots]: which slots go on, where their states lie, their next tokens
   int* next_count;     // [units]
   int64_t* work;       // [2]: steps, slots computed
@@ -65,10 +70,20 @@ struct DecodePackArgs {
   WeightType weights;
   unsigned char* packed;
 };
-// A product's matrix: of gates [4H, x] and [4H, h], or [rows, h] with x null.
-std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage, bool gates,
-                            const void* x, int64_t x_columns, const void* h, int64_t h_columns,
-                            int64_t rows, Stream stream);
+// Columns of a product's matrix, `k_tiles` deep, in rows `stride` apart.
+struct PackColumns {
+  const void* from = nullptr;
+  int64_t columns = 0, stride = 0;
+  int k_tiles = 0;
+};
+// The matrix's rows, or those of 4 gates; the parts of its columns lie side by side.
+struct PackMatrix {
+  PackColumns parts[3];
+  int64_t rows;
+  bool gates;
+};
+std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage,
+                            const PackMatrix& matrix, Stream stream);
 // float [rows, columns] to rows of `stride`, with `fill` behind; gates in the order of tiles.
 std::string pack_rows_cuda(const float* from, int64_t rows, int64_t columns, float* to,
                            int64_t stride, bool gates, float fill, Stream stream);

@@ -1,144 +1,10 @@
 // The network of a step: products of packed weights and the states of the slots that run.
 #pragma once
 
-#include "../lstm/operand_cuda.cuh"
-#include "kernels_cuda.h"
+#include "group_cuda.cuh"
+#include "operands_cuda.cuh"
 
 namespace fast_s2s {
-
-constexpr int kDecodeThreads = 32 * kDecodeWarps;
-
-struct alignas(8) Pair {
-  float v[2];
-};
-
-// A k-tile of weights is 32 bytes of a row, as in the LSTM's kernels. Which value of a row meets
-// which place of a fragment is ours to choose: a lane reads neighbours of the float32 state, and
-// pack_stage_cuda lays the weights out alike. Lane (g, t) takes kLaneValues values at t ·
-// kLaneValues of row g. The state is multiplied in parts whose sum is float32's 24 bits.
-struct DecodeFp32 {
-  typedef float Io;
-  static constexpr int kDepth = 8, kLaneValues = 2;
-  struct State {
-    uint32_t high[2], low[2];
-  };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    Pair values{};
-    if (there) values = load(reinterpret_cast<const Pair*>(at));
-    const uint32_t words[2] = {bit_copy<uint32_t>(values.v[0]), bit_copy<uint32_t>(values.v[1])};
-    State state;
-    OperandFp32::split(words, state.high, state.low);
-    return state;
-  }
-  FAST_S2S_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const State& b) {
-    uint32_t high[4], low[4];
-    OperandFp32::split(a, high, low);
-    mma_tf32(d, low, b.high);
-    mma_tf32(d, high, b.low);
-    mma_tf32(d, high, b.high);
-  }
-};
-
-// bfloat16 weights; the state's parts of 8 bits each make the products exact.
-struct DecodeBf16 {
-  typedef Bf16 Io;
-  static constexpr int kDepth = 16, kLaneValues = 4;
-  struct State {
-    uint32_t part[3][2];
-  };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    Words words{};
-    if (there) words = load(reinterpret_cast<const Words*>(at));
-    float left[4];
-    for (int i = 0; i < 4; ++i) left[i] = bit_copy<float>(words.w[i]);
-    State state;
-#pragma unroll
-    for (int part = 0; part < 3; ++part) {
-      uint32_t bits[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const Bf16 rounded = from_float<Bf16>(left[i]);
-        bits[i] = rounded.bits;
-        left[i] -= to_float(rounded);
-      }
-      state.part[part][0] = bits[0] | bits[1] << 16;
-      state.part[part][1] = bits[2] | bits[3] << 16;
-    }
-    return state;
-  }
-  FAST_S2S_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const State& b) {
-    for (int part = 2; part >= 0; --part) mma_bf16(d, a, b.part[part]);
-  }
-};
-
-// What a group of blocks works on.
-struct Group {
-  int rank, index;
-  int64_t first_row;
-  int rows;
-  FAST_S2S_DEVICE explicit Group(const DecodeCudaArgs& args)
-      : rank(block_rank() % args.layout.ranks), index(block_rank() / args.layout.ranks) {
-    first_row = args.first_row + static_cast<int64_t>(index) * args.layout.group_rows;
-    const int64_t left = args.call.rows - first_row;
-    rows = left < 0
-               ? 0
-               : static_cast<int>(left < args.layout.group_rows ? left : args.layout.group_rows);
-  }
-};
-
-// Barrier of the blocks of a group: all that one wrote is there for the others.
-class GroupBarrier {
- public:
-  FAST_S2S_DEVICE GroupBarrier(const DecodeCudaArgs& args, const Group& group)
-      : ranks_(args.layout.ranks),
-        cluster_(args.layout.cluster),
-        counter_(args.counters + group.index) {}
-  FAST_S2S_DEVICE void wait() {
-    if (ranks_ == 1) {
-      sync_threads();
-    } else if (cluster_) {
-      // the barrier takes whole warps
-      sync_warp();
-      cluster_arrive();
-      cluster_wait();
-    } else {
-      counter_arrive(counter_);
-      counter_wait(counter_, static_cast<uint32_t>(ranks_) * ++passed_);
-    }
-  }
-
- private:
-  const int ranks_;
-  const bool cluster_;
-  uint32_t* counter_;
-  uint32_t passed_ = 0;
-};
-
-// Slots that a step computes, in shared memory: which each is, where the states of the step before
-// lie, its input. The same in every block of the group.
-class LiveSlots {
- public:
-  FAST_S2S_DEVICE explicit LiveSlots(const DecodeLayout& layout) : l_(layout) {}
-  FAST_S2S_DEVICE int slot(int i) const { return shared_load<int>(at(0, i)); }
-  FAST_S2S_DEVICE int parent(int i) const { return shared_load<int>(at(1, i)); }
-  FAST_S2S_DEVICE int token(int i) const { return shared_load<int>(at(2, i)); }
-  // Of a unit of choice; one past the last unit, too.
-  FAST_S2S_DEVICE int begin(int unit) const { return shared_load<int>(l_.begins + 4 * unit); }
-  FAST_S2S_DEVICE void set(int i, int slot, int parent, int token) const {
-    shared_store(at(0, i), slot);
-    shared_store(at(1, i), parent);
-    shared_store(at(2, i), token);
-  }
-  FAST_S2S_DEVICE void set_begin(int unit, int first) const {
-    shared_store(l_.begins + 4 * unit, first);
-  }
-
- private:
-  FAST_S2S_DEVICE uint32_t at(int array, int i) const {
-    return l_.live + 4 * (array * l_.slots + i);
-  }
-  const DecodeLayout& l_;
-};
 
 template <class Operand, int kRowTiles>
 class Network {
@@ -154,12 +20,15 @@ class Network {
         live_(live),
         packed_(static_cast<const unsigned char*>(args.call.packed)),
         weights_(reinterpret_cast<const Words*>(packed_ + kDecodeHeaderBytes)) {
-    const int64_t states = 2 * static_cast<int64_t>(l_.layers) * l_.slots;
-    h_ = args.h + group.index * states * l_.output_stride;
-    c_ = args.c + group.index * states * l_.hidden_stride;
     const int64_t slots = static_cast<int64_t>(group.index) * l_.slots;
+    h_ = args.h + 2 * slots * l_.states * l_.output_stride;
+    c_ = args.c + 2 * slots * l_.layers * l_.hidden_stride;
     logits_ = args.logits + slots * l_.logits_stride;
     unprojected_ = l_.projected ? args.unprojected + slots * l_.hidden_stride : nullptr;
+    if (l_.heads == 0) return;
+    queries_ = l_.additive ? args.queries + slots * l_.keys : nullptr;
+    contexts_ = args.contexts + slots * l_.values_stride;
+    attended_ = l_.feeding ? nullptr : args.attended + slots * l_.output_stride;
   }
 
   // The block's share of the weights, as far as there is room.
@@ -168,13 +37,18 @@ class Network {
       load_stage(l_.gates(layer));
       if (l_.projected) load_stage(l_.projection(layer));
     }
+    if (l_.additive) load_stage(l_.query());
+    if (l_.heads > 0) load_stage(l_.attended());
     load_stage(l_.vocabulary());
   }
 
-  // States before the step, at where a slot's lie; and after it, at the slots' own indices.
+  // States before the step, at where a slot's lie; and after it, at the slots' own indices. Behind
+  // those of the layers: what attention found, which lies in front, so that the first layer reads
+  // it and its own as one.
   FAST_S2S_DEVICE float* hidden(int after, int layer, int at) const {
     const int64_t buffer = turn_ ^ after;
-    return h_ + ((buffer * l_.layers + layer) * l_.slots + at) * l_.output_stride;
+    const int place = !l_.feeding ? layer : layer == l_.layers ? 0 : layer + 1;
+    return h_ + ((buffer * l_.slots + at) * l_.states + place) * l_.output_stride;
   }
   FAST_S2S_DEVICE float* cell(int after, int layer, int at) const {
     const int64_t buffer = turn_ ^ after;
@@ -189,7 +63,8 @@ class Network {
     const auto x = [&](int i) {
       return layer > 0 ? hidden(1, layer - 1, i) : l_.table ? nullptr : input(live_.token(i));
     };
-    const auto h = [&](int i) { return hidden(0, layer, live_.parent(i)); };
+    const int first = layer == 0 && l_.feeding ? l_.layers : layer;
+    const auto h = [&](int i) { return hidden(0, first, live_.parent(i)); };
     product(l_.gates(layer), count, x, h, [&](int tile, int first, int tiles) {
       constexpr int kPairs = kRowTiles * 32;
       const int at = thread_rank(), m = at / kPairs, n = at / 32 % kRowTiles;
@@ -209,11 +84,43 @@ class Network {
     });
   }
 
+  // Of additive attention; else the last layer's hidden state is the query.
+  FAST_S2S_DEVICE void find_queries(int count) {
+    const auto none = [](int) { return static_cast<float*>(nullptr); };
+    const auto h = [&](int i) { return hidden(1, l_.layers - 1, i); };
+    product(l_.query(), count, none, h, [&](int tile, int first, int tiles) {
+      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
+        if (row < l_.keys) store(query(i) + row, sum);
+      });
+    });
+  }
+  FAST_S2S_DEVICE float* query(int i) const {
+    return l_.additive ? queries_ + static_cast<int64_t>(i) * l_.keys : hidden(1, l_.layers - 1, i);
+  }
+  // What attention finds in a slot's memory; zero at first behind its end.
+  FAST_S2S_DEVICE float* context(int i) const {
+    return contexts_ + static_cast<int64_t>(i) * l_.values_stride;
+  }
+  // Acc [A], additive attention's.
+  FAST_S2S_DEVICE const float* score() const {
+    return reinterpret_cast<const float*>(packed_ + l_.score);
+  }
+  // tanh(W_c [context; h]).
+  FAST_S2S_DEVICE void join_contexts(int count) {
+    const auto x = [&](int i) { return context(i); };
+    const auto h = [&](int i) { return hidden(1, l_.layers - 1, i); };
+    product(l_.attended(), count, x, h, [&](int tile, int first, int tiles) {
+      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
+        if (row < l_.output) store(features(i) + row, DeviceMath::tanh(sum));
+      });
+    });
+  }
+
   // Logits as choices are made by: NaN, which is never chosen, as -inf; +inf as the largest number;
   // -inf past the vocabulary.
   FAST_S2S_DEVICE void vocabulary(int count) {
     const auto none = [](int) { return static_cast<float*>(nullptr); };
-    const auto h = [&](int i) { return hidden(1, l_.layers - 1, i); };
+    const auto h = [&](int i) { return features(i); };
     product(l_.vocabulary(), count, none, h, [&](int tile, int first, int tiles) {
       for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
         const float bias =
@@ -240,6 +147,11 @@ class Network {
     const float* rows = reinterpret_cast<const float*>(packed_ + l_.inputs);
     // states and inputs are read alike, through pointers of one type
     return const_cast<float*>(rows) + (known ? token : 0) * static_cast<int64_t>(l_.input_stride);
+  }
+  // What the vocabulary reads.
+  FAST_S2S_DEVICE float* features(int i) const {
+    if (l_.heads > 0 && !l_.feeding) return attended_ + static_cast<int64_t>(i) * l_.output_stride;
+    return hidden(1, l_.feeding ? l_.layers : l_.layers - 1, i);
   }
   FAST_S2S_DEVICE float* unprojected(int i) const {
     return unprojected_ + static_cast<int64_t>(i) * l_.hidden_stride;
@@ -380,6 +292,7 @@ class Network {
   const unsigned char* packed_;
   const Words* weights_;
   float *h_, *c_, *logits_, *unprojected_;
+  float *queries_ = nullptr, *contexts_ = nullptr, *attended_ = nullptr;
   int turn_ = 0, partial_turn_ = 0, depth_ = 0;
 };
 

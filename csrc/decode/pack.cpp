@@ -2,10 +2,12 @@
 
 #include "checks.h"
 #include "decode_ops.h"
+#include "pack_arguments.h"
 
 namespace fast_s2s {
 
 using namespace decode_checks;
+using decode_arguments::describe_pack;
 
 namespace {
 
@@ -38,55 +40,15 @@ Tensor decode_pack_attending(const std::vector<Tensor>& matrices, const std::vec
                              const std::vector<Tensor>& biases, const Tensor& inputs,
                              int64_t num_layers, bool projected, bool table, int64_t heads,
                              bool additive, bool feeding) {
-  STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
-  const int64_t per_layer = projected ? 3 : 2;
-  STD_TORCH_CHECK(heads >= 0, "heads: expected at least 0, got ", heads);
-  STD_TORCH_CHECK(heads > 0 || !(additive || feeding),
-                  "additive, feeding: expected neither without heads");
-  // attention's own: additive its query, and the output
-  const int64_t of_attention = heads == 0 ? 0 : additive ? 2 : 1;
-  const int64_t of_layers = num_layers * per_layer - (table && !feeding ? 1 : 0);
-  const int64_t expected = of_layers + of_attention + 1;
-  STD_TORCH_CHECK(static_cast<int64_t>(matrices.size()) == expected, "matrices: expected ",
-                  expected, " tensors, got ", matrices.size());
-  const int64_t vectors = num_layers + (additive ? 1 : 0) + 1;
-  STD_TORCH_CHECK(static_cast<int64_t>(biases.size()) == vectors, "biases: expected ", vectors,
-                  " tensors, got ", biases.size());
-  const WeightType weights = weight_type(matrices[0]);
-  const bool scaled = weights == WeightType::kInt8;
+  PackedHeader header = describe_pack(matrices, biases, inputs,
+                                      {num_layers, projected, table, heads, additive, feeding});
+  header.weights = weight_type(matrices[0]);
+  const bool scaled = header.weights == WeightType::kInt8;
   STD_TORCH_CHECK(scales.size() == (scaled ? matrices.size() : 0), "scales: expected ",
                   scaled ? matrices.size() : 0, " tensors, got ", scales.size());
-  STD_TORCH_CHECK(inputs.dim() == 2 && matrices.back().dim() == 2 && biases[0].dim() == 1,
-                  "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
-  const ScalarType acc = acc_type(weights), stored = matrices[0].scalar_type();
-  PackedHeader header{};
-  header.weights = weights;
-  header.layers = num_layers;
-  header.hidden = biases[0].size(0) / 4;
-  header.output = matrices.back().size(1);
-  header.vocab = matrices.back().size(0);
-  header.inputs = inputs.size(1);
-  header.projected = projected;
-  header.table = table;
-  header.heads = heads;
-  header.additive = additive;
-  header.feeding = feeding;
-  if (heads > 0) {
-    const Tensor& output = matrices[of_layers + of_attention - 1];
-    STD_TORCH_CHECK(output.dim() == 2 && output.size(1) > header.output,
-                    "matrices: expected attention's output (R, M + R) with R = ", header.output);
-    header.values = output.size(1) - header.output;
-    header.keys = additive ? biases[num_layers].numel() : header.output;
-    STD_TORCH_CHECK(header.values % heads == 0 && header.keys % heads == 0,
-                    "heads: expected a divisor of ", header.values, " and ", header.keys, ", got ",
-                    heads);
-  }
   decode_describe_cpu(header);
+  const ScalarType acc = acc_type(header.weights), stored = matrices[0].scalar_type();
   const int64_t gates = 4 * header.hidden;
-  STD_TORCH_CHECK(!table || header.inputs == gates, "inputs: expected a table (V, ", gates, ")");
-  STD_TORCH_CHECK(projected || header.output == header.hidden,
-                  "matrices: expected R = H without a projection, got ", header.output, " and ",
-                  header.hidden);
   std::vector<Tensor> kept;
   std::vector<const void*> matrix_data, scale_data, bias_data;
   size_t next = 0;

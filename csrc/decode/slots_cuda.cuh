@@ -94,14 +94,14 @@ class SlotArrays {
   template <class Network>
   FAST_S2S_DEVICE void load_states(const DecodeState& from, int64_t slot, const Network& network,
                                    int at) const {
-    for (int layer = 0; layer < l_.layers; ++layer) {
+    for (int layer = 0; layer < l_.states; ++layer)
       for_threads(l_.output, [&](int64_t i) {
         store(network.hidden(0, layer, at) + i, load(hidden_at(from, layer, slot) + i));
       });
+    for (int layer = 0; layer < l_.layers; ++layer)
       for_threads(l_.hidden, [&](int64_t i) {
         store(network.cell(0, layer, at) + i, load(cell_at(from, layer, slot) + i));
       });
-    }
   }
 
  private:
@@ -114,12 +114,12 @@ class SlotArrays {
   // h and c of a slot from f(layer, i, whether of c)
   template <class F>
   FAST_S2S_DEVICE void for_states(const DecodeState& to, int64_t slot, const F& f) const {
-    for (int layer = 0; layer < l_.layers; ++layer) {
+    for (int layer = 0; layer < l_.states; ++layer)
       for_threads(l_.output,
                   [&](int64_t i) { store(hidden_at(to, layer, slot) + i, f(layer, i, false)); });
+    for (int layer = 0; layer < l_.layers; ++layer)
       for_threads(l_.hidden,
                   [&](int64_t i) { store(cell_at(to, layer, slot) + i, f(layer, i, true)); });
-    }
   }
 
   const DecodeLayout& l_;

@@ -20,9 +20,10 @@ from fast_s2s.reference import accumulate_dtype
 from fast_s2s.stored import Stored as Stored
 from fast_s2s.stored import store as store
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
-# of those, what the kernels on a GPU multiply
-CUDA_DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)
+# of those, what the kernels multiply
+CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
+CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TABLE_MODES = ("auto", "on", "off")
 
 # a larger embedding table is not worth its memory, by default
@@ -83,7 +84,7 @@ class StoredAttention(NamedTuple):
 class PackedDecoder:
     """Weights ready for `decode`. Made by `pack_decoder`; later changes of a model do not reach it.
 
-    dtype:     of the matrices: float32, float64, bfloat16 or int8
+    dtype:     of the matrices: float32, float64, bfloat16, float16 or int8
     acc:       of states, biases, embeddings and sums: float64 for float64, else float32
     table:     whether layer 0 looks up embedding · W_ihᵀ + bias instead of multiplying
     embedding: acc (V, E)
@@ -117,7 +118,7 @@ class PackedDecoder:
     @property
     def choice(self) -> backends.Choice:
         """`backend`, and why."""
-        return _choose_backend(self.device.type, self.dtype, self.attending is not None)
+        return _choose_backend(self.device.type, self.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -229,16 +230,14 @@ class PackedDecoder:
         return *arguments, attending.heads, additive, attending.feeding
 
 
-def _choose_backend(device_type: str, dtype: torch.dtype, attention: bool) -> backends.Choice:
+def _choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
     """What runs `decode` for weights of this type, and why."""
     choice = backends.current(device_type, accumulate_dtype(dtype))
     if choice.backend == "reference":
         return choice
     why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype))
-    if why_not is None and device_type == "cuda" and dtype not in CUDA_DTYPES:
-        why_not = f"no native cuda decode of {dtype} weights"
-    if why_not is None and device_type == "cuda" and attention:
-        why_not = "no native cuda decode with attention"
+    if why_not is None and dtype not in (CUDA_DTYPES if device_type == "cuda" else CPU_DTYPES):
+        why_not = f"no native {device_type} decode of {dtype} weights"
     if why_not is not None:
         return backends.Choice("reference", f"native: {why_not}; triton: no decode")
     return backends.Choice("native", choice.reason)
@@ -250,9 +249,9 @@ def pack_decoder(
 ) -> PackedDecoder:
     """Weights for `decode`, stored as `dtype`.
 
-    dtype: float32, float64, bfloat16, or int8 with a scale for each row; default: that of the
-           output projection's weight, float32 for float16. States and sums are float64 for
-           float64, else float32
+    dtype: float32, float64, bfloat16, float16 (fast on a GPU alone), or int8 with a scale for each
+           row; default: that of the output projection's weight, on the CPU float32 for float16.
+           States and sums are float64 for float64, else float32
     table: whether layer 0 looks up embedding · W_ihᵀ + bias, (V, 4H) numbers, instead of
            multiplying: "auto" does up to 64 MiB; "on" or "off"
 
@@ -261,7 +260,8 @@ def pack_decoder(
     _check_weights(weights)
     if dtype is None:
         own = weights.output_weight.dtype
-        dtype = torch.float32 if own == torch.float16 else own
+        on_cpu = weights.output_weight.device.type == "cpu"
+        dtype = torch.float32 if own == torch.float16 and on_cpu else own
     if dtype not in DTYPES:
         names = ", ".join(str(known) for known in DTYPES)
         raise ValueError(f"dtype: expected one of {names}, got {dtype!r}")

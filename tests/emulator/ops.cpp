@@ -38,6 +38,13 @@ STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
   m.def(
       "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
       "int max_steps) -> Tensor[]");
+  m.def(
+      "decode_pack_attending(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
+      "int num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> "
+      "Tensor");
+  m.def(
+      "decode_attending(Tensor packed, Tensor[] state, Tensor[] memory, Tensor[] rules, int[] "
+      "options, float[] parameters, int max_steps) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
@@ -47,6 +54,8 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode));
+  m.impl("decode_pack_attending", TORCH_BOX(&fast_s2s::cuda::decode_pack_attending));
+  m.impl("decode_attending", TORCH_BOX(&fast_s2s::cuda::decode_attending));
 }
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
