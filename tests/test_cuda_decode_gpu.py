@@ -120,7 +120,10 @@ def test_random_decoders_with_attention(seed):
     assert moved.decoder.backend == "native", moved.decoder.choice
     actual = moved.run(options_on_device(options))
     if all(torch.equal(tokens, expected.tokens) for tokens in noisy):
-        assert torch.equal(actual.tokens.cpu(), expected.tokens)
+        # beams that are permutations of each other may be worth the same but for rounding
+        others = (actual.tokens.cpu() != expected.tokens).any(1)
+        apart = (actual.scores.cpu() - expected.scores)[others].abs()
+        assert not others.any() or (options.num_beams > 1 and float(apart.max()) < 1e-6)
         torch.testing.assert_close(actual.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-3)
 
 
