@@ -160,9 +160,7 @@ class Ensemble(GenerationMixin, nn.Module):
             processors,
             criteria,
             output_scores=wanted and config.output_scores,
-            output_logits=wanted and config.output_logits,
             attention=keys if keys.keys else None,
-            sample_beams=config.do_sample and config.num_beams > 1,
         )
 
     def _combined(self, computes: Sequence[Compute]) -> Compute:

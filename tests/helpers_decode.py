@@ -22,6 +22,7 @@ from fast_s2s.decoding import (
     pack_decoder,
     reference,
 )
+from fast_s2s.decoding.contract import Kept
 from fast_s2s.decoding.weights import Stored
 
 BOS, EOS = 1, 2
@@ -82,15 +83,18 @@ def make(
 def run(
     made: tuple[PackedDecoder, Tensor, Tensor], options: DecodeOptions, chunk: int | None = None
 ) -> DecodeResult:
-    """The whole generation, in chunks of steps if told to; counts are summed."""
+    """The whole generation, in chunks of steps if told to: counts summed, what is kept joined."""
     decoder, h, c = made
     state, steps, slot_steps = initial_state(decoder, h, c, BOS, options), 0, 0
+    parts = []
     while True:
         result = decode(decoder, state, options, chunk)
         state, steps = result.state, steps + result.steps
         slot_steps += result.slot_steps
+        parts.append(result.kept)
         if result.done or chunk is None:
-            return result._replace(steps=steps, slot_steps=slot_steps)
+            kept = result.kept and Kept(*map(torch.cat, zip(*parts, strict=True)))
+            return result._replace(steps=steps, slot_steps=slot_steps, kept=kept)
 
 
 def log_probabilities(

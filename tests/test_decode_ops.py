@@ -26,7 +26,7 @@ from fast_s2s.decoding import (
     pack_encoder,
     read,
 )
-from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.contract import Keep, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
 
 needs_native = pytest.mark.skipif(
@@ -164,6 +164,69 @@ def test_more_steps_than_the_op_takes_at_once(backend, monkeypatch):
     parts = run(made, DecodeOptions(max_new_tokens=11))
     assert torch.equal(parts.tokens, whole.tokens)
     assert (parts.steps, parts.slot_steps) == (11, 22)
+
+
+@needs_native
+def test_what_is_kept_does_not_depend_on_how_often_the_op_is_called(monkeypatch):
+    made = make(Size(), 2)
+    options = DecodeOptions(max_new_tokens=11, num_beams=3, keep=Keep.SCORES | Keep.LOGITS)
+    whole = run(made, options)
+    monkeypatch.setattr("fast_s2s.decoding.api._KEPT_AT_ONCE", 4 * 6 * 11)
+    for ours, theirs in zip(run(made, options).kept, whole.kept, strict=True):
+        assert len(ours) == 11 and torch.equal(ours, theirs)
+
+
+@needs_native
+def test_samples_cost_nothing_until_they_differ():
+    """Work is counted: a row's samples are computed once for each different sequence so far."""
+    made = make(Size(hidden=33, vocab=6), 3, sharpness=2)
+    seed = torch.arange(3)
+    kind = {"do_sample": True, "num_return_sequences": 40, "seed": seed}
+    options = DecodeOptions(max_new_tokens=7, eos_token_id=EOS, **kind)
+    result = run(made, options)
+    computed = 0
+    for row in result.tokens.unflatten(0, (3, 40)):
+        ends = [t.tolist().index(EOS) if EOS in t else 8 for t in row]
+        for step in range(1, 8):
+            tokens = [
+                tuple(t[:step].tolist()) for t, end in zip(row, ends, strict=True) if end >= step
+            ]
+            computed += len(set(tokens))
+    assert 0 < computed == result.slot_steps - result.shared_steps < result.slot_steps / 2
+    # found again in a state to go on from; the same samples
+    state, shared, text = result.state, 0, None
+    state = initial_state(*made, BOS, options)
+    while True:
+        text = decode(made[0], state, options, max_steps=2)
+        state, shared = text.state, shared + text.shared_steps
+        if text.done:
+            break
+    assert shared == result.shared_steps and torch.equal(text.tokens, result.tokens)
+    # a prefix is read once
+    prefix = torch.full((3, 4), 3)
+    forced = run(made, DecodeOptions(max_new_tokens=0, prefix=prefix, **kind))
+    assert forced.slot_steps - forced.shared_steps == 3 * 4
+    # other samples of the row say nothing about one
+    alone = run(made, dataclasses.replace(options, num_return_sequences=1))
+    assert torch.equal(alone.tokens, result.tokens[::40, : alone.tokens.size(1)])
+    assert torch.equal(alone.scores, result.scores[::40])
+
+
+@needs_native
+def test_samples_that_begin_from_different_states_share_nothing():
+    made = make(Size(), 1, sharpness=2)
+    options = DecodeOptions(
+        max_new_tokens=1, do_sample=True, num_return_sequences=4, seed=torch.tensor([3])
+    )
+    state = initial_state(*made, BOS, options)
+    for name in ("h", "c"):
+        changed = getattr(state.slots, name).clone()
+        changed[:, 2] += 1e-9
+        slots = state.slots._replace(**{name: changed})
+        result = decode(made[0], state._replace(slots=slots), options)
+        assert result.slot_steps - result.shared_steps == 2
+        assert torch.equal(result.state.slots.h[:, 0], result.state.slots.h[:, 3])
+        assert not torch.equal(result.state.slots.h[:, 0], result.state.slots.h[:, 2])
 
 
 def test_a_finished_row_resumes_as_it_is(backend):
@@ -394,9 +457,10 @@ def op_arguments(made, options: DecodeOptions, max_steps: int = 2) -> list:
 
 
 @needs_native
+@pytest.mark.parametrize("keep", [Keep(0), Keep.SCORES, Keep.LOGITS])
 @pytest.mark.parametrize("name", ["greedy", "sample", "beam"])
-def test_opcheck(name):
-    options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, **kinds(2)[name])
+def test_opcheck(name, keep):
+    options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, keep=keep, **kinds(2)[name])
     arguments = op_arguments(make(Size(projection=3), 2, torch.float32), options)
     torch.library.opcheck(torch.ops.fast_s2s.decode.default, tuple(arguments))
 
@@ -426,7 +490,7 @@ def test_opcheck_of_packing():
         (2, 4, lambda t: t + 99, r"rules.eos: expected values in 0\.\.10, got 101"),
         (2, 3, lambda t: t + 1, r"rules.prefix_lengths: expected values in 0\.\.0, got 1"),
         (2, 9, lambda t: t + 1, "rules.bad_offsets: expected to rise from 0"),
-        (3, None, lambda o: o[1:], "options: expected 9 numbers, got 8"),
+        (3, None, lambda o: o[1:], "options: expected 11 numbers, got 10"),
         (3, None, lambda o: [7, *o[1:]], r"strategy: expected a value in 0\.\.2, got 7"),
         (3, None, lambda o: [o[0], 4, *o[2:]], "state: expected rows of 4 slots"),
         (4, None, lambda p: [0.0, *p[1:]], "temperature: expected a number > 0, got 0"),
@@ -455,11 +519,6 @@ def test_bad_arguments_of_the_op(index, part, change, message):
         ({"temperature": float("nan")}, ValueError, "temperature: expected a number"),
         ({"early_stopping": "ever"}, ValueError, "early_stopping: expected True, False or 'never'"),
         ({"early_stopping": 1}, ValueError, "early_stopping: expected True, False or 'never'"),
-        (
-            {"do_sample": True, "num_beams": 2, "seed": torch.tensor([1])},
-            ValueError,
-            "do_sample: expected False with",
-        ),
         ({"do_sample": True}, ValueError, "seed: expected a tensor"),
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences: expected at most"),
         ({"max_new_tokens": -1}, ValueError, "max_new_tokens: expected an integer >= 0, got -1"),

@@ -5,6 +5,7 @@ FAST_S2S_STRESS=5000 runs so many cases of each kind, from FAST_S2S_STRESS_SEED 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 
@@ -15,6 +16,7 @@ from helpers_decode import make, random_options, random_size, run, twin
 import fast_s2s
 from fast_s2s import backends
 from fast_s2s.decoding import DecodeOptions, DecodeResult
+from fast_s2s.decoding.contract import Keep
 
 pytestmark = pytest.mark.skipif(
     backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
@@ -37,7 +39,17 @@ def draw(seed: int, dtype: torch.dtype):
     size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
     made = make(size, batch, dtype, rng.choice(["on", "off"]), sharpness=rng.choice([0.5, 2, 5]))
     torch.set_num_threads(rng.choice([1, 1, 2, 3]))
-    return rng, made, random_options(rng, size, batch)
+    options = random_options(rng, size, batch)
+    more = random.Random(f"{seed}, what only the CPU has")
+    return (
+        rng,
+        made,
+        dataclasses.replace(
+            options,
+            do_sample=options.do_sample or (options.num_beams > 1 and more.random() < 0.4),
+            keep=Keep(more.choice([0, 0, 1, 2, 4, 7])),
+        ),
+    )
 
 
 def on_reference(made, options: DecodeOptions) -> DecodeResult:
@@ -54,6 +66,10 @@ def assert_same(actual: DecodeResult, expected: DecodeResult) -> None:
         expected.steps,
         expected.slot_steps,
     )
+    assert (actual.kept is None) == (expected.kept is None)
+    for name in actual.kept._fields if actual.kept else ():
+        ours, theirs = getattr(actual.kept, name), getattr(expected.kept, name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
     for ours, theirs in zip(actual.state, expected.state, strict=True):
         if ours is None:
             assert theirs is None

@@ -357,6 +357,67 @@ def test_output_scores_and_logits(assert_close):
         output["attentions"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"do_sample": True, "top_k": 5, "num_return_sequences": 3},
+        {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.3},
+        {"num_beams": 3, "do_sample": True, "temperature": 2.0},
+        {"num_beams": 3, "renormalize_logits": True, "constraint": [[5, 6, 7], [8], [5, 9]]},
+        {"constraint": [[5, 6, 7], [8], [5, 9]]},
+    ],
+    ids=str,
+)
+def test_scores_of_the_kernels_are_those_of_the_loop(options, assert_close):
+    model = lively()
+    batch = make_batch(rows=4)
+    prefix = None if "constraint" in options else torch.tensor([[7, 8], [9, 9], [4, 5], [6, 6]])
+    call = {
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "output_logits": True,
+        "prefix": prefix,
+        "prefix_lengths": None if prefix is None else [2, 1, 0, 1],
+        "seed": 5,
+        "max_new_tokens": 9,
+        "repetition_penalty": 1.2,
+        "min_new_tokens": 2 if prefix is not None else 0,
+        **options,
+    }
+    ours = model.generate(batch.src, batch.src_lengths, **call)
+    never = lambda tokens, scores: False  # noqa: E731
+    loop = model.generate(batch.src, batch.src_lengths, stopping_criteria=never, **call)
+    assert torch.equal(ours.sequences, loop.sequences)
+    for name in ("scores", "logits"):
+        pairs = zip(getattr(ours, name), getattr(loop, name), strict=True)
+        for step, (each, other) in enumerate(pairs):
+            assert_close(each, other, f"{name}, {step}", torch.float32)
+    if "num_beams" in options:
+        assert torch.equal(ours.beam_indices, loop.beam_indices)
+
+
+def test_the_kernels_keep_scores(monkeypatch):
+    """Also of beams drawn by chance: no loop in Python is made."""
+    monkeypatch.setattr("fast_s2s.generation.mixin.StepDecoder", _NoLoop)
+    model, batch = lively(), make_batch(rows=2)
+    for more in ({}, {"num_beams": 2}, {"num_beams": 2, "do_sample": True, "seed": 1}):
+        output = model.generate(
+            batch.src,
+            return_dict_in_generate=True,
+            output_scores=True,
+            min_length=4,
+            max_new_tokens=3,
+            **more,
+        )
+        assert len(output.scores) == 3
+
+
+class _NoLoop:
+    def __init__(self, *_, **__):
+        raise AssertionError("a loop in Python")
+
+
 def test_callables():
     model = lively()
     batch = make_batch(rows=4)

@@ -140,6 +140,7 @@ def test_equals_transformers(case, beams, assert_close):
         batch.src_lengths,
         max_new_tokens=MAX_NEW_TOKENS,
         return_dict_in_generate=True,
+        output_scores=True,
         **ours,
     )
 
@@ -156,6 +157,20 @@ def test_equals_transformers(case, beams, assert_close):
         if beams != "greedy":
             scores = expected.sequences_scores[: here.sum()]
             assert_close(output.sequences_scores[mine][here], scores, "scores", torch.float32)
+        for index in here.nonzero().flatten().tolist():
+            compare_scores(output, mine.start + index, expected, index, options, assert_close)
+
+
+def compare_scores(output, row, expected, index, options, assert_close):
+    """Of all tokens, at every step of one sequence."""
+    skipped = len(options.get("prefix", ()))
+    for step in range(skipped, int(output.lengths[row])):
+        slot, other = row, index
+        if output.beam_indices is not None:
+            slot = int(output.beam_indices[row, step])
+            other = int(expected.beam_indices[index, step - skipped])
+        theirs_ = expected.scores[step - skipped][other]
+        assert_close(output.scores[step][slot], theirs_, f"{row}, {step}", torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType
 
 inline DecodeOptions read_options(const std::vector<int64_t>& options,
                                   const std::vector<double>& parameters, int64_t vocab) {
-  STD_TORCH_CHECK(options.size() == 9, "options: expected 9 numbers, got ", options.size());
+  STD_TORCH_CHECK(options.size() == 11, "options: expected 11 numbers, got ", options.size());
   STD_TORCH_CHECK(parameters.size() == 5, "parameters: expected 5 numbers, got ",
                   parameters.size());
   const auto check = [](const char* name, int64_t value, int64_t low, int64_t high) {
@@ -57,6 +57,8 @@ inline DecodeOptions read_options(const std::vector<int64_t>& options,
   check("early_stopping", options[5], 0, 2);
   check("forced_bos", options[7], -1, vocab - 1);
   check("renormalize", options[8], 0, 1);
+  check("sample_beams", options[9], 0, 1);
+  check("keep", options[10], 0, 7);
   STD_TORCH_CHECK(parameters[0] > 0, "temperature: expected a number > 0, got ", parameters[0]);
   STD_TORCH_CHECK(parameters[3] > 0, "repetition_penalty: expected a number > 0, got ",
                   parameters[3]);
@@ -69,6 +71,7 @@ inline DecodeOptions read_options(const std::vector<int64_t>& options,
           options[6],
           options[7],
           options[8] != 0,
+          options[9] != 0,
           parameters[0],
           parameters[1],
           parameters[2],

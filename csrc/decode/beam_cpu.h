@@ -111,9 +111,10 @@ struct BeamRoom {
 template <class A>
 class BeamSearch {
  public:
-  BeamSearch(const Sequences<A>& sequences, const DecodeArgs& args)
+  BeamSearch(const Sequences<A>& sequences, const DecodeArgs& args, const KeptSteps<A>& kept)
       : q_(sequences),
         args_(args),
+        kept_(kept),
         rules_(args.rules),
         options_(args.options),
         // so that enough are left if all the best end here
@@ -133,6 +134,7 @@ class BeamSearch {
     BestCandidates best(room.candidates.data(), candidates_);
     for (int64_t index = row.begin; index < row.end; ++index)
       offer(row.row, live.slot[index], index, position, scores, room, best);
+    if (options_.sample_beams) sort_sampled(live, room, best.size());
     room.going_on.clear();
     const double power = std::pow(static_cast<double>(new_tokens), options_.length_penalty);
     for (int64_t rank = 0; rank < best.size(); ++rank) {
@@ -160,6 +162,7 @@ class BeamSearch {
     const int64_t prefix_length = rules_.prefix_lengths[row];
     if (position < prefix_length) {
       const int64_t token = rules_.prefix[row * rules_.prefix_size + position];
+      kept_.keep_forced(slot, token);
       best.offer({before, 0, index, token});
       return;
     }
@@ -172,8 +175,22 @@ class BeamSearch {
                         rules_.limits[row],
                         prefix_length};
     apply_rules(scores, view, rules_, options_, room.scores);
+    if (options_.sample_beams) warp(scores, options_, room.scores);
     if (options_.renormalize) scores.normalize();
-    scores.offer(index, before, best);
+    kept_.keep_scores(slot, scores);
+    if (!options_.sample_beams) return scores.offer(index, before, best);
+    scores.offer(index, before, best,
+                 GumbelStream(rules_.seeds[row], position, slot % options_.width));
+  }
+
+  // Candidates were drawn with noise in their totals; they are ranked without it.
+  void sort_sampled(const LiveSlots& live, BeamRoom<A>& room, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) {
+      Candidate& found = room.candidates[i];
+      found.total = args_.state.score[live.slot[found.slot]] + found.score;
+    }
+    std::stable_sort(room.candidates.begin(), room.candidates.begin() + count,
+                     [](const Candidate& a, const Candidate& b) { return a.total > b.total; });
   }
 
   Hypothesis<A> hypothesis(const Candidate& found, const LiveSlots& live,
@@ -241,6 +258,7 @@ class BeamSearch {
 
   const Sequences<A>& q_;
   const DecodeArgs& args_;
+  const KeptSteps<A>& kept_;
   const DecodeRules& rules_;
   const DecodeOptions& options_;
   const int64_t candidates_;

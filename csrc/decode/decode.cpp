@@ -77,6 +77,24 @@ std::vector<Tensor> check_memory(const std::vector<Tensor>& given, const PackedH
   return memory;
 }
 
+// Room for what the call keeps, behind the results; bits of `keep`: scores, logits, path alone.
+DecodeKept take_kept(std::vector<Tensor>& results, int64_t keep, int64_t slots, int64_t vocab,
+                     int64_t max_steps, const Tensor& like) {
+  if (keep == 0) return {};
+  const auto take = [&](bool wanted, std::vector<int64_t> shape, ScalarType type) {
+    if (!wanted) shape[0] = 0;
+    results.push_back(torch::stable::new_empty(like, shape, type));
+    return wanted ? results.back().mutable_data_ptr() : nullptr;
+  };
+  DecodeKept kept{};
+  const std::vector<int64_t> all{max_steps, slots, vocab}, each{max_steps, slots};
+  kept.scores = static_cast<float*>(take(keep & 1, all, ScalarType::Float));
+  kept.logits = static_cast<float*>(take(keep & 2, all, ScalarType::Float));
+  kept.tokens = static_cast<int64_t*>(take(true, each, ScalarType::Long));
+  kept.parents = static_cast<int64_t*>(take(true, each, ScalarType::Long));
+  return kept;
+}
+
 void check_offsets(const Tensor& offsets, int64_t size) {
   const int64_t* values = data<int64_t>(offsets);
   int64_t before = 0;
@@ -92,7 +110,7 @@ std::vector<Tensor> check_rules(const std::vector<Tensor>& given, int64_t rows, 
                                 const DecodeOptions& options) {
   const bool beam = options.strategy == Strategy::kBeam;
   const std::vector<Tensor> rules =
-      take_rules(given, rows, options.strategy == Strategy::kSample, dense);
+      take_rules(given, rows, options.strategy == Strategy::kSample || options.sample_beams, dense);
   check_range(rules[1], "rules.limits", beam ? 1 : 0, int64_t{1} << 40);
   check_range(rules[2], "rules.prefix", 0, vocab - 1);
   check_range(rules[3], "rules.prefix_lengths", 0, rules[2].size(1));
@@ -150,7 +168,8 @@ std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Ten
     args.hypotheses = hypotheses.pointers(writable_values_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
-  results.push_back(torch::stable::new_empty(begin.tensors[4], {4}));
+  args.kept = take_kept(results, options[10], s.slots, header.vocab, max_steps, begin.tensors[4]);
+  results.push_back(torch::stable::new_empty(begin.tensors[4], {5}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());
   return results;

@@ -74,6 +74,7 @@ struct DecodeOptions {
   EarlyStopping early_stopping;
   int64_t pad, forced_bos;  // -1: none
   bool renormalize;
+  bool sample_beams;  // beams are chosen by chance
   double temperature, top_p, min_p, repetition_penalty, length_penalty;
 };
 
@@ -83,6 +84,14 @@ struct DecodeMemory {
   const void* keys;        // Acc [B, S, A]
   const int64_t* lengths;  // [B] in 0..S
   int64_t steps;           // S
+};
+
+// What a call is told to keep of its steps, or null. Slots that a step does not compute have zeros.
+struct DecodeKept {
+  float* scores;     // [max_steps, N, V], what choices were made by
+  float* logits;     // [max_steps, N, V]
+  int64_t* tokens;   // [max_steps, N], that slots go on with; -1: does not
+  int64_t* parents;  // [max_steps, N], the slot that each continues; -1
 };
 
 struct DecodeArgs {
@@ -96,8 +105,9 @@ struct DecodeArgs {
   DecodeState state;             // outputs, as large, with T + max_steps columns
   DecodeState begin_hypotheses;  // beam search only, as the two above
   DecodeState hypotheses;
-  int64_t* counts;  // [4]: see Counts in contract.py
+  int64_t* counts;  // [5]: see Counts in contract.py
   DecodeMemory memory;
+  DecodeKept kept;
 };
 
 // Ids are below V, nodes in -1..S-1, positions in 0..T, limits at least 0 (1 for beams): checked by

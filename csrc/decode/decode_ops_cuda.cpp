@@ -174,6 +174,8 @@ std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Ten
   DecodeArgs call{};
   call.options = read_options(options, parameters, header.vocab);
   check_call(state, call.options, max_steps);
+  STD_TORCH_CHECK(!call.options.sample_beams && options[10] == 0,
+                  "options: expected sample_beams and keep 0 on a CUDA device");
   const StateSizes sizes{header.layers,    header.hidden_states(), header.hidden,    header.output,
                          state[2].size(0), state[2].size(1) - 1,   ScalarType::Float};
   call.packed = input(packed);
@@ -204,7 +206,7 @@ std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Ten
     call.hypotheses = hypotheses.pointers(output_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
-  results.push_back(torch::stable::new_zeros(begin.tensors[4], {4}, ScalarType::Long));
+  results.push_back(torch::stable::new_zeros(begin.tensors[4], {5}, ScalarType::Long));
   call.counts = static_cast<int64_t*>(output(results.back()));
   if (sizes.slots > 0) run(header, call, packed);
   return results;

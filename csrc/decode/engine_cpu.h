@@ -3,7 +3,8 @@
 // One parallel region for the whole generation. Threads own panels of hidden units and of the
 // vocabulary, so each streams its own part of the weights; then they own rows, whose next tokens
 // they choose. A barrier follows each. States are kept twice, so that a step reads a slot's own by
-// way of `parent`: rows that end and beams that change places cost no copies.
+// way of `parent`: rows that end and beams that change places cost no copies. Samples of a row are
+// computed once for as long as they are the same.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -21,17 +22,19 @@ class Engine {
         q_(h_, args),
         network_(h_, args, q_.slots),
         threads_(team(threads)),
+        alike_(q_.slots),
+        kept_(args, q_.slots, h_.vocab),
         next_(q_.slots),
         next_count_(args.rows),
         // a row is computed only where the automaton leaves, and nothing needs, all of it
-        sparse_(has_automaton(rules_) &&
+        sparse_(has_automaton(rules_) && !kept_.logits() &&
                 (options_.strategy != Strategy::kBeam ||
                  (options_.renormalize && options_.repetition_penalty == 1))),
         wanted_(network_.vocab_panels()) {}
 
   void run() {
     begin();
-    if (options_.strategy == Strategy::kBeam) beams_.emplace(q_, args_);
+    if (options_.strategy == Strategy::kBeam) beams_.emplace(q_, args_, kept_);
     if (args_.max_steps > 0 && live_.size() > 0) {
 #pragma omp parallel num_threads(threads_)
       run_thread(omp_get_thread_num(), omp_get_num_threads());
@@ -62,6 +65,13 @@ class Engine {
       if (beam && s.finished[slot]) q_.clear(s, slot);
       const int64_t row = slot / options_.width;
       if (runs(row, slot)) {
+        ++running_;
+        const int64_t other = beam ? -1 : find_alike(row, slot);
+        if (other >= 0) {
+          alike_.join(other, slot);
+          continue;
+        }
+        alike_.start(slot);
         live_.add(row, slot, live_.size(), q_.tokens(s, slot)[s.position[slot]]);
         const int64_t index = live_.size() - 1;
         for (int64_t i = 0; i < h_.hidden_states(); ++i)
@@ -78,6 +88,47 @@ class Engine {
       }
     }
     want_logits();
+    begin_kept();
+  }
+
+  // A slot of the row that is computed and goes on from the very same; -1: there is none.
+  int64_t find_alike(int64_t row, int64_t slot) const {
+    if (live_.rows.empty() || live_.rows.back().row != row) return -1;
+    for (int64_t i = live_.rows.back().begin; i < live_.size(); ++i)
+      if (is_alike(live_.slot[i], slot)) return live_.slot[i];
+    return -1;
+  }
+
+  bool is_alike(int64_t a, int64_t b) const {
+    const DecodeState& s = args_.state;
+    if (s.position[a] != s.position[b] || s.node[a] != s.node[b]) return false;
+    const int64_t *tokens = q_.tokens(s, a), *others = q_.tokens(s, b);
+    if (!std::equal(tokens, tokens + 1 + s.position[a], others)) return false;
+    // their bits: equal numbers would do, but NaN is not equal
+    bool same = true;
+    for (int64_t i = 0; same && i < h_.hidden_states(); ++i)
+      same = std::memcmp(q_.hidden(args_.begin, i, a), q_.hidden(args_.begin, i, b),
+                         h_.output * sizeof(A)) == 0;
+    for (int64_t layer = 0; same && layer < h_.layers; ++layer)
+      same = std::memcmp(q_.cell(args_.begin, layer, a), q_.cell(args_.begin, layer, b),
+                         h_.hidden * sizeof(A)) == 0;
+    return same;
+  }
+
+  void begin_kept() {
+    if (!kept_.any() || steps_ == args_.max_steps || live_.size() == 0) return;
+    computed_slots_.assign(q_.slots, 0);
+    for (int64_t first : live_.slot)
+      alike_.for_each(first, [&](int64_t slot) { computed_slots_[slot] = 1; });
+    kept_.begin(steps_, [&](int64_t slot) { return computed_slots_[slot] != 0; });
+  }
+
+  // Slots of the next step, `live_`, come from those of the last, `following_`.
+  void keep_path() const {
+    for (int64_t i = 0; kept_.any() && i < live_.size(); ++i)
+      alike_.for_each(live_.slot[i], [&](int64_t slot) {
+        kept_.goes_on(slot, live_.token[i], beams_ ? following_.slot[live_.parent[i]] : slot);
+      });
   }
 
   bool runs(int64_t row, int64_t slot) const {
@@ -88,7 +139,9 @@ class Engine {
   void end() {
     const DecodeState& s = args_.state;
     for (int64_t index = 0; index < live_.size(); ++index)
-      store_states(live_.slot[index], network_.now(), live_.parent[index]);
+      alike_.for_each(live_.slot[index], [&](int64_t slot) {
+        store_states(slot, network_.now(), live_.parent[index]);
+      });
     if (beams_) {
       for (int64_t slot = 0; slot < q_.slots; ++slot)
         if (s.finished[slot]) q_.clear_states(s, slot);
@@ -106,8 +159,8 @@ class Engine {
       if (runs(row, slot))
         left = std::max(left, rules_.prefix_lengths[row] + rules_.limits[row] - s.position[slot]);
     }
-    const int64_t counts[] = {steps_, computed_, left, longest};
-    std::copy_n(counts, 4, args_.counts);
+    const int64_t counts[] = {steps_, slot_steps_, left, longest, slot_steps_ - computed_};
+    std::copy_n(counts, 5, args_.counts);
   }
 
   void store_states(int64_t slot, const LayerStates<A>& from, int64_t index) const {
@@ -155,6 +208,9 @@ class Engine {
 
   void advance(const LiveSlots::Row& row, Own& own) {
     Successor* next = next_.data() + row.row * options_.width;
+    for (int64_t index = row.begin; kept_.logits() && index < row.end; ++index)
+      alike_.for_each(live_.slot[index],
+                      [&](int64_t slot) { kept_.keep_logits(slot, network_.logits(index)); });
     if (beams_) {
       next_count_[row.row] = beams_->advance(
           row, live_, network_.after(), [&](int64_t index) { return scores(index); }, own.room,
@@ -162,70 +218,100 @@ class Engine {
       return;
     }
     int64_t count = 0;
-    for (int64_t index = row.begin; index < row.end; ++index) {
-      const int64_t slot = live_.slot[index];
-      const int64_t token = append(row.row, slot, index, own);
-      if (runs(row.row, slot)) {
-        next[count++] = {slot, index, token};
-      } else {
-        store_states(slot, network_.after(), index);
-      }
-    }
+    for (int64_t index = row.begin; index < row.end; ++index)
+      count += extend(row.row, index, own, next + count);
     next_count_[row.row] = count;
   }
 
-  // One token more, which is returned; V where none is possible, and the slot ends.
-  int64_t append(int64_t row, int64_t slot, int64_t index, Own& own) {
+  // One token more for the slots that were computed at `index`. Returns how many different ones go
+  // on, named in `next`.
+  int64_t extend(int64_t row, int64_t index, Own& own, Successor* next) {
     const DecodeState& s = args_.state;
-    const int64_t position = s.position[slot], prefix_length = rules_.prefix_lengths[row];
+    const int64_t first = live_.slot[index], position = s.position[first];
+    const int64_t prefix_length = rules_.prefix_lengths[row];
     const bool in_prefix = position < prefix_length;
+    Scores<A> found = scores(index);
     int64_t token = 0;
-    double score = 0;
     if (in_prefix) {
       token = rules_.prefix[row * rules_.prefix_size + position];
     } else {
-      Scores<A> found = scores(index);
       found.make_finite();
       const SlotView view{
-          {q_.tokens(s, slot), position}, s.node[slot], rules_.limits[row], prefix_length};
+          {q_.tokens(s, first), position}, s.node[first], rules_.limits[row], prefix_length};
       apply_rules(found, view, rules_, options_, own.room.scores);
-      token = choose(found, row, slot, position, own);
-      if (token == h_.vocab) {
-        s.finished[slot] = true;
-        s.score[slot] = kNever<double>;
-        return token;
+      if (options_.strategy == Strategy::kGreedy) {
+        token = found.first_best();
+      } else {
+        warp(found, options_, own.room.scores);
       }
-      found.normalize();
-      score = found.score(token);
     }
-    q_.tokens(s, slot)[position + 1] = token;
-    q_.scores(s, slot)[position] = score;
-    s.position[slot] = position + 1;
-    s.score[slot] += score;
-    s.node[slot] = follow(rules_, s.node[slot], token);
-    s.finished[slot] = !in_prefix && contains(rules_.eos, token);
-    return token;
+    if (kept_.scores())
+      alike_.for_each(first, [&](int64_t slot) {
+        in_prefix ? kept_.keep_forced(slot, token) : kept_.keep_scores(slot, found);
+      });
+    if (!in_prefix) found.normalize();
+    int64_t count = 0;
+    alike_.for_each(first, [&](int64_t slot) {
+      if (!in_prefix && options_.strategy == Strategy::kSample)
+        token = found.sample(GumbelStream(rules_.seeds[row], position, slot % options_.width));
+      append(row, slot, token, in_prefix || token == h_.vocab ? 0 : found.score(token));
+      if (runs(row, slot)) {
+        count += follow_alike(next, count, {slot, index, token});
+      } else {
+        store_states(slot, network_.after(), index);
+      }
+    });
+    return count;
   }
 
-  int64_t choose(Scores<A>& found, int64_t row, int64_t slot, int64_t position, Own& own) const {
-    if (options_.strategy == Strategy::kGreedy) return found.first_best();
-    warp(found, options_, own.room.scores);
-    return found.sample(GumbelStream(rules_.seeds[row], position, slot % options_.width));
+  // Whether no other one of the `count` reads the same token next, which then stands for both.
+  bool follow_alike(Successor* next, int64_t count, const Successor& found) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (next[i].token != found.token) continue;
+      alike_.join(next[i].slot, found.slot);
+      ++next[i].slots;
+      return false;
+    }
+    alike_.start(found.slot);
+    next[count] = found;
+    return true;
+  }
+
+  // The token behind a slot's sequence; V: none is possible, and the slot ends.
+  void append(int64_t row, int64_t slot, int64_t token, double score) {
+    const DecodeState& s = args_.state;
+    if (token == h_.vocab) {
+      s.finished[slot] = true;
+      s.score[slot] = kNever<double>;
+      return;
+    }
+    const int64_t position = s.position[slot]++;
+    q_.tokens(s, slot)[position + 1] = token;
+    q_.scores(s, slot)[position] = score;
+    s.score[slot] += score;
+    s.node[slot] = follow(rules_, s.node[slot], token);
+    s.finished[slot] = position >= rules_.prefix_lengths[row] && contains(rules_.eos, token);
   }
 
   // Those that go on become the next step's.
   void finish_step() {
     ++steps_;
+    slot_steps_ += running_;
     computed_ += live_.size();
+    running_ = 0;
     network_.swap_states();
     following_.clear();
     for (const LiveSlots::Row& row : live_.rows) {
       const Successor* next = next_.data() + row.row * options_.width;
-      for (int64_t i = 0; i < next_count_[row.row]; ++i)
+      for (int64_t i = 0; i < next_count_[row.row]; ++i) {
         following_.add(row.row, next[i].slot, next[i].parent, next[i].token);
+        running_ += next[i].slots;
+      }
     }
     std::swap(live_, following_);
     want_logits();
+    keep_path();
+    begin_kept();
   }
 
   // Which panels of the vocabulary the next step needs for which slots.
@@ -235,7 +321,8 @@ class Engine {
       for (int64_t i = row.begin; i < row.end; ++i) {
         const int64_t slot = live_.slot[i];
         // the prefix says which token comes next
-        if (args_.state.position[slot] < rules_.prefix_lengths[row.row]) continue;
+        if (!kept_.logits() && args_.state.position[slot] < rules_.prefix_lengths[row.row])
+          continue;
         if (sparse_) {
           want_arcs(i, args_.state.node[slot]);
         } else {
@@ -264,10 +351,15 @@ class Engine {
   LiveSlots live_, following_;
   std::vector<Successor> next_;  // [B, W]
   std::vector<int64_t> next_count_;
+  AlikeSlots alike_;
+  KeptSteps<A> kept_;
+  std::vector<char> computed_slots_;  // of a step that is kept
   std::optional<BeamSearch<A>> beams_;
   const bool sparse_;
   WantedPanels wanted_;
-  int64_t steps_ = 0, computed_ = 0;
+  // slots that take a step: those of the next one, and all that did; and how many were computed
+  int64_t running_ = 0, slot_steps_ = 0, computed_ = 0;
+  int64_t steps_ = 0;
   Barrier barrier_;
 };
 

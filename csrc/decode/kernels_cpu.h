@@ -10,6 +10,7 @@
 #include "layout.h"
 #include "scores_cpu.h"
 #include "slots_cpu.h"
+#include "kept_cpu.h"
 #include "memory_cpu.h"
 #include "network_cpu.h"
 #include "beam_cpu.h"

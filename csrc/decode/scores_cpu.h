@@ -131,6 +131,7 @@ class Scores {
 
   void divide(double by) {
     if (by == 1) return;
+    shift_ /= by;
     const A divisor = static_cast<A>(by);
     for (int64_t i = 0; i < padded_; i += kWidth)
       store_full(values_ + i, load_full<V>(values_ + i) / divisor);
@@ -205,6 +206,16 @@ class Scores {
         if (values_[token] == kNever<A>) continue;
         best.offer({before + score(token), score(token), slot, token});
       }
+    }
+  }
+
+  // The same by chance: totals with noise are what is compared.
+  void offer(int64_t slot, double before, BestCandidates& best, GumbelStream noise) const {
+    for (int64_t token = 0; token < vocab_; ++token) {
+      if (values_[token] == kNever<A>) continue;
+      const double total = before + score(token);
+      if (total + kLargestGumbel < best.threshold()) continue;
+      best.offer({total + noise.at(token), score(token), slot, token});
     }
   }
 

@@ -23,9 +23,34 @@ struct LiveSlots {
   }
 };
 
-// A slot that goes on, as found by the row's thread.
+// A slot that goes on, as found by the row's thread, with others that are like it so far.
 struct Successor {
   int64_t slot, parent, token;
+  int64_t slots = 1;
+};
+
+// Slots of a row whose sequences are the same so far, computed once: from the first one on each
+// names the next.
+class AlikeSlots {
+ public:
+  explicit AlikeSlots(int64_t slots) : next_(slots, -1) {}
+  void start(int64_t slot) { next_[slot] = -1; }
+  void join(int64_t first, int64_t slot) {
+    next_[slot] = next_[first];
+    next_[first] = slot;
+  }
+  // `visit` may give a slot to other ones.
+  template <class Visit>
+  void for_each(int64_t first, const Visit& visit) const {
+    for (int64_t slot = first; slot >= 0;) {
+      const int64_t next = next_[slot];
+      visit(slot);
+      slot = next;
+    }
+  }
+
+ private:
+  std::vector<int64_t> next_;
 };
 
 // Hidden and cell states of all layers, [L, slots, width] each; hidden ones perhaps one more.

@@ -10,13 +10,13 @@ from torch import Tensor
 from fast_s2s.attention import Memory
 from fast_s2s.checks import check_integer, check_tensor, check_token_ids
 from fast_s2s.decoding.contract import (
-    Counts,
     Decoder,
     Hypotheses,
+    Kept,
     State,
     Strategy,
     join_state,
-    split_state,
+    split_results,
 )
 from fast_s2s.decoding.options import (
     DecodeOptions,
@@ -27,8 +27,9 @@ from fast_s2s.decoding.options import (
 )
 from fast_s2s.decoding.weights import PackedDecoder
 
-# the op makes room for all its steps
+# the op makes room for all its steps, and for what it keeps of them
 _STEPS_AT_ONCE = 1024
+_KEPT_AT_ONCE = 2**25
 _READING = op_numbers(DecodeOptions(max_new_tokens=0))
 
 
@@ -63,6 +64,8 @@ class DecodeResult(NamedTuple):
     done:         whether every row has ended or reached its limit
     steps:        steps this call took
     slot_steps:   slots computed, summed over the steps: the work done
+    shared_steps: of those, how many took no work: another sample of the row, alike so far, did
+    kept:         what `options.keep` asks for
     """
 
     tokens: Tensor
@@ -73,6 +76,8 @@ class DecodeResult(NamedTuple):
     done: bool
     steps: int
     slot_steps: int
+    shared_steps: int
+    kept: Kept | None
 
 
 def initial_state(
@@ -156,26 +161,31 @@ def decode(
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
-    if options.do_sample and options.num_beams > 1 and isinstance(decoder, PackedDecoder):
-        raise ValueError("do_sample: expected False with num_beams > 1, got True")
     rules = op_rules(decoder, options, state.slots.position.size(0))
     numbers = op_numbers(options)
     wanted = most_steps(options, rules)
     if max_steps is not None:
         check_integer("max_steps", max_steps, 0)
         wanted = min(wanted, max_steps)
-    steps = slot_steps = 0
+    steps = slot_steps = shared_steps = 0
+    at_once, parts = _STEPS_AT_ONCE, []
+    if options.keep:
+        step = max(1, state.slots.position.size(0) * decoder.vocab_size)
+        at_once = min(at_once, max(1, _KEPT_AT_ONCE // step))
     while True:
-        most = min(wanted - steps, _STEPS_AT_ONCE)
+        most = min(wanted - steps, at_once)
         begin, memory = join_state(state.slots, state.hypotheses), list(state.memory or ())
         tensors = decoder.run(begin, memory, list(rules), *numbers, most)
-        counts = Counts(*tensors[-1].tolist())
+        slots, hypotheses, kept, counts = split_results(tensors, numbers[0])
         steps, slot_steps = steps + counts.steps, slot_steps + counts.slot_steps
-        after = _trimmed(*split_state(tensors[:-1]), counts.longest)
-        state = DecodeState(*after, state.memory)
+        shared_steps += counts.shared
+        if kept is not None:
+            parts.append(Kept(*(part[: counts.steps] for part in kept)))
+        state = DecodeState(*_trimmed(slots, hypotheses, counts.longest), state.memory)
         if counts.left == 0 or steps == wanted:
             done = counts.left == 0
-            return DecodeResult(*_returned(state, options), state, done, steps, slot_steps)
+            work = steps, slot_steps, shared_steps, _joined(parts)
+            return DecodeResult(*_returned(state, options), state, done, *work)
 
 
 def read(
@@ -214,6 +224,12 @@ def read(
     rules = reading_rules(torch.cat((tokens[:, 1:], tokens[:, :1]), dim=1), lengths)
     tensors = packed.run([*state], [], [*rules], *_READING, tokens.size(1))
     return tensors[0], tensors[1]
+
+
+def _joined(parts: list[Kept]) -> Kept | None:
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return Kept(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _memory(decoder: Decoder, memory: Memory | None, batch: int) -> Memory | None:

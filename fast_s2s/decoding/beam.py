@@ -45,6 +45,8 @@ class BeamSearch:
         self.num_candidates = max(2, 1 + rules.eos.numel()) * options.width
         # other reasons to end: sequences (any number, 2 + position) -> bool of each
         self.stops: Callable[[Tensor], Sequence[bool]] | None = None
+        # of each slot, the one whose sequence it continues
+        self.parents = torch.arange(len(hypotheses.position), device=hypotheses.position.device)
         # beams by chance: the first slot of a row, and its position -> what is added to the scores
         # (width, V) to choose by; Gumbel noise makes a sample without replacement
         self.noise: Callable[[int, int], Tensor] | None = None
@@ -91,6 +93,8 @@ class BeamSearch:
         self._keep_ended(first, state, ended, new)
         if self._is_done(first, going_on, new, limit):
             going_on = []
+        for index, found in enumerate(going_on):
+            self.parents[first + index] = found.slot
         _extend(after, first, state, going_on, width, self.options.pad, self.rules)
 
     def _candidates(

@@ -10,7 +10,7 @@ The same arrays, for the kernels: csrc/decode/decode.h. The meaning of each rule
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,6 +31,14 @@ class EarlyStopping(IntEnum):
     HEURISTIC = 0
     FIRST = 1
     NEVER = 2
+
+
+class Keep(IntFlag):
+    """What a call keeps of its steps: see `Kept`. With any of them its path."""
+
+    SCORES = 1
+    LOGITS = 2
+    PATH = 4
 
 
 class State(NamedTuple):
@@ -75,6 +83,22 @@ class Hypotheses(NamedTuple):
     node: Tensor
 
 
+class Kept(NamedTuple):
+    """Of each step. Slots that a step does not compute have zeros.
+
+    scores:  float32 (steps, N, V), what choices were made by: after all rules, temperature and
+             cuts, -inf where not allowed; of beams log-probabilities; 0 steps unless asked for
+    logits:  float32 (steps, N, V), as the model gave them; 0 steps unless asked for
+    tokens:  int64 (steps, N), what each slot goes on with; -1: it does not
+    parents: int64 (steps, N), the slot whose sequence that token continues; or -1
+    """
+
+    scores: Tensor
+    logits: Tensor
+    tokens: Tensor
+    parents: Tensor
+
+
 class Rules(NamedTuple):
     """What a sequence may be. Empty tensors are no rule; int64 but for `final`.
 
@@ -111,7 +135,10 @@ class Rules(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Whole numbers of the op; -1 is none for a token, 0 is off for a size."""
+    """Whole numbers of the op; -1 is none for a token, 0 is off for a size.
+
+    sample_beams: beams are drawn by chance; keep: of `Keep`
+    """
 
     strategy: int = Strategy.GREEDY
     width: int = 1
@@ -122,6 +149,8 @@ class Options(NamedTuple):
     pad: int = 0
     forced_bos: int = -1
     renormalize: int = 0
+    sample_beams: int = 0
+    keep: int = 0
 
 
 class Parameters(NamedTuple):
@@ -135,18 +164,20 @@ class Parameters(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a call did and what is left, an int64 tensor (4,) of the op.
+    """What a call did and what is left, an int64 tensor (5,) of the op.
 
     steps:      steps taken
     slot_steps: slots computed, summed over the steps
     left:       the most steps that a slot may still take
     longest:    the largest position of any slot or hypothesis
+    shared:     of slot_steps, those that cost nothing: another slot, alike so far, was computed
     """
 
     steps: int
     slot_steps: int
     left: int
     longest: int
+    shared: int
 
 
 class AttentionSizes(NamedTuple):
@@ -192,6 +223,18 @@ def split_state(tensors: Sequence[Tensor]) -> tuple[State, Hypotheses | None]:
     first = len(State._fields)
     rest = tensors[first:]
     return State(*tensors[:first]), Hypotheses(*rest) if rest else None
+
+
+def split_results(
+    tensors: Sequence[Tensor], options: Sequence[int]
+) -> tuple[State, Hypotheses | None, Kept | None, Counts]:
+    """What the op returns, by name: the last three in this order, where `options` ask for them."""
+    count = len(tensors) - 1
+    kept = None
+    if Options(*options).keep:
+        count -= len(Kept._fields)
+        kept = Kept(*tensors[count:-1])
+    return *split_state(tensors[:count]), kept, Counts(*tensors[-1].tolist())
 
 
 def join_state(state: State, hypotheses: Hypotheses | None) -> list[Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fast_s2s.decoding.contract import join_state, split_state
+from fast_s2s.decoding.contract import Keep, Options, join_state, split_state
 
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
@@ -69,7 +69,7 @@ def _(
     parameters: list[float],
     max_steps: int,
 ) -> list[Tensor]:
-    return _fake_decode(state, max_steps)
+    return _fake_decode(state, options, max_steps)
 
 
 @torch.library.register_fake("fast_s2s::decode_attending")  # type: ignore[untyped-decorator]
@@ -82,7 +82,7 @@ def _(
     parameters: list[float],
     max_steps: int,
 ) -> list[Tensor]:
-    return _fake_decode(state, max_steps)
+    return _fake_decode(state, options, max_steps)
 
 
 def _fake_pack(inputs: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _fake_pack(inputs: Tensor) -> Tensor:
     return inputs.new_empty(size, dtype=torch.uint8)
 
 
-def _fake_decode(state: list[Tensor], max_steps: int) -> list[Tensor]:
+def _fake_decode(state: list[Tensor], options: list[int], max_steps: int) -> list[Tensor]:
     begin, hypotheses = split_state(state)
 
     def grown(values: Tensor) -> Tensor:
@@ -102,5 +102,15 @@ def _fake_decode(state: list[Tensor], max_steps: int) -> list[Tensor]:
         hypotheses = hypotheses._replace(
             tokens=grown(hypotheses.tokens), token_scores=grown(hypotheses.token_scores)
         )
-    counts = begin.position.new_empty(4)
-    return [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)] + [counts]
+    results = [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)]
+    keep, position = Options(*options).keep, begin.position
+    if keep:
+        # the vocabulary is packed with the weights
+        sizes = max_steps, position.size(0), torch.library.get_ctx().new_dynamic_size()
+        path = position.new_empty(sizes[:2])
+        kept = [
+            path.new_empty(sizes if keep & what else (0, *sizes[1:]), dtype=torch.float32)
+            for what in (Keep.SCORES, Keep.LOGITS)
+        ]
+        results += [*kept, path, torch.empty_like(path)]
+    return [*results, position.new_empty(5)]

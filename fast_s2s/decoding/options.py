@@ -20,6 +20,7 @@ from fast_s2s.decoding.automaton import Automaton
 from fast_s2s.decoding.contract import (
     Decoder,
     EarlyStopping,
+    Keep,
     Options,
     Parameters,
     Rules,
@@ -40,7 +41,7 @@ class DecodeOptions:
     max_new_tokens:       the most tokens after the prefix; an int or one per row (B,)
     min_new_tokens:       no eos among so many tokens after the prefix
     num_beams:            beam search, if more than 1
-    do_sample:            sampling; with beams only on a decoder that steps in Python
+    do_sample:            sampling; of beams, which are drawn without replacement
     num_return_sequences: sequences per row: samples, or the best of num_beams
     seed:                 (B,) int64, each row's own stream of random numbers; needed to sample
     temperature, top_k (0: off), top_p, min_p: of sampling
@@ -57,6 +58,7 @@ class DecodeOptions:
     prefix:               (B, M) int64, what each row begins with, padded
     prefix_lengths:       (B,) int64 in 0..M; default M
     automaton:            what a whole row may be
+    keep:                 what to keep of each step
     """
 
     max_new_tokens: int | Tensor = 128
@@ -84,6 +86,7 @@ class DecodeOptions:
     prefix: Tensor | None = None
     prefix_lengths: Tensor | None = None
     automaton: Automaton | None = None
+    keep: Keep = Keep(0)
 
     def __post_init__(self) -> None:
         for name, least in _INTEGERS.items():
@@ -157,6 +160,8 @@ def op_numbers(options: DecodeOptions) -> tuple[list[int], list[float]]:
         pad=options.pad_token_id,
         forced_bos=-1 if forced_bos is None else forced_bos,
         renormalize=int(options.renormalize_logits),
+        sample_beams=int(options.do_sample and options.num_beams > 1),
+        keep=options.keep,
     )
     parameters = Parameters(
         temperature=float(options.temperature),

@@ -19,6 +19,8 @@ from fast_s2s.decoding.choice import Candidates
 from fast_s2s.decoding.contract import (
     Counts,
     Hypotheses,
+    Keep,
+    Kept,
     Options,
     Parameters,
     Rules,
@@ -76,7 +78,7 @@ def decode(
     max_steps: int,
 ) -> list[Tensor]:
     """Up to `max_steps` tokens for every row: `State`, in a beam search `Hypotheses`, and counts,
-    as one list.
+    as one list; before the counts, if options say so, `Kept`.
     """
     begin, hypotheses = split_state(state)
     named = Rules(*rules), Options(*options), Parameters(*parameters)
@@ -150,6 +152,7 @@ class Search:
         self.beams = (
             None if hypotheses is None else BeamSearch(hypotheses, rules, options, parameters)
         )
+        self.kept: list[list[Tensor]] = [[] for _ in Kept._fields]
         width = options.width
         count = state.position.size(0)
         device = state.position.device
@@ -159,6 +162,8 @@ class Search:
         self.prefix = rules.prefix[rows]
         self.limits = rules.limits[rows]
         self.seeds = rules.seeds[rows] if rules.seeds.numel() else torch.zeros_like(rows)
+        if self.beams is not None and options.sample_beams:
+            self.beams.noise = self._noise
 
     def run(self, max_steps: int) -> list[Tensor]:
         self.state = self.state._replace(
@@ -176,7 +181,30 @@ class Search:
             computed += int(running.sum())
             self.take_step(running)
         found = None if self.beams is None else self.beams.hypotheses
-        return [*self.state, *(found or ()), self.counts(steps, computed)]
+        counts = self.counts(steps, computed)
+        return [*self.state, *(found or ()), *self._all_kept(max_steps), counts]
+
+    def _all_kept(self, max_steps: int) -> list[Tensor]:
+        keep = self.options.keep
+        if not keep:
+            return []
+        position = self.state.position
+        results = []
+        for name, steps in zip(Kept._fields, self.kept, strict=True):
+            path = name in ("tokens", "parents")
+            asked = path or bool(keep & Keep[name.upper()])
+            sizes = (
+                max_steps if asked else 0,
+                len(position),
+                *(() if path else (self.vocab_size,)),
+            )
+            whole = torch.zeros(
+                sizes, dtype=torch.int64 if path else torch.float32, device=position.device
+            )
+            if asked and steps:
+                whole[: len(steps)] = torch.stack(steps)
+            results.append(whole)
+        return results
 
     def counts(self, steps: int, computed: int) -> Tensor:
         position = self.state.position
@@ -184,8 +212,12 @@ class Search:
         left = (ends - position).masked_fill(self.state.finished, 0).clamp(min=0)
         positions = position if self.beams is None else self.beams.hypotheses.position
         longest = max(_largest(position), _largest(positions))
-        counts = Counts(steps, computed, _largest(left), longest)
+        counts = Counts(steps, computed, _largest(left), longest, 0)
         return torch.tensor(counts, device=position.device)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.output_weight.size(0)
 
     def running(self) -> Tensor:
         """(N,) bool: slots that neither ended nor reached their limit."""
@@ -200,8 +232,27 @@ class Search:
         """As `choice.process`."""
         return choice.process(scores, at, self.rules, self.options, self.parameters)
 
-    def observe(self, logits: Tensor, scores: Tensor) -> None:
-        """Called with the logits (N, V) and the scores that choices are made by."""
+    def observe(self, scores: Tensor) -> None:
+        """Called with the scores (N, V) that choices are made by."""
+
+    def _keep(self, scores: Tensor, logits: Tensor, running: Tensor) -> None:
+        position = self.state.position
+        slots = torch.arange(len(position), device=position.device)
+        token = self.state.tokens.gather(1, position.unsqueeze(1)).squeeze(1)
+        goes_on = self.running()
+        parents = slots if self.beams is None else self.beams.parents
+        row = running.unsqueeze(1)
+        values = scores.float().where(row, 0.0), logits.float().where(row, 0.0)
+        path = token.where(goes_on, -1), parents.where(goes_on, -1)
+        for kept, value in zip(self.kept, (*values, *path), strict=True):
+            kept.append(value)
+
+    def _noise(self, first: int, position: int) -> Tensor:
+        """(width, V) of the beams of a row."""
+        slots = slice(first, first + self.options.width)
+        beams = self.slot[slots]
+        positions = torch.full_like(beams, position)
+        return choice.gumbel(self.seeds[slots], positions, beams, self.vocab_size)
 
     def take_step(self, running: Tensor) -> None:
         state = self.state
@@ -224,15 +275,19 @@ class Search:
         if beam:
             scores = choice.log_softmax(scores)
         scores = self.process(scores, candidates)
+        if beam and self.options.sample_beams:
+            scores = choice.warp(scores, self.options, self.parameters)
         if beam and self.options.renormalize:
             scores = choice.log_softmax(scores)
         elif self.options.strategy == Strategy.SAMPLE:
             scores = choice.warp(scores, self.options, self.parameters)
-        self.observe(logits, scores)
+        self.observe(scores)
         if self.beams is not None:
             self.state = self.beams.advance(state, scores, running)
-            return
-        self.state = self._append(state, scores, running)
+        else:
+            self.state = self._append(state, scores, running)
+        if self.options.keep:
+            self._keep(scores, logits, running)
 
     def _append(self, state: State, scores: Tensor, running: Tensor) -> State:
         """One token more for every running slot: the best, by the lowest id among equals."""

@@ -14,7 +14,7 @@ from fast_s2s import backends
 from fast_s2s.checks import check_bool, check_integer, check_tensor
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding import reference
-from fast_s2s.decoding.contract import AttentionSizes
+from fast_s2s.decoding.contract import AttentionSizes, Options
 from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
 from fast_s2s.stored import Stored as Stored
@@ -156,7 +156,7 @@ class PackedDecoder:
         max_steps: int,
     ) -> list[Tensor]:
         """The op `decode`, or its reference."""
-        if self.backend == "reference":
+        if self.backend == "reference" or self._lacks(options):
             dense = self.dense
             return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
         if self.attending is not None:
@@ -166,6 +166,13 @@ class PackedDecoder:
         return torch.ops.fast_s2s.decode.default(
             self.packed, state, rules, options, parameters, max_steps
         )
+
+    def _lacks(self, options: Sequence[int]) -> bool:
+        """Whether the kernels have not all that the options ask for."""
+        if self.device.type != "cuda":
+            return False
+        numbers = Options(*options)
+        return bool(numbers.keep or numbers.sample_beams)
 
     @functools.cached_property
     def dense(self) -> DenseDecoder:

@@ -1,5 +1,5 @@
-"""The step loop in Python, for what one native call cannot do: callables, scores of all tokens at
-each step, and dropout.
+"""The step loop in Python, for what one native call cannot do: callables, attention's weights, and
+dropout.
 
 It is the op's reference with a model, rules and eyes of its own, so all options mean the same.
 """
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from fast_s2s.attention import Memory
-from fast_s2s.decoding import choice
 from fast_s2s.decoding.choice import Candidates
 from fast_s2s.decoding.contract import AttentionSizes, Options, Parameters, Rules, split_state
 from fast_s2s.decoding.reference import DenseDecoder, Search, Stepped
@@ -31,9 +30,8 @@ StoppingCriterion = Callable[..., Any]
 class StepDecoder:
     """A `Decoder` that runs step by step, and keeps what it is told to.
 
-    scores, logits: of each step, (slots, V); None: not asked for
-    attentions:     of each step, (slots, heads, S); None: not asked for
-    tokens:         of each step, the slots' tokens before it
+    scores:     of each step so far, (slots, V), for criteria; None: not asked for
+    attentions: of each step, (slots, heads, S); None: not asked for
     """
 
     def __init__(
@@ -46,20 +44,15 @@ class StepDecoder:
         criteria: Sequence[StoppingCriterion] = (),
         *,
         output_scores: bool = False,
-        output_logits: bool = False,
         attention: AttentionSizes | None = None,
         output_attentions: bool = False,
-        sample_beams: bool = False,
     ) -> None:
-        self.sample_beams = sample_beams
         self.compute = compute
         self.num_layers, self.hidden_size, self.output_size, self.vocab_size = sizes
         self.acc, self.device, self.attention = acc, device, attention
         self.processors, self.criteria = processors, criteria
         self.scores: list[Tensor] | None = [] if output_scores else None
-        self.logits: list[Tensor] | None = [] if output_logits else None
         self.attentions: list[Tensor] | None = [] if output_attentions else None
-        self.tokens: list[Tensor] = []
 
     def run(
         self,
@@ -122,8 +115,6 @@ class _Loop(Search):
         super().__init__(weights, begin, hypotheses, seen, *named)
         if self.beams is not None and owner.criteria:
             self.beams.stops = lambda tokens: owner.stops(tokens).tolist()
-        if self.beams is not None and owner.sample_beams:
-            self.beams.noise = self._noise
 
     def compute(self, token: Tensor, h: Tensor, c: Tensor) -> Stepped:
         logits, h, c, weights = self.owner.compute(token, h, c, self.memory)
@@ -132,26 +123,15 @@ class _Loop(Search):
         return Stepped(logits, h.to(self.owner.acc), c.to(self.owner.acc), weights)
 
     def process(self, scores: Tensor, at: Candidates) -> Tensor:
-        scores = super().process(scores, at)
-        tokens = self._so_far()
-        self.owner.tokens.append(tokens)
-        scores = self.owner.process(tokens, scores)
-        if self.beams is not None and self.owner.sample_beams:
-            # elsewhere, of one sequence, `take_step` does
-            scores = choice.warp(scores, self.options, self.parameters)
-        return scores
+        return self.owner.process(self._so_far(), super().process(scores, at))
 
-    def _noise(self, first: int, position: int) -> Tensor:
-        """(width, V) of the beams of a row."""
-        slots = slice(first, first + self.options.width)
-        beams = self.slot[slots]
-        positions = torch.full_like(beams, position)
-        return choice.gumbel(self.seeds[slots], positions, beams, self.owner.vocab_size)
+    def observe(self, scores: Tensor) -> None:
+        if self.owner.scores is not None:
+            self.owner.scores.append(scores.float().clone())
 
-    def observe(self, logits: Tensor, scores: Tensor) -> None:
-        for kept, values in ((self.owner.logits, logits), (self.owner.scores, scores)):
-            if kept is not None:
-                kept.append(values.float().clone())
+    @property
+    def vocab_size(self) -> int:
+        return self.owner.vocab_size
 
     def take_step(self, running: Tensor) -> None:
         super().take_step(running)
@@ -171,30 +151,3 @@ def dense_compute(decoder: DenseDecoder) -> Compute:
     """One step with a pack's own numbers, as the native call computes them."""
 
     return functools.partial(dense_step, decoder)
-
-
-def beam_indices(
-    before: Sequence[Tensor], sequences: Tensor, lengths: Tensor, begin: Tensor, width: int
-) -> Tensor:
-    """(N, T): the slot that each token was chosen in; -1 past the end.
-
-    before:    the slots' tokens before each step
-    sequences: (N, 1 + P + T) all tokens of what was found, the same number of every `width` slots'
-    lengths:   (N,), how many of the T
-    begin:     (N,), P of each row
-
-    Beams of a row are different sequences, so a sequence tells in which slot it was at each step.
-    """
-    steps = sequences.size(1) - 1 - (int(begin.min()) if begin.numel() else 0)
-    found = torch.full((sequences.size(0), max(steps, 0)), -1, device=sequences.device)
-    if not before:
-        return found
-    per_row = sequences.size(0) // (before[0].size(0) // width)
-    for index, (tokens, length) in enumerate(zip(sequences, lengths.tolist(), strict=True)):
-        first = index // per_row * width
-        for step in range(min(length, len(before))):
-            known = 1 + int(begin[index]) + step
-            slots = before[step][first : first + width, :known]
-            same = (slots == tokens[:known]).all(1).nonzero()
-            found[index, step] = first + int(same[0])
-    return found

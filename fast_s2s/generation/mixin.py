@@ -16,8 +16,8 @@ from fast_s2s.decoding.contract import AttentionSizes, Decoder
 from fast_s2s.decoding.reference import Stepped
 from fast_s2s.generation import arguments, search
 from fast_s2s.generation.encoding import PackedEncoder
-from fast_s2s.generation.loop import Compute, StepDecoder, beam_indices, dense_compute
-from fast_s2s.generation.output import GenerateOutput
+from fast_s2s.generation.loop import Compute, StepDecoder, dense_compute
+from fast_s2s.generation.output import GenerateOutput, beam_indices
 from fast_s2s.generation.packing import PackedCache
 from fast_s2s.generation.state import DecoderState
 from fast_s2s.generation.streams import Streamer
@@ -75,9 +75,8 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, `output_scores`, `output_logits`, `output_attentions`, sampling with beams,
-        dropout, and a decoder with layer norm or zoneout make it a step loop in Python; all else
-        runs in the kernels.
+        Callables, `output_attentions`, dropout, and a decoder with layer norm or zoneout make it a
+        step loop in Python; all else runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
@@ -164,12 +163,8 @@ class GenerationMixin:
     ) -> Decoder:
         by_modules = self._runs_by_modules()
         wanted = config.return_dict_in_generate
-        scores = wanted and config.output_scores
-        logits = wanted and config.output_logits
         attentions = wanted and config.output_attentions
-        sample_beams = config.do_sample and config.num_beams > 1
-        watched = scores or logits or attentions
-        if not (by_modules or processors or criteria or watched or sample_beams):
+        if not (by_modules or processors or criteria or attentions):
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
@@ -182,11 +177,9 @@ class GenerationMixin:
             self.device,
             processors,
             criteria,
-            output_scores=scores,
-            output_logits=logits,
+            output_scores=wanted and config.output_scores,
             attention=None if size.attention is None else keys,
             output_attentions=attentions,
-            sample_beams=sample_beams,
         )
 
     def _step_compute(self) -> tuple[Compute, torch.dtype]:
@@ -250,28 +243,19 @@ class GenerationMixin:
 
 
 def _output(found: search.Found, decoder: Decoder, request: search.Request) -> GenerateOutput:
-    scores = logits = attentions = indices = None
-    if isinstance(decoder, StepDecoder):
-        scores = None if decoder.scores is None else tuple(decoder.scores)
-        logits = None if decoder.logits is None else tuple(decoder.logits)
-        if decoder.attentions is not None:
-            attentions = tuple((weights.unsqueeze(2),) for weights in decoder.attentions)
-        kept = (scores, logits, attentions)
-        if request.config.num_beams > 1 and any(part is not None for part in kept):
-            indices = beam_indices(
-                decoder.tokens,
-                found.result.tokens,
-                found.lengths,
-                found.begin,
-                request.config.num_beams,
-            )
+    config, kept = request.config, found.kept
+    attentions = indices = None
+    if isinstance(decoder, StepDecoder) and decoder.attentions is not None:
+        attentions = tuple((weights.unsqueeze(2),) for weights in decoder.attentions)
+    if config.num_beams > 1 and kept is not None:
+        indices = beam_indices(found)
     return GenerateOutput(
         sequences=found.tokens,
         lengths=found.lengths,
         sequences_scores=found.result.scores,
         token_scores=found.scores,
-        scores=scores,
-        logits=logits,
+        scores=tuple(kept.scores) if kept is not None and config.output_scores else None,
+        logits=tuple(kept.logits) if kept is not None and config.output_logits else None,
         cross_attentions=attentions,
         beam_indices=indices,
         _found=found,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fast_s2s.decoding.contract import Kept, State
 from fast_s2s.generation.search import Found
 from fast_s2s.generation.state import DecoderState
 
@@ -25,7 +29,8 @@ class GenerateOutput:
                       chosen; of beams, what it added to the sum: `compute_transition_scores` in
                       transformers. 0 for tokens of a prefix, forced ones and past the end
     scores:           with `output_scores` a tuple of (slots, tgt_vocab_size), one for each step:
-                      what choices were made by. Slots are sequences, of beams B · num_beams
+                      what choices were made by; 0 for a slot that had ended. Slots are
+                      sequences, of beams B · num_beams
     logits:           with `output_logits` likewise, as the model gave them
     cross_attentions: with `output_attentions` a tuple of one for each step, in it a tuple of one:
                       (slots, attention_heads, 1, S), the weights of the source's steps
@@ -64,3 +69,33 @@ class GenerateOutput:
         """The names of the fields that are there."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "_found"]
         return [name for name in names if getattr(self, name) is not None] + ["state"]
+
+
+def beam_indices(found: Found) -> Tensor:
+    """(N, T): the slot that each token was chosen in; -1 past the end.
+
+    Beams of a row are different sequences, so a sequence tells in which slot it was at each step.
+    """
+    assert found.kept is not None
+    sequences, begin, width = found.result.tokens, found.begin, found.options.width
+    steps = sequences.size(1) - 1 - (int(begin.min()) if begin.numel() else 0)
+    indices = torch.full((sequences.size(0), max(steps, 0)), -1, device=sequences.device)
+    times = found.options.num_return_sequences
+    for step, before in enumerate(_histories(found.start, found.kept)):
+        for index in (found.lengths > step).nonzero().flatten().tolist():
+            first = index // times * width
+            known = 1 + int(begin[index]) + step
+            slots = before[first : first + width, :known]
+            same = (slots == sequences[index, :known]).all(1).nonzero()
+            indices[index, step] = first + int(same[0])
+    return indices
+
+
+def _histories(start: State, kept: Kept) -> Iterator[Tensor]:
+    """(slots, 1 + P + steps): the slots' tokens before each step."""
+    tokens, position = F.pad(start.tokens, (0, len(kept.tokens))), start.position
+    for token, parents in zip(kept.tokens, kept.parents, strict=True):
+        yield tokens
+        parents = parents.clamp(min=0)
+        position = position[parents] + 1
+        tokens = tokens[parents].scatter(1, position.unsqueeze(1), token.unsqueeze(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from fast_s2s.decoding import (
     decode,
     initial_state,
 )
-from fast_s2s.decoding.contract import Decoder, Hypotheses, State
+from fast_s2s.decoding.contract import Decoder, Hypotheses, Keep, Kept, State
 from fast_s2s.generation.state import DecoderState
 from fast_s2s.generation.streams import Streams, check_streamers
 
@@ -57,6 +58,8 @@ class Found:
     tokens:  (N, 1 + T), from the input on that this generation began with
     lengths: (N,)
     scores:  (N, T) float64, of each token
+    kept:    what the configuration says to keep of each step
+    start:   the slots that this generation began with
     """
 
     result: DecodeResult
@@ -66,6 +69,8 @@ class Found:
     scores: Tensor
     config: GenerationConfig
     options: DecodeOptions
+    kept: Kept | None
+    start: State
 
     @property
     def begin(self) -> Tensor:
@@ -98,14 +103,18 @@ def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
         before = state.position.repeat_interleave(options.num_return_sequences)
     streams = _streams(request, state, options)
     pace = _Pace(streaming=streams is not None)
+    start, parts = slots.slots, []
     while True:
         result = decode(decoder, slots, options, pace.steps)
         pace.took(result.steps)
         slots = result.state
+        if result.kept is not None:
+            parts.append(result.kept)
         if streams is not None:
             streams.update(result, _ended(slots.slots, options), options.width)
         if result.done:
-            return _found(result, before, request.config, options)
+            kept = Kept(*map(torch.cat, zip(*parts, strict=True))) if parts else None
+            return _found(result, before, request.config, options, kept, start)
 
 
 def _is_fresh(state: DecoderState) -> bool:
@@ -173,8 +182,24 @@ def _named(config: GenerationConfig) -> dict[str, Any]:
         "min_p": config.min_p or 0.0,
         "suppress_tokens": never,
         "eos_token_id": config.eos_token_ids,
+        "keep": _keep(config),
         **{name: getattr(config, name) for name in _SAME},
     }
+
+
+def _keep(config: GenerationConfig) -> Keep:
+    """What of each step goes into the output."""
+    if not config.return_dict_in_generate:
+        return Keep(0)
+    wanted = {
+        Keep.SCORES: config.output_scores,
+        Keep.LOGITS: config.output_logits,
+        # they are told by step and beam
+        Keep.PATH: config.output_attentions and config.num_beams > 1,
+    }
+    return functools.reduce(
+        operator.or_, (what for what, asked in wanted.items() if asked), Keep(0)
+    )
 
 
 _SAME = (
@@ -293,7 +318,12 @@ def _ended(slots: State, options: DecodeOptions) -> list[bool]:
 
 
 def _found(
-    result: DecodeResult, before: Tensor | None, config: GenerationConfig, options: DecodeOptions
+    result: DecodeResult,
+    before: Tensor | None,
+    config: GenerationConfig,
+    options: DecodeOptions,
+    kept: Kept | None,
+    start: State,
 ) -> Found:
     tokens, scores, lengths = result.tokens, result.token_scores, result.lengths
     if before is not None:
@@ -309,7 +339,7 @@ def _found(
         if room:
             scores = scores.gather(1, index[:, :-1].clamp(max=room - 1))
         scores = scores.masked_fill(behind[:, 1:], 0.0)
-    return Found(result, before, tokens, lengths, scores, config, options)
+    return Found(result, before, tokens, lengths, scores, config, options, kept, start)
 
 
 def _after(
