@@ -35,7 +35,7 @@ KERNELS = [
     "csrc/cuda/device.cu",
     *(
         f"csrc/lstm/{kind}_cuda_{p}.cu"
-        for kind in ("forward", "backward", "projected")
+        for kind in ("forward", "backward", "projected_forward", "projected_backward")
         for p in _PRECISIONS
     ),
     "csrc/decode/decode_cuda.cu",

@@ -244,6 +244,17 @@ def test_one_step_runs_one_kernel_up_to_32_rows(emulator, batch, dtype, assert_c
     compare(emulator, inputs, assert_close)
 
 
+def test_no_write_to_the_weights_goes_unseen(emulator, assert_close):
+    # as a moving average writes them: the version counter does not move
+    inputs = make_inputs(Case(3, 3, 17))
+    weights = inputs.tensors[inputs.names.index("w_hh")]
+    compare(emulator, inputs, assert_close)
+    version = weights._version
+    weights.data.mul_(-0.5)
+    assert weights._version == version
+    compare(emulator, inputs, assert_close)
+
+
 def test_empty_batch(emulator):
     inputs = make_inputs(Case(3, 0, 5))
     y, h_n, c_n, *gradients = emulator.run(inputs, reference.SAVE_GATES)

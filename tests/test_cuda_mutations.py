@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
-import helpers_emulator
 import pytest
 import torch
-from conftest import TOLERANCE, assert_close
-from helpers_emulator import VARIANTS
-from helpers_lstm import Case, make_inputs, reference_results
-from helpers_mutations import BACKWARD, FP32, PROJECTED, SMALL, Mutation, answer
+from helpers_lstm import Case
+from helpers_mutations import (
+    BACKWARD,
+    FP32,
+    SMALL,
+    Mutation,
+    build_all,
+    check,
+    distinct_runs,
+    is_found_out,
+)
 
 REVERSE = Case(5, 11, 40, lengths=True, reset=True, reverse=True)
 CELL = Case(1, 5, 40)
-PROJECTION = Case(5, 11, 70, projection=33, lengths=True, reset=True)
 # W partly in registers, partly in shared memory, partly in L2
 MIXED = {"weight_registers": 8, "shared_bytes": 90_000}
 STEPWISE = {"cooperative": 0}
@@ -275,47 +278,6 @@ MUTATIONS = [
         STEPWISE,
         recompiled=[BACKWARD],
     ),
-    # projections
-    Mutation(
-        "a projection that does not wait",
-        "projection_cuda.cuh",
-        "    exchange_.deliver(n);\n",
-        "    if (n > 0) exchange_.deliver(n);\n",
-        recompiled=PROJECTED,
-        case=PROJECTION,
-    ),
-    Mutation(
-        "one counter for both exchanges",
-        "projection_cuda.cuh",
-        "args.projection_counters,",
-        "args.counters,",
-        recompiled=PROJECTED,
-        case=PROJECTION,
-    ),
-    Mutation(
-        "an output more than there is",
-        "projection_cuda.cuh",
-        "weights_.strip(s) * kStripRows + lane() / 4;",
-        "weights_.strip(s) * kStripRows + lane() / 4 + 1;",
-        recompiled=PROJECTED,
-        case=PROJECTION,
-    ),
-    Mutation(
-        "no gradient of y",
-        BACKWARD_FILE,
-        "dh += grad_y(t, row, output);",
-        "dh += 0 * t;",
-        recompiled=PROJECTED,
-        case=PROJECTION,
-    ),
-    Mutation(
-        "a transposed projection packed along the wrong side",
-        "lstm_cuda.cu",
-        "h, r, k_tiles, 1, h, words",
-        "h, r, k_tiles, 1, r, words",
-        recompiled=SMALL,
-        case=PROJECTION,
-    ),
     Mutation(
         "outputs of both directions over each other",
         FORWARD_FILE,
@@ -354,45 +316,15 @@ MUTATIONS = [
 
 @pytest.fixture(scope="module")
 def mutants(_emulator_library) -> dict[str, Future[Path]]:
-    """All mutants, built two at a time."""
-
-    def build(mutation: Mutation) -> Path:
-        name = mutation.name.replace(" ", "-")
-        path = os.path.normpath(Path("csrc/lstm") / mutation.file)
-        return helpers_emulator.build_mutant(
-            name, path, mutation.old, mutation.new, mutation.recompiled
-        )
-
-    with ThreadPoolExecutor(2) as pool:
-        return {mutation.name: pool.submit(build, mutation) for mutation in MUTATIONS}
+    return build_all(MUTATIONS)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutant_is_found_out(emulator, mutants, mutation):
-    # a library cannot be unloaded: each mutant gets a process of its own
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=answer, args=(mutants[mutation.name].result(), mutation, theirs))
-    child.start()
-    assert ours.poll(60), "the mutant does not end"
-    survived = ours.recv()
-    child.join()
-    assert not survived, f"no test would notice: {mutation.name}"
+    library = mutants[mutation.name].result()
+    assert is_found_out(library, mutation), f"no test would notice: {mutation.name}"
 
 
-@pytest.mark.parametrize(
-    ("variant", "device", "case", "dtype"),
-    sorted(
-        {(m.variant, tuple(m.device.items()), m.case, m.dtype) for m in MUTATIONS if not m.both},
-        key=str,
-    ),
-    ids=str,
-)
-def test_the_kernels_as_they_are_pass_the_same_runs(emulator, variant, device, case, dtype):
-    inputs = make_inputs(case, dtype)
-    emulator.configure(only=-1 if case.projection else VARIANTS.index(variant), **dict(device))
-    assert dtype in TOLERANCE
-    for save in (1, 2):
-        expected = reference_results(inputs)
-        for ours, theirs in zip(emulator.run(inputs, save), expected, strict=True):
-            assert_close(ours, theirs, f"{variant} {case}")
+@pytest.mark.parametrize("run", distinct_runs(MUTATIONS), ids=lambda m: f"{m.variant} {m.case}")
+def test_the_kernels_as_they_are_pass_the_same_runs(emulator, run):
+    check(emulator, run)

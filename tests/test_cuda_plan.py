@@ -146,9 +146,14 @@ def test_every_projection_has_a_plan_that_fits(device, backward):
         p = plan(device, precision, hidden, batch, projection=outputs, backward=backward)
         where = f"{device} {precision} H={hidden} R={outputs} B={batch}: {p}"
         size = 2 if precision in ("bf16", "fp16") else 4
-        assert p["variant"] == "stream" and not p["stepwise"], where
+        assert not p["stepwise"], where
         assert p["shared_bytes"] <= limits["shared_bytes"], where
-        assert p["ranks"] * p["tiles"] <= limits["sms"], where
+        if p["variant"] in ("grid", "stream"):
+            assert p["ranks"] * p["tiles"] <= limits["sms"], where
+        if p["variant"] == "cluster":
+            assert p["ranks"] in (2, 4, 8, 16) and p["ranks"] <= limits["max_cluster"], where
+        if p["variant"] == "block":
+            assert p["ranks"] == 1, where
         assert p["launches"] * p["tiles"] * p["rows"] >= batch, where
         # every row of both matrices is somebody's, and all of their depth is multiplied
         rows, per_strip, depth = (outputs, 16, 4 * hidden) if backward else (hidden, 8, outputs)
@@ -162,8 +167,18 @@ def test_every_projection_has_a_plan_that_fits(device, backward):
         assert p["projection_k_tiles"] * 32 >= depth * size, where
 
 
-def test_a_projection_needs_cooperative_launches():
-    with pytest.raises(ValueError, match="a layer with a projection needs cooperative launches"):
+@pytest.mark.parametrize(
+    ("hidden", "outputs", "variant"),
+    [(17, 5, "block"), (512, 128, "cluster"), (1024, 512, "grid"), (65_536, 64, "stream")],
+)
+def test_choices_with_a_projection(hidden, outputs, variant):
+    assert plan("H200", "bf16", hidden, 8, projection=outputs)["variant"] == variant
+
+
+def test_a_projection_too_large_for_a_block_needs_cooperative_launches():
+    assert plan("nothing resident", hidden=17, projection=5)["variant"] == "block"
+    lacks = "a layer with a projection of this size needs cooperative launches"
+    with pytest.raises(ValueError, match=lacks):
         plan("nothing resident", projection=64)
     with pytest.raises(ValueError, match="projection: expected 0 for none, at most 2.24"):
         plan(projection=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_emulator import Emulator, tf32_allowed
+from helpers_emulator import VARIANTS, Emulator, tf32_allowed
 from helpers_lstm import NAMES, Case, make_inputs, reference_results
 
 from fast_s2s import backends, reference
@@ -20,14 +20,22 @@ CASES = [
     # torch has no such layer, the op has
     Case(2, 3, 9, projection=12),
 ]
-# one block; few blocks and W in registers, in shared memory and in L2; many rows at once, and more
-# blocks than one of the products has strips
-DEVICES = [
-    {"sms": 1},
-    {"sms": 3, "weight_registers": 8, "shared_bytes": 50_000},
-    {"row_tiles": 4, "sms": 16},
+# of each variant: many blocks or few; W in registers, in shared memory and in L2; many rows at once
+LITTLE = {"weight_registers": 8, "shared_bytes": 50_000}
+DEVICES = {
+    "block": [{}, {"row_tiles": 4}, {**LITTLE, "shared_bytes": 90_000}],
+    "cluster": [{}, {"row_tiles": 4}, {**LITTLE, "max_cluster": 4}],
+    "grid": [{"sms": 1}, {**LITTLE, "sms": 3}, {"row_tiles": 4, "sms": 32}],
+    "stream": [{"sms": 1}, {**LITTLE, "sms": 3}, {"row_tiles": 4, "sms": 32}],
+}
+LAYOUTS = [
+    pytest.param({"only": VARIANTS.index(variant), **device}, id=f"{variant}-{index}")
+    for variant, devices in DEVICES.items()
+    for index, device in enumerate(devices)
 ]
 VARIED = Case(4, 13, 150, projection=70, lengths=True, reset=True)
+# of about as many bytes
+VARIED_FLOAT32 = Case(4, 13, 70, projection=37, lengths=True, reset=True)
 
 
 def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES, dtype=None):
@@ -44,19 +52,35 @@ def test_values_and_gradients(emulator, case, dtype, assert_close):
         compare(emulator, inputs, assert_close, save)
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_any_device(emulator, device, dtype, assert_close):
+@pytest.mark.parametrize("device", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_variant(emulator, device, dtype, assert_close):
     emulator.configure(**device)
-    compare(emulator, make_inputs(VARIED, dtype), assert_close)
+    case = VARIED_FLOAT32 if dtype == torch.float32 else VARIED
+    compare(emulator, make_inputs(case, dtype), assert_close)
+
+
+@pytest.mark.parametrize("variant", range(4), ids=VARIANTS)
+def test_every_variant_in_reverse(emulator, variant, assert_close):
+    emulator.configure(only=variant)
+    case = Case(3, 9, 17, projection=5, lengths=True, reset=True, reverse=True)
+    compare(emulator, make_inputs(case, torch.bfloat16), assert_close)
+
+
+@pytest.mark.parametrize("variant", range(1, 4), ids=VARIANTS[1:])
+def test_500_units(emulator, variant, assert_close):
+    emulator.configure(only=variant)
+    inputs = make_inputs(Case(2, 3, 500, projection=63, lengths=True), torch.bfloat16)
+    compare(emulator, inputs, assert_close)
 
 
 @pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-def test_the_devices_meet_all_there_is(backward):
+def test_the_devices_meet_all_there_is(variant, backward):
     plans = []
-    for device in DEVICES:
-        values = {**Emulator.DEFAULTS, **device, "only": ""}
+    for device in DEVICES[variant]:
+        values = {**Emulator.DEFAULTS, **device, "only": variant}
         for name in ("seed", "resident", "occupancy"):
             del values[name]
         sizes = {"hidden": VARIED.hidden, "projection": VARIED.projection, "batch": VARIED.batch}
@@ -69,11 +93,14 @@ def test_the_devices_meet_all_there_is(backward):
         assert any(p[part] > 0 for p in plans), part
     assert any(p["strips_per_block"] > 1 and p["projection_strips_per_block"] > 1 for p in plans)
     # a rank that has no strip of one of the products
-    assert any(p["ranks"] > min(p["strips"], p["projection_strips"]) for p in plans)
+    if variant != "block":
+        assert any(p["ranks"] > min(p["strips"], p["projection_strips"]) for p in plans)
     assert {p["row_tiles"] for p in plans} == {1, 4}
 
 
-def test_tf32(emulator, assert_close):
+@pytest.mark.parametrize("variant", range(4), ids=VARIANTS)
+def test_tf32(emulator, variant, assert_close):
+    emulator.configure(only=variant)
     with tf32_allowed():
         compare(emulator, make_inputs(VARIED), assert_close, dtype=torch.float16)
 
@@ -81,8 +108,8 @@ def test_tf32(emulator, assert_close):
 def test_any_order_of_threads_and_any_device_give_the_same_bits(emulator):
     inputs = make_inputs(VARIED, torch.bfloat16)
     expected = emulator.run(inputs, reference.SAVE_GATES)
-    for seed, device in enumerate((*DEVICES, {}, {"sms": 5})):
-        emulator.configure(seed=seed + 2, **device)
+    for seed, layout in enumerate((*LAYOUTS, pytest.param({"sms": 5}))):
+        emulator.configure(seed=seed + 2, **layout.values[0])
         actual = emulator.run(inputs, reference.SAVE_GATES)
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
@@ -103,7 +130,10 @@ def test_bad_projection(emulator):
         )
 
 
-def test_a_device_without_cooperative_launches_says_what_it_lacks(emulator):
-    emulator.configure(cooperative=0)
-    with pytest.raises(RuntimeError, match="a layer with a projection needs cooperative launches"):
-        emulator.run(make_inputs(Case(2, 2, 9, projection=3)), reference.SAVE_GATES)
+def test_what_a_block_holds_needs_no_cooperative_launch(emulator, assert_close):
+    emulator.configure(cooperative=0, max_cluster=1)
+    compare(emulator, make_inputs(Case(2, 2, 40, projection=9)), assert_close)
+    emulator.configure(cooperative=0, max_cluster=1, shared_bytes=4096)
+    lacks = "a layer with a projection of this size needs cooperative launches"
+    with pytest.raises(RuntimeError, match=lacks):
+        emulator.run(make_inputs(Case(2, 2, 40, projection=9)), reference.SAVE_GATES)

@@ -33,7 +33,7 @@ class BackwardKernel {
         rows_(l_, d_.shape, place_.row0, place_.rows),
         share_(l_),
         weights_(l_, share_, d_.w_hh, place_.rank * l_.strips_per_block),
-        exchange_(args, place_),
+        exchange_(args, of_units(), place_),
         depth_(l_, share_),
         projection_(args, place_) {}
 
@@ -194,7 +194,7 @@ class BackwardKernel {
       const float dh = inside(r, unit) ? shared_load<float>(dh_at(r, unit)) : 0.0f;
       pass_on(0, r, unit, dh);
     });
-    exchange_.strip_done(0, row, strip);
+    strip_done(0, row, strip);
   }
 
   // From the gates' gradients of one step, publication p - 1, to those of the step before.
@@ -217,7 +217,16 @@ class BackwardKernel {
       }
       if (p < rows_.steps()) pass_on(p, r, unit, dh);
     });
-    if (p < rows_.steps()) exchange_.strip_done(p, row, strip);
+    if (p < rows_.steps()) strip_done(p, row, strip);
+  }
+
+  // what `pass_on` has put
+  FAST_S2S_DEVICE void strip_done(int p, int row, int strip) {
+    if constexpr (kProjected) {
+      projection_.strip_done(p, row, strip);
+    } else {
+      exchange_.strip_done(p, row, strip);
+    }
   }
 
   // the time of publication p
@@ -241,8 +250,9 @@ class BackwardKernel {
 
   FAST_S2S_DEVICE void unproject(int p) {
     if constexpr (kProjected)
-      projection_.multiply(p,
-                           [&](int row, int unit, float dh) { gates_of_step(p, row, unit, dh); });
+      projection_.multiply(
+          p, [&](int row, int unit, float dh) { gates_of_step(p, row, unit, dh); },
+          [&](int row, int strip) { exchange_.strip_done(p, row, strip); });
   }
 
   // `dh`: the whole gradient of the unit's h, before any projection.
@@ -286,7 +296,8 @@ class BackwardKernel {
   WarpWeights<Operand, 1, kRowTiles, kHeld> weights_;
   Exchange<kVariant, kStripUnits * 4 * sizeof(Io), kRowTiles> exchange_;
   DepthSum<1, kRowTiles> depth_;
-  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles>, NoProjection>
+  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles, kStripUnits * sizeof(Io)>,
+                     NoProjection>
       projection_;
 };
 

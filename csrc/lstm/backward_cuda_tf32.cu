@@ -2,6 +2,6 @@
 
 namespace fast_s2s {
 
-template std::string launch_backward<OperandTf32>(const Plan&, const BackwardArgs&, Stream);
+template std::string launch_backward<OperandTf32, false>(const Plan&, const BackwardArgs&, Stream);
 
 }  // namespace fast_s2s

@@ -17,6 +17,9 @@ class ForwardKernel {
       (kProjected ? projected_registers(kRowTiles, false) : weight_registers(kVariant, kRowTiles)) /
       8;
   typedef float Sums[2][kRowTiles][4];
+  static constexpr int kStripBytes = kStripUnits * sizeof(Io);
+  // of the strips that make the state: with a projection the second product's
+  static constexpr int kStateBytes = kProjected ? 16 * sizeof(Io) : kStripBytes;
 
  public:
   FAST_S2S_DEVICE explicit ForwardKernel(const ForwardArgs& args)
@@ -27,7 +30,7 @@ class ForwardKernel {
         rows_(l_, d_.shape, place_.row0, place_.rows),
         share_(l_),
         weights_(l_, share_, d_.w_hh, place_.rank * l_.strips_per_block),
-        exchange_(args, place_),
+        exchange_(args, kProjected ? args.projection : l_, place_),
         depth_(l_, share_),
         projection_(args, place_) {}
 
@@ -198,20 +201,21 @@ class ForwardKernel {
 
   FAST_S2S_DEVICE void publish_initial() {
     if constexpr (kProjected) {
-      // what nobody puts is zero from the start
-      for_each_output([&](int r, int output) {
-        if (!forgets(0, r)) put(0, r, output, load_constant(io(d_.h0) + state_at(r, output)));
+      projection_.for_each([&](int row, int output) { put_initial(row, output); },
+                           [&](int row, int strip) { exchange_.strip_done(0, row, strip); });
+    } else {
+      for_strips([&](int s, int row) {
+        if (share_.k_group > 0 || !weights_.exists(s)) return;
+        for_elements(row, weights_.strip(s),
+                     [&](int, int, int r, int unit) { put_initial(r, unit); });
+        exchange_.strip_done(0, row, weights_.strip(s));
       });
-      return;
     }
-    for_strips([&](int s, int row) {
-      if (share_.k_group > 0 || !weights_.exists(s)) return;
-      for_elements(row, weights_.strip(s), [&](int, int, int r, int unit) {
-        const bool there = inside(r, unit) && !forgets(0, r);
-        put(0, r, unit, there ? load_constant(io(d_.h0) + state_at(r, unit)) : Io{});
-      });
-      exchange_.strip_done(0, row, weights_.strip(s));
-    });
+  }
+
+  FAST_S2S_DEVICE void put_initial(int row, int output) {
+    const bool there = row < place_.rows && output < l_.outputs && !forgets(0, row);
+    put(0, row, output, there ? load_constant(io(d_.h0) + state_at(row, output)) : Io{});
   }
 
   FAST_S2S_DEVICE void put(int n, int row, int output, Io h) {
@@ -260,15 +264,27 @@ class ForwardKernel {
           put(s + 1, r, unit, h);
         }
       });
-      if (s + 1 < rows_.steps()) exchange_.strip_done(s + 1, row, weights_.strip(strip));
+      if constexpr (kProjected) {
+        projection_.strip_done(s, row, weights_.strip(strip));
+      } else if (s + 1 < rows_.steps()) {
+        exchange_.strip_done(s + 1, row, weights_.strip(strip));
+      }
     });
-    if constexpr (kProjected) {
-      projection_.multiply(s, [&](int row, int output, float sum) {
-        if (row >= place_.rows || output >= l_.outputs) return;
-        const Io h = finish_output(s, row, output, from_float<Io>(sum));
-        if (s + 1 < rows_.steps()) put(s + 1, row, output, h);
-      });
-    }
+    if constexpr (kProjected) project(s);
+  }
+
+  FAST_S2S_DEVICE void project(int s) {
+    projection_.multiply(
+        s,
+        [&](int row, int output, float sum) {
+          Io h = Io{};
+          if (row < place_.rows && output < l_.outputs)
+            h = finish_output(s, row, output, from_float<Io>(sum));
+          if (s + 1 < rows_.steps()) put(s + 1, row, output, h);
+        },
+        [&](int row, int strip) {
+          if (s + 1 < rows_.steps()) exchange_.strip_done(s + 1, row, strip);
+        });
   }
 
   // One output of one row: results, and the h that the next step sees.
@@ -313,9 +329,10 @@ class ForwardKernel {
   TileRows rows_;
   const WarpShare share_;
   WarpWeights<Operand, 2, kRowTiles, kHeld> weights_;
-  Exchange<kVariant, kStripUnits * sizeof(Io), kRowTiles> exchange_;
+  Exchange<kVariant, kStateBytes, kRowTiles> exchange_;
   DepthSum<2, kRowTiles> depth_;
-  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles>, NoProjection>
+  std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles, kStripBytes>,
+                     NoProjection>
       projection_;
   Gates<float> ahead_[2];
 };

@@ -2,6 +2,6 @@
 
 namespace fast_s2s {
 
-template std::string launch_forward<OperandFp32>(const Plan&, const ForwardArgs&, Stream);
+template std::string launch_forward<OperandFp32, false>(const Plan&, const ForwardArgs&, Stream);
 
 }  // namespace fast_s2s

@@ -5,16 +5,11 @@
 
 namespace fast_s2s {
 
-// forward_cuda_*.cu, backward_cuda_*.cu
-template <class Operand>
+// forward_cuda_*.cu, backward_cuda_*.cu, with a projection projected_*.cu
+template <class Operand, bool kProjected>
 std::string launch_forward(const Plan& plan, const ForwardArgs& args, Stream stream);
-template <class Operand>
+template <class Operand, bool kProjected>
 std::string launch_backward(const Plan& plan, const BackwardArgs& args, Stream stream);
-// projected_cuda_*.cu
-template <class Operand>
-std::string launch_projected_forward(const Plan& plan, const ForwardArgs& args, Stream stream);
-template <class Operand>
-std::string launch_projected_backward(const Plan& plan, const BackwardArgs& args, Stream stream);
 
 namespace {
 
@@ -53,9 +48,8 @@ std::string lstm_forward_cuda(Precision precision, const Plan& plan, const Forwa
                               Stream stream) {
   return by_precision(precision, [&](auto operand) {
     typedef decltype(operand) Operand;
-    return args.directions[0].w_hr == nullptr
-               ? launch_forward<Operand>(plan, args, stream)
-               : launch_projected_forward<Operand>(plan, args, stream);
+    return args.directions[0].w_hr == nullptr ? launch_forward<Operand, false>(plan, args, stream)
+                                              : launch_forward<Operand, true>(plan, args, stream);
   });
 }
 
@@ -63,9 +57,8 @@ std::string lstm_backward_cuda(Precision precision, const Plan& plan, const Back
                                Stream stream) {
   return by_precision(precision, [&](auto operand) {
     typedef decltype(operand) Operand;
-    return args.directions[0].w_hr == nullptr
-               ? launch_backward<Operand>(plan, args, stream)
-               : launch_projected_backward<Operand>(plan, args, stream);
+    return args.directions[0].w_hr == nullptr ? launch_backward<Operand, false>(plan, args, stream)
+                                              : launch_backward<Operand, true>(plan, args, stream);
   });
 }
 

@@ -43,20 +43,20 @@ class Planner {
   Plan best() {
     for (int64_t row_tiles : {1, 4}) {
       if (d_.row_tiles == 0 ? row_tiles > 1 && p_.batch <= 8 : row_tiles != d_.row_tiles) continue;
-      if (p_.projection > 0) {
-        offer_projected(row_tiles);
-        continue;
-      }
+      // blocks with something to do in one of a step's products
+      const int64_t most = p_.projection > 0 ? std::max(strips(), projection_strips()) : strips();
       offer(Variant::kBlock, 1, row_tiles, false);
-      for (int64_t ranks = 2; ranks <= std::min(d_.max_cluster, strips()); ranks *= 2)
+      for (int64_t ranks = 2; ranks <= std::min(d_.max_cluster, most); ranks *= 2)
         if (ranks <= d_.sms) offer(Variant::kCluster, ranks, row_tiles, false);
       if (d_.cooperative) {
         for (int64_t parts = 1; parts * p_.directions <= d_.sms; parts *= 2) {
-          const int64_t ranks = std::min(strips(), d_.sms / (parts * p_.directions));
+          const int64_t ranks = std::min(most, d_.sms / (parts * p_.directions));
           offer(Variant::kGrid, ranks, row_tiles, false);
           offer(Variant::kStream, ranks, row_tiles, false);
         }
       }
+      // two products of a step would be two launches
+      if (p_.projection > 0) continue;
       for (int64_t ranks = std::min(strips(), std::max<int64_t>(1, d_.sms / p_.directions));;
            ranks = std::min(strips(), 2 * ranks)) {
         offer(Variant::kStream, ranks, row_tiles, true);
@@ -71,9 +71,8 @@ class Planner {
   const char* why_none() const {
     if (d_.only || d_.row_tiles > 0) return "plan: the variant asked for does not fit the device";
     if (p_.projection > 0 && !d_.cooperative)
-      return "plan: a layer with a projection needs cooperative launches, which the device lacks "
-             "or "
-             "has no room for";
+      return "plan: a layer with a projection of this size needs cooperative launches, which the "
+             "device lacks or has no room for";
     return "plan: the device has too little shared memory";
   }
 
@@ -95,14 +94,6 @@ class Planner {
   }
   int64_t bytes_of_row(int64_t elements) const {
     return round_up(elements * element_bytes(p_.precision), 32);
-  }
-
-  // W_hr joins W_hh: every block has strips of both.
-  void offer_projected(int64_t row_tiles) {
-    if (!d_.cooperative) return;
-    const int64_t most = std::max(strips(), projection_strips());
-    for (int64_t parts = 1; parts * p_.directions <= d_.sms; parts *= 2)
-      offer(Variant::kStream, std::min(most, d_.sms / (parts * p_.directions)), row_tiles, false);
   }
 
   void offer(Variant variant, int64_t ranks, int64_t row_tiles, bool stepwise) {
@@ -144,6 +135,7 @@ class Planner {
     const bool projected = p_.projection > 0;
     const int64_t rows = 8 * row_tiles * per_tile;
     const int64_t stride = row_bytes() + 16;
+    const int64_t projection_stride = projected ? projection_row_bytes() + 16 : 0;
     // floats of state per row: cells, in backward gradients of cells and of outputs
     const int64_t units =
         p_.backward ? 16 * (spb + (projected ? projection_spb : spb)) : spb * strip_units();
@@ -174,8 +166,11 @@ class Planner {
     if (projected)
       cut(plan.projection, projection_strips(), projection_spb, projection_row_bytes());
     // rows shared_bytes cannot hold would overflow the offsets
-    if (rows * (stride * buffers + units * 4) > d_.shared_bytes) return std::nullopt;
+    if (rows * ((stride + projection_stride) * buffers + units * 4) > d_.shared_bytes)
+      return std::nullopt;
     l.operand = place(buffers * rows * stride);
+    plan.projection.operand = place(buffers * rows * projection_stride);
+    plan.projection.operand_stride = static_cast<int>(projection_stride);
     l.state = place(units * rows * 4);
     l.bias = place(p_.backward ? 0 : 4 * units * 4);
     l.lengths = place(rows * 4);
@@ -214,10 +209,13 @@ class Planner {
                   projected ? projected_registers(r, false) : weight_registers(variant, r));
     if (projected) place_weights(plan.projection, 1, projected_registers(r, true));
     plan.shared_bytes = offset;
-    const int64_t readers = variant == Variant::kStream ? spb : 1;
-    plan.exchanged_bytes = ranks == 1 && !stepwise ? 0 : rows * row_bytes() * readers;
-    const int64_t exchanged_row = row_bytes() + (projected ? projection_row_bytes() : 0);
-    if (projected) plan.exchanged_bytes += rows * projection_row_bytes() * projection_spb;
+    // how often a block reads what is exchanged
+    const auto readers = [&](int64_t strips) { return variant == Variant::kStream ? strips : 1; };
+    const int64_t projection_bytes = projected ? projection_row_bytes() : 0;
+    if (ranks > 1 || stepwise)
+      plan.exchanged_bytes =
+          rows * (row_bytes() * readers(spb) + projection_bytes * readers(projection_spb));
+    const int64_t exchanged_row = row_bytes() + projection_bytes;
     if (buffers < 2) plan.workspace_bytes = 2 * tiles * p_.directions * rows * exchanged_row;
     return plan;
   }
@@ -234,24 +232,27 @@ class Planner {
            operands / kSharedBytesPerNs;
   }
 
+  // of waiting for the other blocks
+  static double exchange_ns(const Plan& plan) {
+    switch (plan.variant) {
+      case Variant::kBlock:
+        return kBarrierNs;
+      case Variant::kCluster:
+        return kClusterNs;
+      default:
+        return plan.stepwise ? kLaunchNs : kGridNs;
+    }
+  }
+
   void rate(Plan& plan) const {
     const Layout& l = plan.layout;
     const double groups_of_rows = static_cast<double>(l.rows) / (8 * plan.row_tiles);
     double ns = product_ns(plan, l, m_tiles());
-    if (p_.projection > 0) ns += product_ns(plan, plan.projection, 1) + kGridNs;
+    if (p_.projection > 0) ns += product_ns(plan, plan.projection, 1);
     ns += plan.resident_bytes * groups_of_rows / kSharedBytesPerNs;
     ns += (plan.streamed_bytes + (plan.variant == Variant::kCluster ? 0 : plan.exchanged_bytes)) /
           kL2BytesPerNs;
-    switch (plan.variant) {
-      case Variant::kBlock:
-        ns += kBarrierNs;
-        break;
-      case Variant::kCluster:
-        ns += kClusterNs;
-        break;
-      default:
-        ns += plan.stepwise ? kLaunchNs : kGridNs;
-    }
+    ns += exchange_ns(plan) * (p_.projection > 0 ? 2 : 1);
     const int64_t blocks = plan.tiles * l.directions * l.ranks;
     plan.estimated_ns = ns * plan.launches * ceil_div(blocks, d_.sms);
   }

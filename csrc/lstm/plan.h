@@ -82,7 +82,7 @@ constexpr int weight_registers(Variant variant, int row_tiles) {
 }
 // the same of a layer with a projection, whose step has two products
 constexpr int projected_registers(int row_tiles, bool second) {
-  return row_tiles == 1 ? (second ? 32 : 64) : (second ? 16 : 24);
+  return row_tiles == 1 ? (second ? 24 : 64) : (second ? 8 : 16);
 }
 constexpr int64_t kStepwiseState = 2;  // floats kept between launches, per row and unit
 

@@ -74,20 +74,23 @@ class TileRows {
 };
 
 // A step's result on its way to all ranks, in two buffers by turns: a rank that still reads one is
-// not overtaken. Publication n is read from buffer n % 2. kStripBytes: of a row of a strip.
+// not overtaken. Publication n is read from buffer n % 2. kStripBytes: of a row of a strip of the
+// product that makes it, whose strips are those of `source`.
 template <Variant kVariant, int kStripBytes, int kRowTiles>
 class Exchange {
   static constexpr bool kThroughL2 = kVariant == Variant::kGrid || kVariant == Variant::kStream;
 
  public:
   template <class Direction>
-  FAST_S2S_DEVICE Exchange(const SequenceArgs<Direction>& args, const Place<Direction>& place)
-      : Exchange(args.layout, place.rank, place.group, args.exchange, args.counters,
+  FAST_S2S_DEVICE Exchange(const SequenceArgs<Direction>& args, const Layout& source,
+                           const Place<Direction>& place)
+      : Exchange(args.layout, source, place.rank, place.group, args.exchange, args.counters,
                  args.carried != nullptr) {}
 
-  FAST_S2S_DEVICE Exchange(const Layout& layout, int rank, int group, unsigned char* buffer,
-                           uint32_t* counters, bool stepwise)
+  FAST_S2S_DEVICE Exchange(const Layout& layout, const Layout& source, int rank, int group,
+                           unsigned char* buffer, uint32_t* counters, bool stepwise)
       : l_(layout),
+        source_(source),
         rank_(rank),
         stepwise_(stepwise),
         row_bytes_(static_cast<int64_t>(l_.k_tiles) * 32) {
@@ -104,7 +107,7 @@ class Exchange {
   // buffers are zero from the start.
   FAST_S2S_DEVICE void clear_padding() {
     if constexpr (!kThroughL2) {
-      const int begin = l_.strips * kStripBytes, words = (l_.k_tiles * 32 - begin) / 16;
+      const int begin = source_.strips * kStripBytes, words = (l_.k_tiles * 32 - begin) / 16;
       for (int i = thread_rank(); i < 2 * l_.rows * words; i += block_threads())
         shared_store(l_.operand + (i / words) * l_.operand_stride + begin + (i % words) * 16,
                      Words{});
@@ -184,6 +187,7 @@ class Exchange {
   }
 
   const Layout& l_;
+  const Layout& source_;
   const int rank_;
   const bool stepwise_;
   const int64_t row_bytes_;

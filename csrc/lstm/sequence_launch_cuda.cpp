@@ -65,7 +65,7 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   Tensor carried = bytes(like, 0, false);
   if (plan.workspace_bytes > 0) args.exchange = static_cast<unsigned char*>(state(exchange));
   auto* counter = static_cast<uint32_t*>(state(counters));
-  if (projected) {
+  if (projected && plan.workspace_bytes > 0) {
     args.projection_exchange =
         args.exchange + 2 * groups * l.rows * static_cast<int64_t>(l.k_tiles) * 32;
   }
