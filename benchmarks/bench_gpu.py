@@ -28,12 +28,12 @@ from benchmarks import (
 )
 from benchmarks.decode_problem import DecodeProblem, Generation
 from benchmarks.seq2seq_sides import Step, StepProblem
-from benchmarks.suite import Settings, achieved, process_rows
+from benchmarks.suite import Settings, made_kind, process_rows
 from fast_s2s import backends
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case
 from fast_s2s.benchmarking.generation import Greedy, GreedyProblem
-from fast_s2s.benchmarking.harness import Plan, Unavailable
+from fast_s2s.benchmarking.harness import Plan
 from fast_s2s.benchmarking.rows import Kind, Prepared, Row, time_rows
 from fast_s2s.benchmarking.workloads import Problem, Workload
 
@@ -57,20 +57,10 @@ def rows(case: Case, settings: Settings) -> Iterator[Row]:
 
 def kind_of(case: Case, settings: Settings) -> Kind:
     make, sides, tolerance = _SORTS[type(case.workload)]
-
-    def prepare(name: str, problem: Any) -> Prepared:
-        if name in gpu_peers.SLOW and not settings.slow:
-            raise Unavailable("slow to prepare; runs with --compile")
-        return sides(name, problem)
-
-    def rates(problem: Any, seconds: float) -> Row:
-        if not isinstance(problem, Problem):
-            return {}
-        return achieved(problem, seconds, settings.ceilings)
-
     # the rows of a case share our side
     observe = functools.cache(launches.of)
-    return Kind(lambda work: make(work, DEVICE), prepare, tolerance, rates, observe)
+    sort = (lambda work: make(work, DEVICE)), sides, gpu_peers.SLOW, tolerance
+    return made_kind(sort, settings, observe=observe)
 
 
 # by the workload's class: problem, (name, problem) -> side and results, tolerance

@@ -50,7 +50,12 @@ def process_rows(case: Case, settings: Settings, device: str = "cpu") -> Iterato
 
 def kind_of(case: Case, settings: Settings) -> Kind:
     """How the case's workload is prepared; slow sides only if `settings` ask for them."""
-    make, sides, slow, tolerance = KINDS[type(case.workload).__name__]()
+    return made_kind(KINDS[type(case.workload).__name__](), settings)
+
+
+def made_kind(sort: Sort, settings: Settings, **more: Any) -> Kind:
+    """`Kind` of a sort of workloads; `more` is passed on to it."""
+    make, sides, slow, tolerance = sort
 
     def prepare(name: str, problem: Any) -> Prepared:
         if name in slow and not settings.slow:
@@ -62,7 +67,7 @@ def kind_of(case: Case, settings: Settings) -> Kind:
             return {}
         return achieved(problem, seconds, settings.ceilings)
 
-    return Kind(make, prepare, tolerance, rates)
+    return Kind(make, prepare, tolerance, rates, **more)
 
 
 Sort = tuple[Callable[[Any], Any], Callable[..., Prepared], frozenset[str], Any]
