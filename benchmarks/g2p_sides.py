@@ -102,9 +102,10 @@ def ours(
     net.eval()
     encoder = pack_encoder(net.src_embedding.weight, (_layer(net.encoder),), dtype)
     output = net.output_projection
-    decoder = pack_decoder(
-        DecoderWeights(net.tgt_embedding.weight, (_layer(net.decoder),), output.weight, output.bias)
+    weights = DecoderWeights(
+        net.tgt_embedding.weight, (_layer(net.decoder),), output.weight, output.bias
     )
+    decoder = pack_decoder(weights, dtype)
     # shortest first, as a server would sort them
     order = sorted(range(len(WORDS)), key=lambda index: len(WORDS[index]))
     batches = [order[i : i + words.batch] for i in range(0, len(order), words.batch)]
