@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers_cuda_decode import VARIANTS as DECODE_VARIANTS
+from helpers_cuda_decode import emulated
+from helpers_decode import Size, make
+from helpers_decode import run as run_decode
 from helpers_emulator import VARIANTS
 from helpers_lstm import Case, make_inputs, reference_results
 
 from fast_s2s import reference
+from fast_s2s.decoding import DecodeOptions
 
 CASE = Case(4, 11, 150, lengths=True, reset=True)
 
@@ -53,3 +58,36 @@ def test_what_only_fits_a_larger_device_says_so(emulator):
     device = {"only": VARIANTS.index("cluster"), "resident": 1}
     with pytest.raises(RuntimeError, match="plan: the variant asked for does not fit the device"):
         run(emulator, **device)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["known", "found by the launch"])
+@pytest.mark.parametrize("resident", [1, 2, 5])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beam"])
+@pytest.mark.parametrize("variant", ["cluster", "grid"])
+def test_a_generation_is_planned_again_with_the_same_bits(
+    emulator, variant, options, resident, asked
+):
+    if variant == "cluster" and (resident == 1 or not asked):
+        pytest.skip("no cluster is left, or the launch itself does not refuse one")
+    made = emulated(make(Size(hidden=40, vocab=50), 9, torch.bfloat16), emulator)
+    wanted = DecodeOptions(max_new_tokens=4, **options)
+    only = {"only": DECODE_VARIANTS[variant]}
+    emulator.configure(**only)
+    expected = run_decode(made, wanted)
+    emulator.configure(**only, resident=resident, occupancy=0 if asked else 99)
+    actual = run_decode(made, wanted)
+    for ours, theirs in zip(actual.state.slots, expected.state.slots, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert torch.equal(actual.scores, expected.scores)
+
+
+def test_without_room_for_one_block_a_generation_runs_where_none_must_be_resident(emulator):
+    made = emulated(make(Size(hidden=40, vocab=50), 3, torch.bfloat16), emulator)
+    wanted = DecodeOptions(max_new_tokens=4)
+    expected = run_decode(made, wanted)
+    emulator.configure(only=DECODE_VARIANTS["cluster"], resident=1)
+    with pytest.raises(RuntimeError, match="plan: the variant asked for does not fit the device"):
+        run_decode(made, wanted)
+    emulator.configure(max_cluster=8, resident=1)
+    assert torch.equal(run_decode(made, wanted).tokens, expected.tokens)

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "../cuda/launch_shape.h"
 #include "decode_tensors_cuda.h"
 
 namespace fast_s2s {
@@ -79,12 +80,26 @@ class Workspace {
   std::vector<Tensor> pieces_;
 };
 
-DecodePlan checked_plan(const DecodeProblem& problem) {
+DecodePlan checked_plan(const Device& device, const DecodeProblem& problem) {
   try {
-    return plan_decode(device_properties(), problem);
+    return plan_decode(device, problem);
   } catch (const std::exception& error) {
     STD_TORCH_CHECK(false, error.what());
   }
+}
+
+// As device_properties, after what a plan was made for turned out not to be there.
+Device less(Device device, const DecodePlan& plan, int64_t resident) {
+  const int64_t ranks = plan.layout.ranks, blocks = plan.groups * ranks;
+  if (plan.variant == Variant::kCluster) {
+    device.max_cluster = ranks / 2;
+  } else if (blocks == 1) {
+    // not even one block: none that must be resident
+    device.cooperative = false;
+  } else {
+    device.sms = resident > 0 && resident < blocks ? resident : blocks / 2;
+  }
+  return device;
 }
 
 void take_beams(Workspace& workspace, BeamWorkspace& b, const DecodeArgs& call,
@@ -118,14 +133,9 @@ void take_attention(Workspace& workspace, DecodeCudaArgs& args, const DecodePlan
   if (!l.feeding) workspace.take(args.attended, slots * l.output_stride, true);
 }
 
-// The launches of a call, one after another on the stream.
-void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like) {
-  DecodeProblem problem = problem_of(header);
-  problem.rows = call.rows;
-  problem.width = call.options.width;
-  problem.beam = call.options.strategy == Strategy::kBeam;
-  problem.steps = call.memory.steps;
-  const DecodePlan plan = checked_plan(problem);
+// The launches of a call, one after another on the stream. Raises NotResident.
+void run_planned(const PackedHeader& header, const DecodePlan& plan, const DecodeArgs& call,
+                 const Tensor& like) {
   const DecodeLayout& l = plan.layout;
   const int64_t exchanges = (call.max_steps + 1) * (2 * header.layers + 6);
   STD_TORCH_CHECK(exchanges < (int64_t{1} << 32) / l.ranks, "max_steps: expected fewer, got ",
@@ -145,7 +155,7 @@ void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like)
   workspace.take(args.counters, groups, true);
   workspace.take(args.finished, call.rows * call.options.width);
   if (l.heads > 0) take_attention(workspace, args, plan);
-  if (problem.beam) take_beams(workspace, args.beams, call, l);
+  if (call.options.strategy == Strategy::kBeam) take_beams(workspace, args.beams, call, l);
   workspace.allocate(like);
   const DecodeCountArgs count{call, args.finished, args.work, groups};
   for (int64_t i = 0; i < plan.launches; ++i) {
@@ -155,6 +165,26 @@ void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like)
     args.work += 2 * plan.groups;
   }
   check_launch(decode_count_cuda(count, stream_here()));
+}
+
+// Where the device has no room for the plan's blocks at once, another is made for fewer.
+void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like) {
+  DecodeProblem problem = problem_of(header);
+  problem.rows = call.rows;
+  problem.width = call.options.width;
+  problem.beam = call.options.strategy == Strategy::kBeam;
+  problem.steps = call.memory.steps;
+  Device device = device_properties();
+  while (true) {
+    const DecodePlan plan = checked_plan(device, problem);
+    try {
+      run_planned(header, plan, call, like);
+      return;
+    } catch (const NotResident& error) {
+      // ends: there are ever fewer blocks, and at last none that must be resident
+      device = less(device, plan, error.resident);
+    }
+  }
 }
 
 }  // namespace
