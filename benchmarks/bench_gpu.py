@@ -46,13 +46,28 @@ def cases() -> list[Case]:
 
 
 def rows(case: Case, settings: Settings) -> Iterator[Row]:
-    """As `suite.case_rows`, on the GPU."""
+    """As `suite.case_rows`, on the GPU. Raises DeviceLost where this process has lost it."""
+    _check_gpu()
     if case.kind != "time":
         yield from process_rows(case, settings, DEVICE.type)
         return
     # the interpreter takes seconds for what means nothing
     plan = settings.plan if DEVICE.type == "cuda" else _ONCE
-    yield from time_rows(case, kind_of(case, settings), plan, settings.limit_s)
+    for row in time_rows(case, kind_of(case, settings), plan, settings.limit_s):
+        yield row
+        # what is wrong with our side is said in all rows of the case: they ask nothing of the GPU
+        if row["status"] == "failed" and row["side"] == "peer":
+            _check_gpu()
+
+
+def _check_gpu() -> None:
+    """After an error inside a kernel every call of the process fails, whoever makes it."""
+    if DEVICE.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(DEVICE)
+    except RuntimeError as error:
+        raise command.DeviceLost(f"the GPU is lost ({str(error).splitlines()[0]})") from error
 
 
 def kind_of(case: Case, settings: Settings) -> Kind:
@@ -91,7 +106,7 @@ def ceilings(quick: bool) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 0 for success, 1 if a result was wrong or a call failed, 130 after Ctrl-C."""
+    """As `command.main`."""
     return command.main(SUITE, arguments)
 
 

@@ -32,6 +32,13 @@ from fast_s2s.serialization import atomic_write_json
 
 Rows = Callable[[Case, Settings], Iterator[Row]]
 
+# as sysexits.h has it for what may go well another time
+DEVICE_LOST = 75
+
+
+class DeviceLost(Exception):
+    """What is measured on serves this process no more; another may go on with `--resume`."""
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -53,7 +60,9 @@ class Suite:
 
 
 def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
-    """Measure; 0 for success, 1 if a result was wrong or a call failed, 130 after Ctrl-C."""
+    """Measure; 0 for success, 1 if a result was wrong or a call failed, 75 if the device was lost,
+    130 after Ctrl-C.
+    """
     parser = _parser(suite)
     options = parser.parse_args(arguments)
     cases = suite.cases()
@@ -80,6 +89,9 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
             measure(cases, settings, document, output, rows, options.within, suite.slow)
     except KeyboardInterrupt:
         say("interrupted; what was measured is kept")
+    except DeviceLost as error:
+        say(f"{error}: --resume {output} goes on in another process")
+        return DEVICE_LOST
     print(report.markdown(document))
     say(f"written: {output}")
     if not document["complete"]:

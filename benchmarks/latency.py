@@ -21,6 +21,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "csrc"))
+import build_cuda  # noqa: E402
+
 _SOURCES = ("benchmarks/latency.cu", "csrc/cuda/device.cu")
 _EMULATOR = ("access", "context", "machine", "memory", "products")
 _INCLUDES = ("csrc", "csrc/cuda", "tests/emulator")
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    gpu = torch.cuda.is_available() and shutil.which("nvcc") is not None
+    gpu = torch.cuda.is_available() and build_cuda.find_nvcc() is not None
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "latency"
         subprocess.run(command(gpu, program), check=True)
@@ -57,7 +60,7 @@ def command(gpu: bool, program: Path, arch: str | None = None) -> list[str]:
             arch = f"sm_{major}{minor}{'a' * (major == 9)}"
         plan = str(ROOT / "csrc/lstm/plan.cpp")
         flags = ["-std=c++17", "-O3", f"-arch={arch}", "-o", str(program)]
-        return ["nvcc", *flags, *includes, *sources, plan]
+        return [str(build_cuda.require_nvcc()), *flags, *includes, *sources, plan]
     emulator = [str(ROOT / "tests/emulator" / f"{name}.cpp") for name in _EMULATOR]
     flags = ["-std=c++17", "-O1", "-DFAST_S2S_EMULATE", "-Wno-unknown-pragmas", "-o", str(program)]
     compiled = ["-x", "c++", *sources, str(ROOT / "csrc/lstm/plan.cpp"), *emulator]

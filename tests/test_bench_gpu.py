@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ if not backends.triton_found:
 
 from benchmarks import (
     bench_gpu,
+    command,
     decode_sides,
     flashrnn_peer,
     gpu_cases,
@@ -155,6 +157,50 @@ def test_the_report_shows_launches_and_memory():
     many = tuple({**row, "shape": f"T={i}"} for i in range(gpu_page.SHAPES + 5))
     (text,) = gpu_page.calls(Result("gpu", (), many))
     assert text.count("| fast_s2s |") == gpu_page.SHAPES and "| T=0 |" in text
+
+
+# a kernel that fails takes the GPU from its process
+
+
+@pytest.fixture
+def lost_gpu(monkeypatch):
+    """A GPU on which every call fails."""
+
+    def synchronize(device):
+        raise RuntimeError("CUDA error: unspecified launch failure\nand what to do")
+
+    monkeypatch.setattr(bench_gpu, "DEVICE", SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+
+
+CASE = Case("x", Workload(2, 1, 5), (Versus("nn.LSTM"), Versus("LSTMCell loop")))
+
+
+def test_no_case_begins_on_a_lost_gpu(lost_gpu):
+    with pytest.raises(command.DeviceLost, match="lost .CUDA error: unspecified launch failure.$"):
+        next(bench_gpu.rows(CASE, Settings(PLAN, CEILINGS)))
+
+
+@pytest.mark.parametrize(("side", "kept"), [("peer", 1), ("ours", 2)])
+def test_a_failure_is_kept_before_another_process_goes_on(side, kept, monkeypatch, tmp_path):
+    def fails(case, *_):
+        for versus in case.peers:
+            yield {**rows.head(case, versus), **rows.failed(RuntimeError("trap"), side)}
+
+    lost = iter([False, True, True])
+
+    def check():
+        if next(lost):
+            raise command.DeviceLost("the GPU is lost")
+
+    monkeypatch.setattr(bench_gpu, "time_rows", fails)
+    monkeypatch.setattr(bench_gpu, "_check_gpu", check)
+    monkeypatch.setattr(bench_gpu, "cases", lambda: [CASE, dataclasses.replace(CASE, group="y")])
+    suite = dataclasses.replace(bench_gpu.SUITE, ceilings=lambda quick: CEILINGS)
+    output = tmp_path / "gpu.json"
+    assert command.main(suite, ["--quick", "--resume", str(output)]) == command.DEVICE_LOST == 75
+    document = json.loads(output.read_text())
+    assert len(document["rows"]) == kept and not document["complete"]
 
 
 # the cases

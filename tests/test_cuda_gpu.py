@@ -81,14 +81,13 @@ def test_two_streams_at_once():
 
 
 def test_no_memory_is_lost():
+    # by torch's allocator, which all of it comes from: other processes share the device
     inputs = on_device(make_inputs(Case(3, 2, 200)))
     inputs.run()
-    torch.cuda.synchronize()
-    before = torch.cuda.mem_get_info()[0]
+    before = torch.cuda.memory_allocated()
     for _ in range(10_000):
         inputs.run()
-    torch.cuda.synchronize()
-    assert torch.cuda.mem_get_info()[0] >= before - (64 << 20)
+    assert torch.cuda.memory_allocated() <= before
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 100}, {"num_layers": 2}], ids=str)
