@@ -27,7 +27,7 @@ constexpr int kRing = 1 << 14;
 struct Args {
   int steps;
   uint32_t* counter;  // 0
-  uint32_t* words;    // [2][blocks], or the ring
+  uint32_t* words;    // [2][blocks], then [blocks][threads]; or the ring
   uint32_t* out;      // [blocks]
 };
 
@@ -39,13 +39,22 @@ FAST_S2S_KERNEL(32) l2_load(FAST_S2S_GRID_CONSTANT const Args args) {
   store(args.out, at);
 }
 
+// What every thread leaves in global memory in a step: a release waits for it, too.
+FAST_S2S_DEVICE void leave(const Args& args, uint32_t value) {
+  const int at = 2 * block_count() + block_rank() * kThreads + thread_rank();
+  store(args.words + at, value);
+}
+
 // All blocks meet by a counter, and each reads what its neighbour wrote: two buffers, as a block
 // may be a step ahead.
-FAST_S2S_KERNEL(kThreads) grid_exchange(FAST_S2S_GRID_CONSTANT const Args args) {
+template <bool kLeaves>
+FAST_S2S_KERNEL(kThreads)
+grid_exchange(FAST_S2S_GRID_CONSTANT const Args args) {
   const int blocks = block_count(), other = (block_rank() + 1) % blocks;
   uint32_t value = block_rank();
   for (int step = 0; step < args.steps; ++step) {
     uint32_t* words = args.words + (step % 2) * blocks;
+    if constexpr (kLeaves) leave(args, value);
     if (thread_rank() == 0) store(words + block_rank(), value);
     counter_arrive(args.counter);
     counter_wait(args.counter, static_cast<uint32_t>((step + 1) * blocks));
@@ -64,7 +73,7 @@ FAST_S2S_KERNEL(kThreads) cluster_barrier(FAST_S2S_GRID_CONSTANT const Args args
 
 // 16 bytes into the neighbour's shared memory, and a barrier of the cluster: a step of the cluster
 // variant without its arithmetic.
-template <int kCluster>
+template <int kCluster, bool kLeaves>
 FAST_S2S_KERNEL(kThreads)
 cluster_exchange(FAST_S2S_GRID_CONSTANT const Args args) {
   const int rank = cluster_block_rank();
@@ -74,6 +83,7 @@ cluster_exchange(FAST_S2S_GRID_CONSTANT const Args args) {
   cluster_wait();
   for (int step = 0; step < args.steps; ++step) {
     const uint32_t at = (step % 2) * sizeof(Words);
+    if constexpr (kLeaves) leave(args, value);
     // the one before: so each reads what the one after wrote
     if (thread_rank() == 0)
       peer_store((rank + kCluster - 1) % kCluster, at, Words{{value, value, value, value}});
@@ -131,11 +141,12 @@ struct Outcome {
 typedef void (*Kernel)(Args);
 
 Outcome run(Kernel kernel, const LaunchShape& shape, int steps, const std::vector<uint32_t>& ring) {
+  const size_t count = ring.empty() ? (2 + kThreads) * shape.blocks : ring.size();
   Words32 counter = device({0});
-  Words32 words = device(ring.empty() ? std::vector<uint32_t>(2 * shape.blocks) : ring);
+  Words32 words = device(ring.empty() ? std::vector<uint32_t>(count) : ring);
   Words32 out = device(std::vector<uint32_t>(shape.blocks));
   declare_memory(data(counter), 4, Access::kState);
-  declare_memory(data(words), 4 * (ring.empty() ? 2 * shape.blocks : ring.size()), Access::kState);
+  declare_memory(data(words), 4 * count, Access::kState);
   declare_memory(data(out), 4 * shape.blocks, Access::kState);
   const Args args{steps, data(counter), data(words), data(out)};
   Outcome outcome;
@@ -242,17 +253,19 @@ int all(int steps, int rounds) {
     if (blocks > sms) continue;
     LaunchShape shape{blocks, kThreads};
     shape.cooperative = true;
-    probes.push_back({"grid exchange", grid_exchange, shape, exchanged<0>});
+    probes.push_back({"grid exchange", grid_exchange<false>, shape, exchanged<0>});
+    probes.push_back({"grid exchange after stores", grid_exchange<true>, shape, exchanged<0>});
   }
-  const auto add_cluster = [&](int cluster, Kernel exchange, auto expected) {
+  const auto add_cluster = [&](int cluster, Kernel exchange, Kernel leaves, auto expected) {
     if (cluster > device.max_cluster) return;
     const LaunchShape shape{cluster, kThreads, 2 * int(sizeof(Words)), cluster};
     probes.push_back({"cluster barrier", cluster_barrier, shape, counted});
     probes.push_back({"cluster exchange", exchange, shape, expected});
+    probes.push_back({"cluster exchange after stores", leaves, shape, expected});
   };
-  add_cluster(2, cluster_exchange<2>, exchanged<2>);
-  add_cluster(8, cluster_exchange<8>, exchanged<8>);
-  add_cluster(16, cluster_exchange<16>, exchanged<16>);
+  add_cluster(2, cluster_exchange<2, false>, cluster_exchange<2, true>, exchanged<2>);
+  add_cluster(8, cluster_exchange<8, false>, cluster_exchange<8, true>, exchanged<8>);
+  add_cluster(16, cluster_exchange<16, false>, cluster_exchange<16, true>, exchanged<16>);
   std::printf("[\n");
   for (size_t i = 0; i < probes.size(); ++i)
     report(probes[i], steps, rounds, i + 1 == probes.size());

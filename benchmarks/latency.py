@@ -39,8 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = Path(folder) / "latency"
         subprocess.run(command(gpu, program), check=True)
         sizes = [] if gpu else ["3", "2"]
-        done = subprocess.run([str(program), *sizes], check=True, stdout=subprocess.PIPE, text=True)
-    probes: list[dict[str, Any]] = json.loads(done.stdout)
+        done = subprocess.run([str(program), *sizes], stdout=subprocess.PIPE, text=True)
+    probes = parsed(done.stdout)
+    if done.returncode:
+        failure = f"the program ended with {done.returncode} here"
+        probes.append({"name": "the rest", "blocks": 0, "cluster": 1, "failure": failure})
     name = torch.cuda.get_device_name() if gpu else "none: the emulator"
     document = {"device": name, "times_mean_something": gpu, "probes": probes}
     options.output.write_text(json.dumps(document, indent=1) + "\n")
@@ -48,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("{name}, {blocks} blocks, clusters of {cluster}:".format(**probe), end=" ")
         print(f"{probe['ns']:.0f} ns" if "ns" in probe else probe["failure"])
     return int(any("failure" in probe for probe in probes))
+
+
+def parsed(printed: str) -> list[dict[str, Any]]:
+    """The probes that the program came to print: a failure inside a kernel ends it."""
+    lines = (line.strip().removesuffix(",") for line in printed.splitlines())
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 def command(gpu: bool, program: Path, arch: str | None = None) -> list[str]:
@@ -58,9 +67,9 @@ def command(gpu: bool, program: Path, arch: str | None = None) -> list[str]:
         if arch is None:
             major, minor = torch.cuda.get_device_capability()
             arch = f"sm_{major}{minor}{'a' * (major == 9)}"
-        plan = str(ROOT / "csrc/lstm/plan.cpp")
+        host = [str(ROOT / "csrc" / name) for name in ("lstm/plan.cpp", "cuda/launch_cuda.cpp")]
         flags = ["-std=c++17", "-O3", f"-arch={arch}", "-o", str(program)]
-        return [str(build_cuda.require_nvcc()), *flags, *includes, *sources, plan]
+        return [str(build_cuda.require_nvcc()), *flags, *includes, *sources, *host]
     emulator = [str(ROOT / "tests/emulator" / f"{name}.cpp") for name in _EMULATOR]
     flags = ["-std=c++17", "-O1", "-DFAST_S2S_EMULATE", "-Wno-unknown-pragmas", "-o", str(program)]
     compiled = ["-x", "c++", *sources, str(ROOT / "csrc/lstm/plan.cpp"), *emulator]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from helpers_emulator import tf32_allowed
@@ -78,6 +80,20 @@ def test_two_streams_at_once():
                 found.append(i.run()[0])
         torch.cuda.synchronize()
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_threads_launch_one_kernel_with_as_much_shared_memory_as_each_needs():
+    # the most that a kernel may have is the kernel's, not the launch's
+    inputs = [on_device(make_inputs(Case(3, 5, hidden), torch.bfloat16)) for hidden in (256, 512)]
+    expected = [i.run() for i in inputs]
+    torch.cuda.synchronize()
+
+    def repeat(index: int) -> bool:
+        found = [inputs[index].run() for _ in range(200)]
+        return all(map(torch.equal, found[-1], expected[index]))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(repeat, [0, 1, 0, 1]))
 
 
 def test_no_memory_is_lost():
