@@ -24,6 +24,7 @@ def lstm_cases() -> list[Case]:
         *_lengths(),
         *_published(),
         *_awkward(),
+        *_both_directions(),
         *_cold_starts(),
     ]
 
@@ -172,6 +173,14 @@ def _awkward() -> Iterator[Case]:
         yield Case("ragged", workload, peers)
     both = Workload(64, 20, 256, training=True, ragged=True, bidirectional=True)
     yield Case("ragged", both, (Versus("nn.LSTM PackedSequence"),))
+
+
+def _both_directions() -> Iterator[Case]:
+    """Encoders of short inputs, taggers, text recognition."""
+    for batch, hidden in ((1, 64), (1, 128), (8, 64), (8, 128), (32, 128)):
+        for training in (False, True):
+            workload = Workload(64, batch, hidden, training=training, bidirectional=True)
+            yield Case("both directions", workload, _NN_LSTM)
 
 
 def _cold_starts() -> Iterator[Case]:

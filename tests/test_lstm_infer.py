@@ -73,6 +73,29 @@ def test_equals_layer_by_layer(extra, dtype):
                 assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(70, 3, 17), (40, 1, 80), (3, 20, 130), (40, 14, 130)], ids=str)
+def test_directions_side_by_side(sizes, dtype):
+    steps, batch, hidden = sizes
+    for proj_size, ragged in itertools.product((0, 5), (False, True)):
+        lstm = fast_s2s.LSTM(9, hidden, 2, bidirectional=True, proj_size=proj_size).to(dtype)
+        x = torch.randn(steps, batch, 9, dtype=dtype)
+        kwargs = {}
+        if ragged:
+            kwargs["lengths"] = torch.randint(0, steps + 1, (batch,))
+            kwargs["reset"] = torch.rand(steps, batch) < 0.2
+        expected = lstm(x, **kwargs)  # one direction after the other, on one thread
+        try:
+            for threads in (1, 2, 3, 4, 5):
+                torch.set_num_threads(threads)
+                with torch.no_grad():
+                    actual = one_call(lambda: lstm(x, **kwargs))  # noqa: B023
+                for ours, theirs in zip(flat(actual), flat(expected), strict=True):
+                    assert torch.equal(ours, theirs), threads
+        finally:
+            torch.set_num_threads(1)
+
+
 def test_frozen_weights_and_dropout_in_evaluation(assert_close):
     lstm = fast_s2s.LSTM(4, 6, 2, dropout=0.5, recurrent_dropout=0.5).requires_grad_(False).eval()
     x = torch.randn(3, 2, 4)

@@ -26,7 +26,7 @@ class Backward {
         unit_panels_(ceil_div(s_.hidden, panel_columns<A>())),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_)),
-        threads_(team_size(s_, threads, unit_panels_)),
+        threads_(team(s_, threads)),
         gate_w_ih_(args.weights.w_ih, s_.hidden, s_.input, recomputes_),
         gate_w_hh_(args.weights.w_hh, s_.hidden, s_.output, recomputes_),
         w_hh_(multiplies_ ? output_panels_ * 4 * s_.hidden * panel_columns<A>() : 0),
@@ -38,12 +38,12 @@ class Backward {
         d_c_(s_.batch * s_.hidden),
         zeros_(recomputes_ ? s_.output : 0) {}
 
-  void run() {
-#pragma omp parallel num_threads(threads_)
-    run_thread(omp_get_thread_num(), omp_get_num_threads());
+  // How many of `threads` a call is worth.
+  static int team(const LstmShape& shape, int threads) {
+    return team_size(shape, threads, ceil_div(shape.hidden, panel_columns<A>()));
   }
+  int threads() const { return threads_; }
 
- private:
   void run_thread(int thread, int threads) {
     const Share outputs(output_panels_, thread, threads), units(unit_panels_, thread, threads);
     prepare(outputs, units, thread, threads);
@@ -73,6 +73,7 @@ class Backward {
     if (thread == 0) narrow(d_bias_.get(), 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
   }
 
+ private:
   int64_t time(int64_t step) const { return s_.reverse ? step : s_.steps - 1 - step; }
 
   // Where the step's gradients of the gates are for the product with W_hh: two halves in turn, so

@@ -3,16 +3,58 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
+// What a step has to do, in floating-point operations.
+inline int64_t step_work(const LstmShape& shape) {
+  // the gates of a unit take as long as so many operations of a product
+  constexpr int64_t kGateWork = 400;
+  return shape.batch * shape.hidden * (8 * shape.output + kGateWork);
+}
+
 // How many threads a sequence is worth: each needs a panel of its own, and work enough in a step
 // to repay a barrier, which costs a fifth of a microsecond at best and a time slice where cores
 // are short.
 inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
-  constexpr int64_t kWorkPerThread = 1 << 16;  // floating-point operations
-  // the gates of a unit take as long as so many operations of a product
-  constexpr int64_t kGateWork = 400;
-  const int64_t work = shape.batch * shape.hidden * (8 * shape.output + kGateWork);
-  return static_cast<int>(
-      std::max<int64_t>(1, std::min<int64_t>({threads, panels, work / kWorkPerThread})));
+  constexpr int64_t kWorkPerThread = 1 << 16;
+  return static_cast<int>(std::max<int64_t>(
+      1, std::min<int64_t>({threads, panels, step_work(shape) / kWorkPerThread})));
+}
+
+// Runs a kernel on its team.
+template <class Kernel, class Args>
+void run(int threads, const Args& args) {
+  Kernel kernel(args, threads);
+#pragma omp parallel num_threads(kernel.threads())
+  kernel.run_thread(omp_get_thread_num(), omp_get_num_threads());
+}
+
+// Whether two calls of one shape had better take half of the threads each than all of them in turn:
+// not where one thread is done before another has come to help, nor where threads would be left
+// over that a single call could use.
+template <class Kernel>
+bool side_by_side(const LstmShape& shape, int threads) {
+  constexpr int64_t kWorthHelp = 1 << 19;
+  return threads > 1 && shape.steps * step_work(shape) >= kWorthHelp &&
+         2 * Kernel::team(shape, threads / 2) >= Kernel::team(shape, threads);
+}
+
+// Runs two calls of one shape that do not need each other.
+template <class Kernel, class Args>
+void run(int threads, const Args& first, const Args& second) {
+  if (!side_by_side<Kernel>(first.shape, threads)) {
+    run<Kernel>(threads, first);
+    return run<Kernel>(threads, second);
+  }
+  Kernel one(first, threads / 2), other(second, threads / 2);
+#pragma omp parallel num_threads(one.threads() + other.threads())
+  {
+    const int thread = omp_get_thread_num(), team = omp_get_num_threads() / 2;
+    if (team == 0) {  // OpenMP may give fewer than it is asked for
+      one.run_thread(0, 1);
+      other.run_thread(0, 1);
+    } else if (thread < 2 * team) {
+      (thread < team ? one : other).run_thread(thread % team, team);
+    }
+  }
 }
 
 // Calls `panels(first, count)` for a thread's panels, `group` at a time: upwards in one step and

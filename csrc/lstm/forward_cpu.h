@@ -29,7 +29,7 @@ class Forward {
         unit_panels_(ceil_div(s_.hidden, kWidth)),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_)),
-        threads_(team_size(s_, threads, unit_panels_)),
+        threads_(team(s_, threads)),
         // training changes the weights between calls
         keeps_packed_(args.cells == nullptr),
         inputs_(args, chunk_ * s_.batch, packed_, keeps_packed_),
@@ -39,12 +39,12 @@ class Forward {
         c_(s_.batch * s_.hidden),
         unprojected_(projected_ ? s_.batch * s_.hidden : 0) {}
 
-  void run() {
-#pragma omp parallel num_threads(threads_)
-    run_thread(omp_get_thread_num(), omp_get_num_threads());
+  // How many of `threads` a call is worth.
+  static int team(const LstmShape& shape, int threads) {
+    return team_size(shape, threads, ceil_div(shape.hidden, kWidth));
   }
+  int threads() const { return threads_; }
 
- private:
   void run_thread(int thread, int threads) {
     const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
     MatrixUnit unit;
@@ -77,6 +77,7 @@ class Forward {
     }
   }
 
+ private:
   int64_t time(int64_t step) const { return s_.reverse ? s_.steps - 1 - step : step; }
 
   // Where the rows of a step begin in its chunk.

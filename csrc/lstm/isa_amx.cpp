@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 namespace fast_s2s::avx512_bf16 {
 void lstm_forward(const LstmForwardArgs& args, int threads);
+void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
 void lstm_backward(const LstmBackwardArgs& args, int threads);
 }  // namespace fast_s2s::avx512_bf16
 

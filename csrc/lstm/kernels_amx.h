@@ -37,17 +37,25 @@ struct TileUse {
   }
 };
 
-template <class Io>
-void run_forward(const LstmForwardArgs& args, const TileUse& use, int threads) {
-  if (use.hidden) return Forward<Io, TileInputs<Io>, TileHidden<Io>>(args, threads).run();
-  return Forward<Io, TileInputs<Io>, RowHidden<Io>>(args, threads).run();
+// `calls`: one, or two of one shape.
+template <class Io, class... Args>
+void run_forward(const TileUse& use, int threads, const Args&... calls) {
+  if (use.hidden) return run<Forward<Io, TileInputs<Io>, TileHidden<Io>>>(threads, calls...);
+  return run<Forward<Io, TileInputs<Io>, RowHidden<Io>>>(threads, calls...);
 }
 
-void lstm_forward(const LstmForwardArgs& args, int threads) {
-  const TileUse use(args);
-  if (!use.inputs) return avx512_bf16::lstm_forward(args, threads);
-  if (args.shape.dtype == DType::kFloat32) return run_forward<float>(args, use, threads);
-  return run_forward<bfloat16>(args, use, threads);
+template <class... Args>
+void forward(int threads, const LstmForwardArgs& first, const Args&... second) {
+  const TileUse use(first);
+  if (!use.inputs) return avx512_bf16::lstm_forward(first, second..., threads);
+  if (first.shape.dtype == DType::kFloat32)
+    return run_forward<float>(use, threads, first, second...);
+  return run_forward<bfloat16>(use, threads, first, second...);
+}
+
+void lstm_forward(const LstmForwardArgs& args, int threads) { forward(threads, args); }
+void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads) {
+  forward(threads, first, second);
 }
 
 void lstm_backward(const LstmBackwardArgs& args, int threads) {

@@ -16,23 +16,27 @@
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-template <template <class...> class Kernel, class Args>
-void dispatch_dtype(const Args& args, int threads) {
+// One call, or two of one shape.
+template <template <class...> class Kernel, class Args, class... Second>
+void dispatch_dtype(int threads, const Args& args, const Second&... second) {
   switch (args.shape.dtype) {
     case DType::kFloat32:
-      return Kernel<float>(args, threads).run();
+      return run<Kernel<float>>(threads, args, second...);
     case DType::kFloat64:
-      return Kernel<double>(args, threads).run();
+      return run<Kernel<double>>(threads, args, second...);
     case DType::kBFloat16:
-      return Kernel<bfloat16>(args, threads).run();
+      return run<Kernel<bfloat16>>(threads, args, second...);
   }
 }
 
 void lstm_forward(const LstmForwardArgs& args, int threads) {
-  dispatch_dtype<Forward>(args, threads);
+  dispatch_dtype<Forward>(threads, args);
+}
+void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads) {
+  dispatch_dtype<Forward>(threads, first, second);
 }
 void lstm_backward(const LstmBackwardArgs& args, int threads) {
-  dispatch_dtype<Backward>(args, threads);
+  dispatch_dtype<Backward>(threads, args);
 }
 
 }  // namespace FAST_S2S_ISA

@@ -234,26 +234,37 @@ std::tuple<Tensor, Tensor, Tensor> lstm_infer(const Tensor& x, const std::option
   const int64_t bytes = x.element_size(), width = directions * s.output;
   for (int64_t k = 0; k < count; k += directions) {
     Tensor y = empty(in, {s.steps, s.batch, width});
-    for (int64_t direction = 0; direction < directions; ++direction) {
-      s.reverse = direction == 1;
-      s.reset = data<bool>(s.reverse ? reverse_resets : resets);
-      const int64_t index = k + direction;
+    const auto layer_weights = [&](int64_t index) {
       const Tensor* w = &weights[index * each];
       const auto given_if = [&](bool there, int64_t at) {
         return there ? std::optional<Tensor>(w[at]) : std::nullopt;
       };
-      const LayerWeights layer = check_weights(s, type, w[0], w[1], given_if(bias, 2),
-                                               given_if(bias, 3), given_if(projected, each - 1));
-      if (s.batch == 0) continue;
-      lstm_forward_cpu(
-          {s, layer.pointers(), in.const_data_ptr(),
-           after(data(h), index * s.batch * s.output * bytes),
-           after(data(c), index * s.batch * s.hidden * bytes),
-           after(y.mutable_data_ptr(), direction * s.output * bytes), width,
-           after(h_n.mutable_data_ptr(), index * s.batch * s.output * bytes),
-           after(c_n.mutable_data_ptr(), index * s.batch * s.hidden * bytes), nullptr, nullptr},
-          thread_count());
-    }
+      return check_weights(s, type, w[0], w[1], given_if(bias, 2), given_if(bias, 3),
+                           given_if(projected, each - 1));
+    };
+    const auto arguments = [&](int64_t direction, const LayerWeights& layer) {
+      const int64_t index = k + direction;
+      LstmForwardArgs args{s,
+                           layer.pointers(),
+                           in.const_data_ptr(),
+                           after(data(h), index * s.batch * s.output * bytes),
+                           after(data(c), index * s.batch * s.hidden * bytes),
+                           after(y.mutable_data_ptr(), direction * s.output * bytes),
+                           width,
+                           after(h_n.mutable_data_ptr(), index * s.batch * s.output * bytes),
+                           after(c_n.mutable_data_ptr(), index * s.batch * s.hidden * bytes),
+                           nullptr,
+                           nullptr};
+      args.shape.reverse = direction == 1;
+      args.shape.reset = data<bool>(direction == 1 ? reverse_resets : resets);
+      return args;
+    };
+    const LayerWeights layer = layer_weights(k);
+    const std::optional<LayerWeights> other =
+        bidirectional ? std::optional(layer_weights(k + 1)) : std::nullopt;
+    if (s.batch > 0 && bidirectional)
+      lstm_forward_cpu(arguments(0, layer), arguments(1, *other), thread_count());
+    if (s.batch > 0 && !bidirectional) lstm_forward_cpu(arguments(0, layer), thread_count());
     in = y;
     s.input = width;
   }

@@ -69,4 +69,8 @@ struct LstmBackwardArgs {
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads);
 void lstm_backward_cpu(const LstmBackwardArgs& args, int threads);
 
+// Two calls of one shape that do not need each other, such as the directions of a layer; side by
+// side where that is worth it.
+void lstm_forward_cpu(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
+
 }  // namespace fast_s2s

@@ -5,10 +5,11 @@
 
 namespace fast_s2s {
 
-#define FAST_S2S_DECLARE(isa)                                    \
-  namespace isa {                                                \
-  void lstm_forward(const LstmForwardArgs& args, int threads);   \
-  void lstm_backward(const LstmBackwardArgs& args, int threads); \
+#define FAST_S2S_DECLARE(isa)                                                                  \
+  namespace isa {                                                                              \
+  void lstm_forward(const LstmForwardArgs& args, int threads);                                 \
+  void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads); \
+  void lstm_backward(const LstmBackwardArgs& args, int threads);                               \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -16,40 +17,33 @@ FAST_S2S_DECLARE(avx2)
 FAST_S2S_DECLARE(avx512)
 FAST_S2S_DECLARE(avx512_bf16)
 FAST_S2S_DECLARE(amx)
+#define FAST_S2S_X86(isa, call) \
+  case isa:                     \
+    return call;
+#else
+#define FAST_S2S_X86(isa, call)
 #endif
 
-void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
-  switch (current_isa()) {
-#if defined(__x86_64__)
-    case Isa::kAmx:
-      return amx::lstm_forward(args, threads);
-    case Isa::kAvx512Bf16:
-      return avx512_bf16::lstm_forward(args, threads);
-    case Isa::kAvx512:
-      return avx512::lstm_forward(args, threads);
-    case Isa::kAvx2:
-      return avx2::lstm_forward(args, threads);
-#endif
-    default:
-      return generic::lstm_forward(args, threads);
+#define FAST_S2S_DISPATCH(call)                       \
+  switch (current_isa()) {                            \
+    FAST_S2S_X86(Isa::kAmx, amx::call)                \
+    FAST_S2S_X86(Isa::kAvx512Bf16, avx512_bf16::call) \
+    FAST_S2S_X86(Isa::kAvx512, avx512::call)          \
+    FAST_S2S_X86(Isa::kAvx2, avx2::call)              \
+    default:                                          \
+      return generic::call;                           \
   }
+
+void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
+  FAST_S2S_DISPATCH(lstm_forward(args, threads))
+}
+
+void lstm_forward_cpu(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads) {
+  FAST_S2S_DISPATCH(lstm_forward(first, second, threads))
 }
 
 void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
-  switch (current_isa()) {
-#if defined(__x86_64__)
-    case Isa::kAmx:
-      return amx::lstm_backward(args, threads);
-    case Isa::kAvx512Bf16:
-      return avx512_bf16::lstm_backward(args, threads);
-    case Isa::kAvx512:
-      return avx512::lstm_backward(args, threads);
-    case Isa::kAvx2:
-      return avx2::lstm_backward(args, threads);
-#endif
-    default:
-      return generic::lstm_backward(args, threads);
-  }
+  FAST_S2S_DISPATCH(lstm_backward(args, threads))
 }
 
 }  // namespace fast_s2s
