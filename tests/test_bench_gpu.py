@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -201,6 +204,65 @@ def test_a_failure_is_kept_before_another_process_goes_on(side, kept, monkeypatc
     assert command.main(suite, ["--quick", "--resume", str(output)]) == command.DEVICE_LOST == 75
     document = json.loads(output.read_text())
     assert len(document["rows"]) == kept and not document["complete"]
+
+
+# gpu.sh where there is a GPU, as far as that can be had here
+
+_PYTHON = """#!/usr/bin/env bash
+echo "$*" | tr '\\n' ' ' >> {folder}/calls && echo >> {folder}/calls
+case "$*" in
+  *is_available*) echo 1 ;;
+  *get_device_capability*) echo 9.0a ;;
+  *"-m pytest"*test_cuda*) echo "FAILED tests/x.py::y" && exit 1 ;;
+  *"-m benchmarks gpu"*) [ "$(grep -c "benchmarks gpu" {folder}/calls)" -gt 2 ] || exit 75 ;;
+esac
+"""
+_SANITIZER = """#!/usr/bin/env bash
+echo "sanitizer $* $PYTORCH_NO_CUDA_MEMORY_CACHING" >> {folder}/calls
+"""
+
+
+def test_the_gpu_script_takes_its_steps_and_goes_on_without_a_lost_gpu(tmp_path):
+    for name, text in (("python", _PYTHON), ("compute-sanitizer", _SANITIZER)):
+        path = tmp_path / name
+        path.write_text(text.format(folder=tmp_path))
+        path.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": str(tmp_path / "python"),
+        "OUT": str(tmp_path / "out"),
+    }
+    script = Path(__file__).parent.parent / "benchmarks" / "gpu.sh"
+
+    def run(*arguments: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        (tmp_path / "calls").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", script, *arguments], env=environment, capture_output=True, text=True
+        )
+        calls = (tmp_path / "calls").read_text().splitlines()
+        return done, [call for call in calls if not call.startswith("-c ")]
+
+    done, calls = run("500")
+    assert done.stderr == "" and "FAILED tests/x.py::y" in done.stdout
+    # a test failed; the GPU was lost twice, which a third process made good
+    assert done.returncode == 1
+    assert "tests: exit 1, exchanges: exit 0, timing: exit 0" in done.stdout
+    beginnings = [
+        "setup.py --quiet build_ext --inplace",
+        "-m pytest",
+        "-m pytest",
+        "-m benchmarks.latency",
+        "-m benchmarks.gpu_cell",
+        *["-m benchmarks gpu --resume"] * 3,
+        *(f"sanitizer --tool {tool}" for tool in ("memcheck", "racecheck", "synccheck")),
+    ]
+    assert all(map(str.startswith, calls, beginnings)) and len(calls) == len(beginnings), calls
+    assert "-n 8" in calls[1] and "--timeout 120" in calls[1] and "test_cuda_gpu.py" in calls[1]
+    assert "test_triton_gpu.py" in calls[2] and "-n 8" not in calls[-1] and calls[-1].endswith("1")
+    environment["BUILD"] = "0"
+    done, calls = run("500", "latency")
+    assert done.returncode == 0 and len(calls) == 1 and "latency" in calls[0]
 
 
 # the cases

@@ -69,6 +69,25 @@ def test_cuda_graph(hidden):
     assert torch.equal(y, expected)
 
 
+@pytest.mark.parametrize("hidden", [64, 512, 1024])
+def test_cuda_graph_of_forward_and_backward(hidden):
+    inputs = on_device(make_inputs(Case(6, 3, hidden, lengths=True), torch.bfloat16))
+    # what torch makes at its first call may not be made while capturing
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        expected = inputs.run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = inputs.run()
+    for tensor in found:
+        tensor.detach().zero_()
+    for _ in range(3):
+        graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_two_streams_at_once():
     inputs = [on_device(make_inputs(Case(50, 4, 512))) for _ in range(2)]
     expected = [i.run()[0] for i in inputs]
