@@ -60,11 +60,13 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   const bool projected = sequence.projection > 0;
   std::copy(directions.begin(), directions.end(), args.directions);
   Tensor exchange = bytes(like, plan.workspace_bytes, true);
-  // those of the second product behind those of the first
-  Tensor counters = bytes(like, 4 * groups * plan.launches * (projected ? 2 : 1), true);
+  // those of the second product behind those of the first; filling them is a launch, too
+  const bool counts = plan.workspace_bytes > 0 && !plan.stepwise;
+  const int64_t of_one = counts ? groups * plan.launches : 0;
+  Tensor counters = bytes(like, 4 * of_one * (projected ? 2 : 1), true);
   Tensor carried = bytes(like, 0, false);
   if (plan.workspace_bytes > 0) args.exchange = static_cast<unsigned char*>(state(exchange));
-  auto* counter = static_cast<uint32_t*>(state(counters));
+  auto* counter = counts ? static_cast<uint32_t*>(state(counters)) : nullptr;
   if (projected && plan.workspace_bytes > 0) {
     args.projection_exchange =
         args.exchange + 2 * groups * l.rows * static_cast<int64_t>(l.k_tiles) * 32;
@@ -78,8 +80,8 @@ std::string launch_all(const Sequence& sequence, const Plan& plan,
   args.phases = plan.stepwise ? 1 : phases;
   for (int64_t i = 0; i < plan.launches; ++i) {
     args.first_row = i * plan.tiles * l.rows;
-    args.counters = counter + i * groups;
-    if (projected) args.projection_counters = args.counters + plan.launches * groups;
+    if (counts) args.counters = counter + i * groups;
+    if (counts && projected) args.projection_counters = args.counters + of_one;
     for (args.first_phase = 0; args.first_phase < phases; args.first_phase += args.phases) {
       const std::string wrong = launch_sequence(sequence.precision, plan, args, sequence.stream);
       if (!wrong.empty()) return wrong;
