@@ -3,7 +3,8 @@
 # same $OUT again goes on where the time was over; put gpu.json and latency.json of a whole run into
 # benchmarks/results/<device>/ for `python -m benchmarks report`.
 #
-#   OUT=results benchmarks/gpu.sh [seconds [step...]]      (default: 540 tests latency bench sanitize)
+#   OUT=results benchmarks/gpu.sh [seconds [step...]]
+#                                  (default: 540 tests latency variants bench sanitize)
 #
 # Needs python with torch for CUDA, triton, numpy, safetensors, setuptools, pybind11, ninja and
 # pytest; what a machine lacks may lie in build/packages, put there elsewhere by
@@ -15,7 +16,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-540}
 steps=${*:2}
-steps=${steps:-tests latency bench sanitize}
+steps=${steps:-tests latency variants bench sanitize}
 python=${PYTHON:-python3}
 out=${OUT:-build/gpu-results}
 mkdir -p "$out"
@@ -85,6 +86,10 @@ if wanted latency; then
   within 150 "$python" -m benchmarks.latency --output "$out/latency.json" > "$out/latency.txt" 2>&1
   exchanged=$?
   tail -12 "$out/latency.txt"
+fi
+if wanted variants && [ "$gpu" = 1 ]; then
+  within 90 "$python" -m benchmarks.variants --output "$out/variants.json" > "$out/variants.txt" 2>&1
+  echo "variants: exit $?, $(grep -c expected "$out/variants.txt") of them timed"
 fi
 if wanted bench; then
   within 60 "$python" -m benchmarks.gpu_cell "$out/cell.json" > "$out/cell.txt" 2>&1

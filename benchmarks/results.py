@@ -18,7 +18,7 @@ FORMAT = "fast_s2s benchmark 1"
 FOLDER = Path(__file__).parent / "results"
 
 # other files that `gpu.sh` writes
-NO_RESULTS = frozenset({"latency.json", "cell.json"})
+NO_RESULTS = frozenset({"latency.json", "cell.json", "variants.json"})
 
 Row = dict[str, Any]
 Document = dict[str, Any]

@@ -31,6 +31,7 @@ from benchmarks import (
     gpu_peers,
     launches,
     seq2seq_sides,
+    variants,
 )
 from benchmarks.decode_problem import Generation
 from benchmarks.results import Result
@@ -253,6 +254,7 @@ def test_the_gpu_script_takes_its_steps_and_goes_on_without_a_lost_gpu(tmp_path)
         "-m pytest",
         "-m pytest",
         "-m benchmarks.latency",
+        "-m benchmarks.variants",
         "-m benchmarks.gpu_cell",
         *["-m benchmarks gpu --resume"] * 3,
         *(f"sanitizer --tool {tool}" for tool in ("memcheck", "racecheck", "synccheck")),
@@ -263,6 +265,42 @@ def test_the_gpu_script_takes_its_steps_and_goes_on_without_a_lost_gpu(tmp_path)
     environment["BUILD"] = "0"
     done, calls = run("500", "latency")
     assert done.returncode == 0 and len(calls) == 1 and "latency" in calls[0]
+
+
+# variants
+
+
+def test_every_form_is_asked_for_and_planned(monkeypatch):
+    monkeypatch.setenv("FAST_S2S_CUDA_VARIANT", "stream")
+    h200 = SimpleNamespace(multi_processor_count=132, shared_memory_per_block_optin=227 * 1024)
+    found = {}
+    for form in variants.FORMS:
+        with variants.asked_for(form):
+            assert os.environ["FAST_S2S_CUDA_VARIANT"] == form.variant
+            assert os.environ["FAST_S2S_CUDA_CLUSTER"] == str(form.cluster)
+        found[str(form)] = variants.expected(form, 256, 8, False, h200)
+    assert os.environ["FAST_S2S_CUDA_VARIANT"] == "stream"
+    assert "FAST_S2S_CUDA_CLUSTER" not in os.environ
+    assert [found[f"cluster {n}"]["ranks"] for n in (2, 4, 8, 16)] == [2, 4, 8, 16]
+    assert found["block"]["ranks"] == 1 and found["grid"]["ranks"] == 32
+    assert all(plan["expected_ns"] > 0 for plan in found.values())
+    # 2048 units fit no block
+    assert variants.expected(variants.Form("block"), 2048, 64, True, h200) == {}
+
+
+def test_a_form_of_other_bits_is_shown():
+    row = {"hidden": 64, "batch": 1, "backward": True, "form": "grid", "expected_ns": 800.0}
+    assert variants.line({**row, "ns": 900.4, "same_bits": True}) == (
+        "backward H=64 B=1 grid: 900 ns, 800 expected"
+    )
+    assert variants.line({**row, "ns": 1.0, "same_bits": False}).endswith("OTHER BITS")
+    assert variants.line({**row, "failure": "plan: no"}).endswith("grid: plan: no")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_variants_without_a_gpu_say_so(tmp_path, capsys):
+    assert variants.main(["--output", str(tmp_path / "x.json")]) == 1
+    assert "no GPU with the CUDA library" in capsys.readouterr().out
 
 
 # the cases

@@ -80,6 +80,14 @@ class Workspace {
   std::vector<Tensor> pieces_;
 };
 
+Device checked_device() {
+  try {
+    return device_properties();
+  } catch (const std::exception& error) {
+    STD_TORCH_CHECK(false, error.what());
+  }
+}
+
 DecodePlan checked_plan(const Device& device, const DecodeProblem& problem) {
   try {
     return plan_decode(device, problem);
@@ -174,7 +182,7 @@ void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like)
   problem.width = call.options.width;
   problem.beam = call.options.strategy == Strategy::kBeam;
   problem.steps = call.memory.steps;
-  Device device = device_properties();
+  Device device = checked_device();
   while (true) {
     const DecodePlan plan = checked_plan(device, problem);
     try {
