@@ -105,8 +105,8 @@ if wanted bench; then
     tail -2 "$out/gpu.log"
     share=$((share < $(left) ? share : $(left)))
   done
-  # what the time did not suffice for
-  [ "$timed" = 130 ] && [ -s "$out/gpu.json" ] && timed=0
+  # what the time did not suffice for; 124: timeout's own
+  [[ "$timed" = 130 || "$timed" = 124 ]] && [ -s "$out/gpu.json" ] && timed=0
 fi
 if wanted sanitize && [ "$gpu" = 1 ] && command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck synccheck; do

@@ -139,6 +139,8 @@ def rows(hidden: int, batch: int, backward: bool, device: Any) -> Iterator[dict[
                 row["ns"] = (seconds(long) - seconds(short)) / STEPS * 1e9
             except RuntimeError as error:
                 yield {**row, "failure": str(error).splitlines()[0]}
+                # raises where the error was inside a kernel: this process has no GPU any more
+                torch.cuda.synchronize()
                 continue
         first = found if first is None else first
         yield {**row, "same_bits": torch.equal(found, first)}
@@ -159,8 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in rows(hidden, batch, backward, device):
                 found.append(row)
                 print(line(row), flush=True)
-            document = {"device": device.name, "steps": STEPS, "rows": found}
-            options.output.write_text(json.dumps(document, indent=1) + "\n")
+                document = {"device": device.name, "steps": STEPS, "rows": found}
+                options.output.write_text(json.dumps(document, indent=1) + "\n")
     return int(not all(row.get("same_bits") for row in found))
 
 
