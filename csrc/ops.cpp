@@ -8,6 +8,8 @@
 
 STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_forward", TORCH_BOX(&fast_s2s::lstm_forward));
+  m.impl("lstm_forward_both", TORCH_BOX(&fast_s2s::lstm_forward_both));
+  m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::lstm_backward_both));
   m.impl("lstm_infer", TORCH_BOX(&fast_s2s::lstm_infer));
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::lstm_backward));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));

@@ -185,7 +185,7 @@ def current(device_type: str, dtype: torch.dtype, variant: str = "") -> Choice:
 
 def has_both_directions(device_type: str, dtype: torch.dtype) -> bool:
     """Whether what serves these tensors runs both directions of a layer at once."""
-    return device_type == "cuda" and current(device_type, dtype).backend == "native"
+    return current(device_type, dtype).backend == "native"
 
 
 @contextlib.contextmanager

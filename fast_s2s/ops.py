@@ -70,12 +70,12 @@ def lstm_forward(
         )
     args = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
     backend = backends.current(x.device.type, x.dtype).backend
-    if backend == "native" and save != SAVE_NONE and _is_plainly_eager():
+    if backend == "native" and save != SAVE_NONE and is_plainly_eager():
         return _NativeForward.apply(*args)
     return _FORWARD[backend](*args)
 
 
-def _is_plainly_eager() -> bool:
+def is_plainly_eager() -> bool:
     """Whether nothing traces or transforms this call, so that `_NativeForward` may stand in."""
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 

@@ -1,4 +1,4 @@
-"""The ops for both directions of a layer at once, which the native CUDA kernels have.
+"""The ops for both directions of a layer at once, which the native kernels have.
 
 Their meaning is two calls of `reference.lstm_forward`: states and what is saved lie one direction
 after the other, outputs side by side.
@@ -6,6 +6,7 @@ after the other, outputs side by side.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,39 @@ def lstm_forward_both(
 
     Raises NotImplementedError where there are no such kernels: see `backends.has_both_directions`.
     """
-    op: Any = torch.ops.fast_s2s.lstm_forward_both.default
-    return op(x, h0, c0, weights, weights_reverse, bias, lengths, reset, reset_reverse, save)
+    optional = (lengths, reset, reset_reverse)
+    if save != SAVE_NONE and ops.is_plainly_eager():
+        return _Forward.apply(bias, save, optional, x, h0, c0, *weights, *weights_reverse)
+    return _forward_op(x, h0, c0, weights, weights_reverse, bias, *optional, save)
+
+
+_forward_op: Any = torch.ops.fast_s2s.lstm_forward_both.default
+_backward_op: Any = torch.ops.fast_s2s.lstm_backward_both.default
+
+
+class _Forward(torch.autograd.Function):
+    """The op with its autograd, as `ops._NativeForward` is for one direction."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: bool, save: int, optional: tuple, *tensors: Tensor) -> tuple:
+        states, weights = tensors[:3], list(tensors[3:])
+        count = len(weights) // 2
+        inputs = (*states, weights[:count], weights[count:], bias, *optional, save)
+        with torch._C._AutoDispatchBelowAutograd():
+            output = _forward_op(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        found = _backward(_below_autograd, ctx, *grads)
+        d_x, d_h0, d_c0, d_weights, d_weights_reverse, *_ = found
+        return (None, None, None, d_x, d_h0, d_c0, *d_weights, *d_weights_reverse)
+
+
+def _below_autograd(*args: Any) -> list[Tensor]:
+    with torch._C._AutoDispatchBelowAutograd():
+        return _backward_op(*args)
 
 
 def _fake_forward(
@@ -115,7 +147,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(x, h0, c0, *weights, *weights_reverse, *optional, y, gates, cells)
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
+def _backward(op: Any, ctx: Any, *grads: Tensor | None) -> tuple:
     if ctx.save == SAVE_NONE:
         raise RuntimeError("lstm_forward_both: gradients need save=SAVE_GATES or SAVE_CELLS")
     count = ctx.num_weights
@@ -132,9 +164,9 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
         found = _differentiable_backward(tensors, ctx.bias, optional, grads)
         by_weight = found[3 : 3 + count], found[3 + count :]
         return (*found[:3], list(by_weight[0]), list(by_weight[1]), *nothing[5:])
-    needs = ctx.needs_input_grad
+    needs = [tensor.requires_grad for tensor in (x, h0, c0)]
     needs_weights = any(w.requires_grad for w in (*weights, *weights_reverse))
-    d_x, d_h0, d_c0, *of_weights = torch.ops.fast_s2s.lstm_backward_both.default(
+    d_x, d_h0, d_c0, *of_weights = op(
         *grads, x, h0, c0, weights, weights_reverse, ctx.bias, *optional, y, gates, cells,
         needs[0], needs_weights,
     )  # fmt: skip
@@ -142,7 +174,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple:
         _of_weights(of_weights[4 * i : 4 * i + 4], own, ctx.bias)
         for i, own in enumerate((weights, weights_reverse))
     ]
-    states = [grad if need else None for grad, need in zip((d_x, d_h0, d_c0), needs, strict=False)]
+    states = [grad if need else None for grad, need in zip((d_x, d_h0, d_c0), needs, strict=True)]
     return (*states, *by_direction, *nothing[5:])
 
 
@@ -192,6 +224,8 @@ def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
 torch.library.register_fake("fast_s2s::lstm_forward_both", _fake_forward)
 torch.library.register_fake("fast_s2s::lstm_backward_both", _fake_backward)
 torch.library.register_autograd(
-    "fast_s2s::lstm_forward_both", _backward, setup_context=_setup_context
+    "fast_s2s::lstm_forward_both",
+    functools.partial(_backward, _backward_op),
+    setup_context=_setup_context,
 )
 torch.library.register_autograd("fast_s2s::lstm_backward_both", _no_second_derivative)

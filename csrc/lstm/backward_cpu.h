@@ -168,7 +168,7 @@ class Backward {
   const Io* previous_hidden(int64_t t, int64_t j) const {
     if (rows_.resets(t, j)) return zeros_.get();
     if (t == rows_.first(j)) return static_cast<const Io*>(args_.h0) + rows_.row(j) * s_.output;
-    return static_cast<const Io*>(args_.y) + rows_.padded(rows_.preceding(t), j) * s_.output;
+    return static_cast<const Io*>(args_.y) + rows_.padded(rows_.preceding(t), j) * args_.y_stride;
   }
 
   // d_h += what this step's output receives; with a projection it is an output itself.
@@ -181,7 +181,8 @@ class Backward {
         const int count = lanes(end, k, kWidth);
         A* d_h = d_h_.get() + j * s_.output + k;
         V sum = load<V>(d_h, count);
-        if (grad_y != nullptr) sum += load<V>(grad_y + rows_.padded(t, j) * s_.output + k, count);
+        if (grad_y != nullptr)
+          sum += load<V>(grad_y + rows_.padded(t, j) * args_.y_stride + k, count);
         store(d_h, sum, count);
         if (projected_) store(d_h_out + (rows_.offset(t) + j) * s_.output + k, sum, count);
       }

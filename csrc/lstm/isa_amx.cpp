@@ -8,6 +8,7 @@ namespace fast_s2s::avx512_bf16 {
 void lstm_forward(const LstmForwardArgs& args, int threads);
 void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
 void lstm_backward(const LstmBackwardArgs& args, int threads);
+void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads);
 }  // namespace fast_s2s::avx512_bf16
 
 #pragma GCC push_options

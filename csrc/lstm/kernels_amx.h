@@ -61,6 +61,9 @@ void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, i
 void lstm_backward(const LstmBackwardArgs& args, int threads) {
   return avx512_bf16::lstm_backward(args, threads);
 }
+void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
+  return avx512_bf16::lstm_backward(first, second, threads);
+}
 
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

@@ -38,6 +38,9 @@ void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, i
 void lstm_backward(const LstmBackwardArgs& args, int threads) {
   dispatch_dtype<Backward>(threads, args);
 }
+void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
+  dispatch_dtype<Backward>(threads, first, second);
+}
 
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

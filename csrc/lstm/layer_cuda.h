@@ -6,15 +6,10 @@
 
 #include "lstm_ops_cuda.h"
 #include "sequence_launch.h"
+#include "weights.h"
 
 namespace fast_s2s {
 namespace cuda {
-
-// Of one direction.
-struct Weights {
-  Tensor w_ih, w_hh;
-  std::optional<Tensor> b_ih, b_hh, w_hr;
-};
 
 // D directions, R outputs. With two of them states and what is saved have one more dimension in
 // front, and y has their outputs side by side.

@@ -49,6 +49,7 @@ struct LstmBackwardArgs {
   LstmShape shape;
   LstmWeights weights;
   const void* grad_y;    // Io [T, B, R] or null for zero
+  int64_t y_stride;      // values from one row of y, and of grad_y, to the next, at least R
   const void* grad_h_n;  // Io [B, R] or null for zero
   const void* grad_c_n;  // Io [B, H] or null for zero
   const void* x;         // Io [T, B, I]
@@ -72,5 +73,6 @@ void lstm_backward_cpu(const LstmBackwardArgs& args, int threads);
 // Two calls of one shape that do not need each other, such as the directions of a layer; side by
 // side where that is worth it.
 void lstm_forward_cpu(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
+void lstm_backward_cpu(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads);
 
 }  // namespace fast_s2s

@@ -5,11 +5,12 @@
 
 namespace fast_s2s {
 
-#define FAST_S2S_DECLARE(isa)                                                                  \
-  namespace isa {                                                                              \
-  void lstm_forward(const LstmForwardArgs& args, int threads);                                 \
-  void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads); \
-  void lstm_backward(const LstmBackwardArgs& args, int threads);                               \
+#define FAST_S2S_DECLARE(isa)                                                                     \
+  namespace isa {                                                                                 \
+  void lstm_forward(const LstmForwardArgs& args, int threads);                                    \
+  void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);    \
+  void lstm_backward(const LstmBackwardArgs& args, int threads);                                  \
+  void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads); \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -44,6 +45,10 @@ void lstm_forward_cpu(const LstmForwardArgs& first, const LstmForwardArgs& secon
 
 void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
   FAST_S2S_DISPATCH(lstm_backward(args, threads))
+}
+
+void lstm_backward_cpu(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
+  FAST_S2S_DISPATCH(lstm_backward(first, second, threads))
 }
 
 }  // namespace fast_s2s

@@ -20,6 +20,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
     const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& reset, bool reverse, int64_t save);
 
+// Both directions of a layer at once. Weights are w_ih, w_hh, with `bias` b_ih and b_hh, and
+// perhaps w_hr.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward_both(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, const std::vector<Tensor>& weights,
+    const std::vector<Tensor>& weights_reverse, bool bias, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& reset, const std::optional<Tensor>& reset_reverse, int64_t save);
+
+std::vector<Tensor> lstm_backward_both(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const std::vector<Tensor>& weights, const std::vector<Tensor>& weights_reverse, bool bias,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset,
+    const std::optional<Tensor>& reset_reverse, const Tensor& y, const Tensor& gates,
+    const Tensor& cells, bool needs_x, bool needs_weights);
+
 std::tuple<Tensor, Tensor, Tensor> lstm_infer(const Tensor& x, const std::optional<Tensor>& h0,
                                               const std::optional<Tensor>& c0,
                                               const std::vector<Tensor>& weights, bool bias,

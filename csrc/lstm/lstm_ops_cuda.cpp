@@ -207,16 +207,6 @@ Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool ne
   return d;
 }
 
-Weights weights_of(const std::vector<Tensor>& list, bool bias, const char* name) {
-  const size_t fewest = bias ? 4 : 2;
-  STD_TORCH_CHECK(list.size() == fewest || list.size() == fewest + 1, name, ": expected w_ih, w_hh",
-                  bias ? ", b_ih, b_hh" : "", " and perhaps w_hr, got ", list.size(), " tensors");
-  Weights w{list[0], list[1], std::nullopt, std::nullopt, std::nullopt};
-  if (bias) w.b_ih = list[2], w.b_hh = list[3];
-  if (list.size() > fewest) w.w_hr = list[fewest];
-  return w;
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(

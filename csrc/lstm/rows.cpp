@@ -37,8 +37,8 @@ void scatter_rows(const LstmShape& shape, const void* packed, void* padded, int6
   }
 }
 
-void gather_previous_hidden(const LstmShape& shape, const void* y, const void* h0, void* packed,
-                            int64_t bytes, int threads) {
+void gather_previous_hidden(const LstmShape& shape, const void* y, int64_t y_bytes, const void* h0,
+                            void* packed, int64_t bytes, int threads) {
   const Rows rows(shape);
 #pragma omp parallel for num_threads(threads)
   for (int64_t t = 0; t < shape.steps; ++t)
@@ -49,7 +49,7 @@ void gather_previous_hidden(const LstmShape& shape, const void* y, const void* h
       } else if (t == rows.first(j)) {
         std::memcpy(out, at(h0, rows.row(j), bytes), bytes);
       } else {
-        std::memcpy(out, at(y, rows.padded(rows.preceding(t), j), bytes), bytes);
+        std::memcpy(out, at(y, rows.padded(rows.preceding(t), j), y_bytes), bytes);
       }
     }
 }

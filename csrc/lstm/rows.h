@@ -57,8 +57,8 @@ void scatter_rows(const LstmShape& shape, const void* packed, void* padded, int6
                   int threads);
 
 // The hidden state each step started from, packed: y [T, B, R] a step earlier, h0 [B, R] at the
-// first, zero where reset.
-void gather_previous_hidden(const LstmShape& shape, const void* y, const void* h0, void* packed,
-                            int64_t bytes, int threads);
+// first, zero where reset. `y_bytes` from one row of y to the next.
+void gather_previous_hidden(const LstmShape& shape, const void* y, int64_t y_bytes, const void* h0,
+                            void* packed, int64_t bytes, int threads);
 
 }  // namespace fast_s2s

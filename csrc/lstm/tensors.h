@@ -48,8 +48,9 @@ std::optional<Tensor> dense(const std::optional<Tensor>& tensor, const char* nam
 
 // Not initialised, on the device of `like`, and of its type unless another is given. By the C
 // function of this one op: `torch::stable::new_empty` looks it up by its name at every call.
-inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
-                    std::optional<ScalarType> type = std::nullopt) {
+template <class Shape = std::initializer_list<int64_t>>
+Tensor empty(const Tensor& like, const Shape& shape,
+             std::optional<ScalarType> type = std::nullopt) {
   int32_t dtype = 0, layout = 0, device = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
@@ -58,7 +59,7 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape,
     dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*type));
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(
-      aoti_torch_aten_new_empty(like.get(), shape.begin(), static_cast<int64_t>(shape.size()),
+      aoti_torch_aten_new_empty(like.get(), &*shape.begin(), static_cast<int64_t>(shape.size()),
                                 &dtype, &layout, &device, like.get_device_index(), nullptr, &made));
   return Tensor(made);
 }

@@ -1,4 +1,4 @@
-"""Both directions of a layer in one launch: the op, its gradients, and the module on it."""
+"""Both directions of a layer at once: the op, its gradients, and the module on it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ NAMES = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 @pytest.fixture
-def both(emulator):
-    """The ops on CPU tensors, by the emulator."""
-    library = torch.library.Library("fast_s2s", "IMPL")
-    for name in ("lstm_forward_both", "lstm_backward_both"):
-        library.impl(name, getattr(emulator, name), "CPU")
-    yield emulator
-    library._destroy()
+def emulated(emulator, monkeypatch):
+    """The ops on CPU tensors, by the emulator of the CUDA kernels."""
+    monkeypatch.setattr(ops_both, "_forward_op", emulator.lstm_forward_both)
+    monkeypatch.setattr(ops_both, "_backward_op", emulator.lstm_backward_both)
+    return emulator
+
+
+@pytest.fixture(params=["native", "emulated"])
+def both(request):
+    """Where the ops are: on the CPU, or in the emulator of the CUDA kernels."""
+    if request.param == "emulated":
+        return request.getfixturevalue("emulated")
+    if backends.extension is None:
+        pytest.skip(backends.extension_reason)
+    return torch.ops.fast_s2s
 
 
 def make(dtype=torch.float32, sizes=(5, 11, 70), projection=0, bias=True, **flags):
@@ -82,17 +90,42 @@ def expected_of(arguments, cotangents):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_values_and_gradients(both, variant, dtype, assert_close):
-    both.configure(only=VARIANTS.index(variant))
+def test_values_and_gradients_in_cuda(emulated, variant, dtype, assert_close):
+    emulated.configure(only=VARIANTS.index(variant))
     arguments, cotangents = make(dtype, lengths=True, reset=True)
-    before = both.counts()["launches"]
+    before = emulated.counts()["launches"]
     with torch.no_grad():
         ops_both.lstm_forward_both(*arguments, reference.SAVE_NONE)
     # one packs the weights of each direction, one runs both
-    assert both.counts()["launches"] - before == 3
+    assert emulated.counts()["launches"] - before == 3
     expected = expected_of(arguments, cotangents)
     for ours, theirs in zip(run(arguments, cotangents), expected, strict=True):
         assert_close(ours, theirs, variant)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(70, 3, 17), (40, 1, 80), (1, 3, 500), (40, 14, 130), (5, 0, 7)], ids=str
+)
+@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+def test_values_and_gradients_on_the_cpu(sizes, dtype, assert_close):
+    for options in ({}, {"projection": 6, "lengths": True, "reset": True}):
+        arguments, cotangents = make(dtype, sizes, **options)
+        expected = expected_of(arguments, cotangents)
+        first = None
+        try:
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
+                    found = run(arguments, cotangents, save)
+                    for ours, theirs in zip(found, expected, strict=True):
+                        assert_close(ours, theirs, (options, threads, save))
+                # the kernels' own results have the same bits for any number of threads
+                first = first or found
+                for index in (0, 1, 2, 4, 5):
+                    assert torch.equal(found[index], first[index]), (index, threads)
+        finally:
+            torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +146,9 @@ def test_options(both, options, save, assert_close):
         assert_close(ours, theirs, str(options))
 
 
+@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
 @pytest.mark.parametrize("projection", [0, 3])
-def test_opcheck(both, projection):
+def test_opcheck(projection):
     arguments, cotangents = make(sizes=(3, 2, 5), projection=projection, lengths=True, reset=True)
     forward = torch.ops.fast_s2s.lstm_forward_both.default
     backward = torch.ops.fast_s2s.lstm_backward_both.default
@@ -161,16 +195,16 @@ def test_frozen_weights_and_unused_outputs_get_no_gradient(both):
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 7}, {"bias": False, "batch_first": True}])
-def test_the_module_runs_both_directions_at_once(both, options, monkeypatch, assert_close):
+def test_the_module_runs_both_directions_at_once(emulated, options, monkeypatch, assert_close):
     lstm = fast_s2s.LSTM(5, 20, num_layers=2, bidirectional=True, **options)
     twin = nn.LSTM(5, 20, num_layers=2, bidirectional=True, **options).double()
     twin.load_state_dict(lstm.state_dict())
     x = torch.randn(6, 4, 5)
     monkeypatch.setattr(backends, "has_both_directions", lambda *_: True)
-    before = both.counts()["launches"]
+    before = emulated.counts()["launches"]
     lstm(x)
     packs = 4 if options.get("proj_size") else 2
-    assert both.counts()["launches"] - before == 2 * (packs + 1)
+    assert emulated.counts()["launches"] - before == 2 * (packs + 1)
     results = []
     for module, value in ((lstm, x), (twin, x.double())):
         value.requires_grad_()
@@ -182,20 +216,21 @@ def test_the_module_runs_both_directions_at_once(both, options, monkeypatch, ass
 
 
 def test_where_directions_run_at_once(monkeypatch):
-    assert not backends.has_both_directions("cpu", torch.float32)
+    assert backends.has_both_directions("cpu", torch.float32) == bool(backends.extension)
+    assert not backends.has_both_directions("cpu", torch.float16)
     monkeypatch.setattr(backends, "cuda_loaded", True)
     assert backends.has_both_directions("cuda", torch.bfloat16)
     with fast_s2s.backend("reference"):
         assert not backends.has_both_directions("cuda", torch.bfloat16)
 
 
-def test_bad_arguments(emulator):
+def test_bad_arguments(both):
     def call(**changes):
         arguments, _ = make(sizes=(3, 2, 4))
         names = ("x", "h0", "c0", "weights", "weights_reverse", "bias", "lengths", "reset")
         named = dict(zip((*names, "reset_reverse"), arguments, strict=True))
         with torch.no_grad():
-            emulator.lstm_forward_both(*{**named, **changes}.values(), 0)
+            both.lstm_forward_both(*{**named, **changes}.values(), 0)
 
     call()
     w_ih, w_hh, b_ih, b_hh = make(sizes=(3, 2, 4))[0][3]
