@@ -105,6 +105,24 @@ def test_sizes_that_spread_over_the_device(hidden, batch, dtype, kind):
     assert sum(same) > 0.9 * len(same)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", CUDA_DTYPES, ids=str)
+def test_every_variant_gives_the_same_bits(dtype, kind, monkeypatch):
+    # plans choose few of them for these sizes
+    seeds = {"seed": torch.arange(19, device="cuda")} if kind == "sample" else {}
+    made = on_device(make(Size(layers=2, hidden=200, vocab=300), 19, dtype))
+    options = DecodeOptions(max_new_tokens=20, eos_token_id=EOS, **KINDS[kind], **seeds)
+    expected = run(made, options)
+    for variant, blocks in (("block", 1), ("grid", 1), *(("cluster", n) for n in (2, 4, 8, 16))):
+        if blocks > 1 and torch.cuda.get_device_capability() < (9, 0):
+            continue
+        monkeypatch.setenv("FAST_S2S_CUDA_VARIANT", variant)
+        monkeypatch.setenv("FAST_S2S_CUDA_CLUSTER", str(blocks))
+        found = run(made, options)
+        assert torch.equal(found.tokens, expected.tokens), (variant, blocks)
+        assert torch.equal(found.scores, expected.scores), (variant, blocks)
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_random_decoders_with_attention(seed):
     rng = random.Random(seed)

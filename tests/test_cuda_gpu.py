@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from helpers_emulator import tf32_allowed
-from helpers_lstm import Case, make_inputs
+from helpers_lstm import NAMES, Case, make_inputs
 from helpers_triton import compare, on_device
 
 import fast_s2s
@@ -45,6 +45,24 @@ def _native():
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case, dtype, save, assert_close):
     compare(make_inputs(case, dtype), assert_close, save=save)
+
+
+@pytest.mark.parametrize("projection", [0, 60])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_variant_gives_the_same_bits(dtype, projection, monkeypatch):
+    # plans choose few of them for these sizes
+    case = Case(9, 37, 200, projection=projection, lengths=True, reset=True)
+    inputs = on_device(make_inputs(case, dtype))
+    names = (*NAMES, *(f"d {name}" for name in inputs.names))
+    expected = inputs.run()
+    forms = [("block", 1), ("grid", 1), ("stream", 1), *(("cluster", n) for n in (2, 4, 8, 16))]
+    for variant, blocks in forms:
+        if blocks > 1 and torch.cuda.get_device_capability() < (9, 0):
+            continue
+        monkeypatch.setenv("FAST_S2S_CUDA_VARIANT", variant)
+        monkeypatch.setenv("FAST_S2S_CUDA_CLUSTER", str(blocks))
+        for name, ours, theirs in zip(names, inputs.run(), expected, strict=True):
+            assert torch.equal(ours, theirs), (variant, blocks, name)
 
 
 @pytest.mark.parametrize("hidden", [64, 256, 768, 1536])
