@@ -101,7 +101,7 @@ def lstm(
     together = (
         bidirectional
         and backends.has_both_directions(x.device.type, x.dtype)
-        and not ops.in_forward_mode()
+        and not ops.is_transformed()
     )
     h_n, c_n = [], []
     for first in range(0, len(weights), directions):
@@ -130,14 +130,18 @@ def _infers_at_once(
     weights: Sequence[Sequence[Tensor]],
     bias: bool,
 ) -> bool:
-    """Whether one call of the CPU's kernels will do: nothing has gradients, nothing is traced."""
-    if not x.is_cpu or torch.compiler.is_compiling() or ops.in_forward_mode():
+    """Whether one call of the CPU's kernels will do: nothing has gradients, nothing is compiled."""
+    if not x.is_cpu or torch.compiler.is_compiling() or ops.is_transformed():
         return False
-    if torch.is_grad_enabled():
-        tensors = (x, *(hx or ()), *(weight for layer in weights for weight in layer))
-        if any(tensor.requires_grad for tensor in tensors):
-            return False
+    if _want_gradients(x, *(hx or ()), *(weight for layer in weights for weight in layer)):
+        return False
     return backends.current("cpu", x.dtype).backend == "native"
+
+
+def _want_gradients(*tensors: Tensor) -> bool:
+    # torch.jit's tracer runs again without gradients, and wants to see the same graph then
+    enabled = torch.is_grad_enabled() or torch.jit.is_tracing()
+    return enabled and any(tensor.requires_grad for tensor in tensors)
 
 
 def _zero_state(x: Tensor, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -207,8 +211,7 @@ def _both_directions(
     variants: Sequence[Variant | None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for two directions at once, where nothing varies the formula."""
-    every = (x, *hx, *weights[0], *weights[1])
-    saves = torch.is_grad_enabled() and any(t.requires_grad for t in every)
+    saves = _want_gradients(x, *hx, *weights[0], *weights[1])
     return ops_both.lstm_forward_both(
         x,
         *hx,
@@ -241,7 +244,7 @@ def _layer(
         return ops.lstm_variant(
             x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
         )
-    saves = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h0, c0, *weights))
+    saves = _want_gradients(x, h0, c0, *weights)
     y, h_n, c_n, _, _ = ops.lstm_forward(
         x,
         h0,
@@ -312,10 +315,13 @@ _Hx = TypeVar("_Hx", bound=tuple[Tensor, Tensor] | None)
 def _autocast(
     x: Tensor, hx: _Hx, weights: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, _Hx, Sequence[Sequence[Tensor]]]:
-    """Everything in autocast's type, if it is on for this device."""
+    """Everything but float64 in autocast's type, if it is on for this device."""
     dtype = autocast_dtype(x.device.type)
     if dtype is None:
         return x, hx, weights
-    cast = [[w.to(dtype) for w in layer] for layer in weights]
-    state: Any = None if hx is None else (hx[0].to(dtype), hx[1].to(dtype))
-    return x.to(dtype), state, cast
+
+    def cast(value: Tensor) -> Tensor:
+        return value if value.dtype == torch.float64 else value.to(dtype)
+
+    state: Any = None if hx is None else (cast(hx[0]), cast(hx[1]))
+    return cast(x), state, [[cast(w) for w in layer] for layer in weights]

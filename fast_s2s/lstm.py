@@ -333,12 +333,15 @@ def _check_state_dims(hx: State, batched: bool) -> None:
 
 
 def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
-    """Everything on one device and, outside autocast, of one type."""
+    """Everything on one device and, where autocast does not see to it, of one type."""
     device, dtype = input.device, input.dtype
     for name, other in others.items():
         if other.device != device:
             raise RuntimeError(
                 f"{name}: expected on the input's device {device}, got {other.device}"
             )
-        if other.dtype != dtype and functional.autocast_dtype(device.type) is None:
+        mixes_float64 = torch.float64 in (dtype, other.dtype)
+        if other.dtype != dtype and (
+            mixes_float64 or functional.autocast_dtype(device.type) is None
+        ):
             raise RuntimeError(f"{name}: expected the input's dtype {dtype}, got {other.dtype}")

@@ -64,7 +64,7 @@ def lstm_forward(
     save: int = SAVE_NONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`reference.lstm_forward` on the backend chosen for the tensors' device and type."""
-    if in_forward_mode():
+    if is_transformed():
         return reference.lstm_forward(
             x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save
         )
@@ -76,15 +76,16 @@ def lstm_forward(
 
 
 def is_plainly_eager() -> bool:
-    """Whether nothing traces or transforms this call, so that `_NativeForward` may stand in."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    """Whether nothing traces this call, so that `_NativeForward` may stand in for the op."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
-def in_forward_mode() -> bool:
-    """Whether derivatives are taken forward, which the reference alone has: the others would
-    return none in silence.
+def is_transformed() -> bool:
+    """Whether derivatives are taken forward, or a transform of `torch.func` is at work. The
+    reference alone takes these: of the ops the first would return none in silence, and torch
+    refuses `torch.func.grad` of ops whose gradients are registered from Python.
     """
-    return forward_ad._current_level >= 0
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def lstm_infer(

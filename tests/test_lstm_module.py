@@ -337,6 +337,22 @@ def test_autocast(packed, backend):
     assert ours.weight_hh_l0.grad.dtype == torch.float32
 
 
+def test_autocast_leaves_float64_alone(backend):
+    # as it does every op of torch's
+    ours, cell = fast_s2s.LSTM(4, 5).double(), fast_s2s.LSTMCell(4, 5).double()
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (y, (h_n, _)), (h, c) = ours(x), cell(x[0])
+    assert torch.equal(y, ours(x)[0])
+    assert torch.equal(h, cell(x[0])[0])
+    assert h_n.dtype == c.dtype == torch.float64
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(RuntimeError, match=r"weight_ih_l0: expected .*float32, got torch.float64"),
+    ):
+        ours(x.float())
+
+
 def test_inference_mode_and_frozen_weights(backend):
     ours = fast_s2s.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
@@ -410,13 +426,6 @@ def test_constructor_errors_are_torchs(options):
 def test_meta_tensors():
     y, (h_n, _) = fast_s2s.LSTM(4, 5, device="meta")(torch.zeros(6, 3, 4, device="meta"))
     assert (y.shape, h_n.shape, y.device.type) == ((6, 3, 5), (1, 3, 5), "meta")
-
-
-def test_vmap_runs_row_by_row():
-    ours = fast_s2s.LSTM(4, 5)
-    x = torch.randn(2, 6, 3, 4)
-    stacked = torch.func.vmap(lambda one: ours(one)[0])(x)
-    assert torch.equal(stacked, torch.stack([ours(one)[0] for one in x]))
 
 
 BAD_CALLS = {
