@@ -45,8 +45,12 @@ class Bridge(nn.Module):
 
 def embedding(config: Seq2SeqConfig, vocab_size: int, **factory: Any) -> nn.Embedding:
     """Of a vocabulary of this size. factory: device and dtype, as everywhere here."""
-    pad = config.pad_token_id
-    return nn.Embedding(vocab_size, config.embedding_size, padding_idx=pad, **factory)
+    weight = torch.empty(vocab_size, config.embedding_size, **factory)
+    layer = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=config.pad_token_id)
+    # drawn on the meta device they would import torch's compiler: longer than to load a model
+    if not weight.is_meta:
+        layer.reset_parameters()
+    return layer
 
 
 def encoder(config: Seq2SeqConfig, **factory: Any) -> LSTM:

@@ -105,9 +105,10 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         self._packed, self._packed_encoder = PackedCache(), PackedEncoder()
         if config.tie_embeddings:
             self._tie_embeddings()
-            # torch's unit-variance embeddings would make logits of size √H
-            nn.init.normal_(self.tgt_embedding.weight, std=config.hidden_size**-0.5)
-            self.tgt_embedding._fill_padding_idx_with_zero()
+            if not self.tgt_embedding.weight.is_meta:
+                # torch's unit-variance embeddings would make logits of size √H
+                nn.init.normal_(self.tgt_embedding.weight, std=config.hidden_size**-0.5)
+                self.tgt_embedding._fill_padding_idx_with_zero()
 
     @property
     def device(self) -> torch.device:

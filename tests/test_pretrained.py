@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -75,6 +77,18 @@ def test_loading_draws_no_random_number(tmp_path):
     before = torch.get_rng_state()
     Seq2Seq.from_pretrained(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_loading_imports_no_compiler(tmp_path, tied):
+    # torch's takes longer to import than all else does
+    make_model(tie_embeddings=tied, embedding_size=9, hidden_size=9).save_pretrained(tmp_path)
+    program = f"""
+import sys, torch
+from fast_s2s import Seq2Seq
+Seq2Seq.from_pretrained({str(tmp_path)!r}).generate(torch.tensor([[3, 4]]), max_new_tokens=2)
+sys.exit("torch._dynamo" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=300).returncode == 0
 
 
 def test_a_loaded_model_does_not_depend_on_the_file(tmp_path):
