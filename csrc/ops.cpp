@@ -14,6 +14,4 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::lstm_backward));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::decode));
-  m.impl("decode_pack_attending", TORCH_BOX(&fast_s2s::decode_pack_attending));
-  m.impl("decode_attending", TORCH_BOX(&fast_s2s::decode_attending));
 }

@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "decode/decode_ops_cuda.h"
+#include "decode/decode_ops.h"
 #include "lstm/lstm_ops_cuda.h"
 
 namespace fast_s2s {
@@ -70,34 +70,19 @@ auto lstm_backward_both_on_device(
 
 auto decode_pack_on_device(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
                            const std::vector<Tensor>& biases, const Tensor& inputs,
-                           int64_t num_layers, bool projected, bool table) {
+                           int64_t num_layers, bool projected, bool table, int64_t heads,
+                           bool additive, bool feeding) {
   const DeviceGuard guard(inputs.get_device());
-  return decode_pack(matrices, scales, biases, inputs, num_layers, projected, table);
+  return decode_pack(matrices, scales, biases, inputs, num_layers, projected, table, heads,
+                     additive, feeding);
 }
 
-auto decode_pack_attending_on_device(const std::vector<Tensor>& matrices,
-                                     const std::vector<Tensor>& scales,
-                                     const std::vector<Tensor>& biases, const Tensor& inputs,
-                                     int64_t num_layers, bool projected, bool table, int64_t heads,
-                                     bool additive, bool feeding) {
-  const DeviceGuard guard(inputs.get_device());
-  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table,
-                               heads, additive, feeding);
-}
-
-auto decode_attending_on_device(const Tensor& packed, const std::vector<Tensor>& state,
-                                const std::vector<Tensor>& memory, const std::vector<Tensor>& rules,
-                                const std::vector<int64_t>& options,
-                                const std::vector<double>& parameters, int64_t max_steps) {
-  const DeviceGuard guard(packed.get_device());
-  return decode_attending(packed, state, memory, rules, options, parameters, max_steps);
-}
-
-auto decode_on_device(const Tensor& packed, const std::vector<Tensor>& state,
+auto decode_on_device(const Tensor& packed, const std::vector<int64_t>& header,
+                      const std::vector<Tensor>& state, const std::vector<Tensor>& memory,
                       const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                       const std::vector<double>& parameters, int64_t max_steps) {
   const DeviceGuard guard(packed.get_device());
-  return decode(packed, state, rules, options, parameters, max_steps);
+  return decode(packed, header, state, memory, rules, options, parameters, max_steps);
 }
 
 }  // namespace
@@ -111,6 +96,4 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CUDA, m) {
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both_on_device));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack_on_device));
   m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode_on_device));
-  m.impl("decode_pack_attending", TORCH_BOX(&fast_s2s::cuda::decode_pack_attending_on_device));
-  m.impl("decode_attending", TORCH_BOX(&fast_s2s::cuda::decode_attending_on_device));
 }

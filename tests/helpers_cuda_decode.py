@@ -28,9 +28,7 @@ class Emulated:
 
     @functools.cached_property
     def packed(self) -> Tensor:
-        attends = self.decoder.attending is not None
-        pack = self.emulator.decode_pack_attending if attends else self.emulator.decode_pack
-        return pack(*self.decoder.pack_arguments())
+        return self.emulator.decode_pack(*self.decoder.pack_arguments())
 
     def run(
         self,
@@ -41,10 +39,9 @@ class Emulated:
         parameters: Sequence[float],
         max_steps: int,
     ) -> list[Tensor]:
-        rest = rules, options, parameters, max_steps
-        if self.decoder.attending is not None:
-            return self.emulator.decode_attending(self.packed, state, memory, *rest)
-        return self.emulator.decode(self.packed, state, *rest)
+        return self.emulator.decode(
+            self.packed, self.decoder.header, state, memory, rules, options, parameters, max_steps
+        )
 
 
 def emulated(made: tuple[PackedDecoder, Tensor, Tensor], emulator: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -187,8 +188,6 @@ class Emulator:
         self.lstm_forward_both = ops.lstm_forward_both
         self.lstm_backward_both = ops.lstm_backward_both
         self.decode_pack, self.decode = ops.decode_pack, ops.decode
-        self.decode_pack_attending = ops.decode_pack_attending
-        self.decode_attending = ops.decode_attending
         self.configure()
 
     def configure(self, **properties: int) -> None:
@@ -203,6 +202,28 @@ class Emulator:
         out = (ctypes.c_uint64 * 4)()
         self.library.emulator_counts(out)
         return dict(zip(("launches", "threads", "products", "barriers"), out, strict=True))
+
+    @contextlib.contextmanager
+    def guarded(self, tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+        """Copies of these tensors that only kernels may touch: the process ends with SIGSEGV where
+        host code does, inside the block.
+        """
+        pages, copies = [], []
+        for tensor in tensors:
+            page = mmap.mmap(-1, (tensor.nbytes // mmap.PAGESIZE + 1) * mmap.PAGESIZE)
+            copy = torch.frombuffer(page, dtype=tensor.dtype, count=max(1, tensor.numel()))
+            copy = copy[: tensor.numel()].view(tensor.shape)
+            copies.append(copy.copy_(tensor))
+            pages.append((copy.data_ptr(), len(page)))
+        at, size = zip(*pages, strict=True)
+        count = len(pages)
+        self.library.emulator_guard(
+            (ctypes.c_void_p * count)(*at), (ctypes.c_uint64 * count)(*size), count
+        )
+        try:
+            yield copies
+        finally:
+            self.library.emulator_guard(None, None, 0)
 
     def run(self, inputs, save: int) -> list[torch.Tensor]:
         """Outputs, saved tensors and gradients, in the order of `helpers_lstm.Inputs.run`."""

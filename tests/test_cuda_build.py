@@ -147,7 +147,6 @@ _LOAD = """
 import ctypes, os, torch, fast_s2s
 ctypes.CDLL({library!r}, mode=os.RTLD_LAZY)
 OPS = "lstm_forward lstm_backward lstm_forward_both lstm_backward_both decode_pack decode"
-OPS += " decode_pack_attending decode_attending"
 for op in OPS.split():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fast_s2s::" + op, "CUDA"), op
 """

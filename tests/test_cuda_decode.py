@@ -17,7 +17,7 @@ from helpers_decode import BOS, EOS, Size, make, random_options, random_size, ru
 import fast_s2s
 from fast_s2s.decoding import Automaton, DecodeOptions
 from fast_s2s.decoding.api import initial_state
-from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.contract import Header, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
 from fast_s2s.decoding.weights import CUDA_DTYPES
 
@@ -182,7 +182,9 @@ def test_values_out_of_range_are_not_there(emulator):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"packed": torch.zeros(400, dtype=torch.uint8)}, "packed: expected what decode_pack"),
+        ({"packed": torch.zeros(400, dtype=torch.uint8)}, r"packed: expected \d+ bytes, got 400"),
+        ({"packed": torch.zeros(400)}, "packed: expected what decode_pack gave"),
+        ({"header": [0] * 12}, "header: expected 13 numbers, got 12"),
         ({"h": torch.zeros(1, 2, 9)}, r"state\.h: expected shape \(1,2,8,\), got \(1,2,9,\)"),
         ({"c": torch.zeros(1, 2, 8).double()}, r"state\.c: expected dtype Float, got Double"),
         ({"position": torch.zeros(3).long()}, r"state\.position: expected shape"),
@@ -215,12 +217,40 @@ def test_bad_arguments_of_the_op(emulator, change, message):
     with pytest.raises(RuntimeError, match=message):
         emulator.decode(
             change.get("packed", emulated(made, emulator)[0].packed),
+            change.get("header", made[0].header),
             list(state),
+            [],
             list(rules),
             change.get("options", numbers),
             change.get("parameters", parameters),
             change.get("max_steps", 2),
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": 5},
+        {"layers": 0},
+        {"output": 7},
+        {"vocab": 2**60},
+        {"inputs": -1},
+        {"table": 1},
+        {"heads": 2},
+        {"heads": 2, "keys": 8, "values": 3},
+        {"feeding": 1},
+    ],
+    ids=str,
+)
+def test_a_header_of_no_weights(emulator, change):
+    made = make(Size(), 2, torch.float32, "off")
+    wrapped, *_ = emulated(made, emulator)
+    options = DecodeOptions(max_new_tokens=2)
+    state = initial_state(made[0], *made[1:], BOS, options).slots
+    header = [*Header(*made[0].header)._replace(**change)]
+    rules, numbers = op_rules(made[0], options, 2), op_numbers(options)
+    with pytest.raises(RuntimeError, match="header: expected that of the packed weights"):
+        emulator.decode(wrapped.packed, header, [*state], [], [*rules], *numbers, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8], ids=str)

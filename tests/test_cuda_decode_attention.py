@@ -1,4 +1,4 @@
-"""Attention in the op `decode_attending` on CUDA, its kernels executed in the emulator, against the
+"""Attention in the op `decode` on CUDA, its kernels executed in the emulator, against the
 reference.
 
 FAST_S2S_STRESS=5000 runs so many random cases, from FAST_S2S_STRESS_SEED on.
@@ -197,4 +197,4 @@ def test_bad_arguments_of_packing(emulator, change, message):
     ).decoder.pack_arguments()
     last = {"heads": heads, "additive": additive, "feeding": feeding, **change}
     with pytest.raises(RuntimeError, match=message):
-        emulator.decode_pack_attending(*arguments, *last.values())
+        emulator.decode_pack(*arguments, *last.values())

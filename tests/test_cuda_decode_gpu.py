@@ -14,6 +14,8 @@ import fast_s2s
 from fast_s2s import backends
 from fast_s2s.attention import Memory
 from fast_s2s.decoding import DecodeOptions
+from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.options import op_numbers, op_rules
 from fast_s2s.decoding.weights import CUDA_DTYPES, PackedDecoder, Stored
 
 if not torch.cuda.is_available() or not backends.cuda_loaded:
@@ -194,3 +196,62 @@ def test_no_growth_of_memory():
     for _ in range(1000):
         run(made, options)
     assert torch.cuda.memory_allocated() <= before
+
+
+def captured(case: Case, options: DecodeOptions, steps: int):
+    """A graph of one call of the op, what it reads and what it writes."""
+    state = case.state(options)
+    rules = op_rules(case.decoder, options, state.slots.position.numel())
+    memory = list(state.memory or ())
+    begin = join_state(state.slots, state.hypotheses)
+    arguments = begin, memory, list(rules), *op_numbers(options), steps
+    # kernels are loaded when first used
+    case.decoder.run(*arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = case.decoder.run(*arguments)
+    return graph, [*begin, *memory], results
+
+
+@pytest.mark.parametrize("attends", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 33])
+def test_a_graph_is_captured_and_replayed_with_other_inputs(batch, kind, attends):
+    given = dict(KINDS[kind])
+    if kind == "sample":
+        given["seed"] = torch.arange(batch)
+    options = options_on_device(DecodeOptions(max_new_tokens=12, eos_token_id=EOS, **given))
+    size = Size(layers=2, hidden=512, vocab=300)
+    shape = Shape(heads=4, values=64, additive=True, keys=16, feeding=True, steps=30)
+    if attends:
+        case = case_on_device(make_case(size, shape, batch, torch.float32))
+    else:
+        case = Case(*on_device(make(size, batch, torch.float32)), None)
+    graph, inputs, results = captured(case, options, 12)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        memory = case.memory and case.memory._replace(values=torch.randn_like(case.memory.values))
+        other = case._replace(h=torch.randn_like(case.h).tanh(), memory=memory)
+        state = other.state(options)
+        begin = [*join_state(state.slots, state.hypotheses), *(state.memory or ())]
+        for ours, theirs in zip(inputs, begin, strict=True):
+            ours.copy_(theirs)
+        graph.replay()
+        expected = other.run(options)
+        part = expected.state.hypotheses if kind == "beam" else expected.state.slots
+        found = results[10 if kind == "beam" else 2]
+        assert torch.equal(found[:, : part.tokens.size(1)], part.tokens)
+        assert results[-1].tolist()[:2] == [expected.steps, expected.slot_steps]
+
+
+def test_a_call_of_the_op_never_waits():
+    case = Case(*on_device(make(Size(hidden=64, vocab=100), 4, torch.float32)), None)
+    options = DecodeOptions(max_new_tokens=5, num_beams=2)
+    state, rules = case.state(options), op_rules(case.decoder, options, 8)
+    begin = join_state(state.slots, state.hypotheses)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        case.decoder.run(begin, [], list(rules), *op_numbers(options), 5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

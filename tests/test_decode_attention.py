@@ -259,6 +259,7 @@ def op_arguments(case: Case, options: DecodeOptions, max_steps: int = 2) -> list
     rules = op_rules(case.decoder, options, state.slots.position.numel())
     return [
         case.decoder.packed,
+        case.decoder.header,
         join_state(state.slots, state.hypotheses),
         list(state.memory),
         list(rules),
@@ -272,7 +273,7 @@ def op_arguments(case: Case, options: DecodeOptions, max_steps: int = 2) -> list
 def test_opcheck(beams):
     options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, num_beams=beams)
     case = make_case(Size(projection=3), Shape(additive=True, feeding=True), 2, torch.float32)
-    torch.library.opcheck(torch.ops.fast_s2s.decode_attending.default, op_arguments(case, options))
+    torch.library.opcheck(torch.ops.fast_s2s.decode.default, op_arguments(case, options))
 
 
 @needs_native
@@ -290,13 +291,11 @@ def test_opcheck(beams):
 def test_bad_arguments_of_the_op(index, change, message):
     arguments = op_arguments(make_case(Size(), Shape(), 2), DecodeOptions(max_new_tokens=2))
     if index is None:
-        arguments[2] = change(arguments[2])
+        arguments[3] = change(arguments[3])
     else:
-        arguments[2][index] = change(arguments[2][index])
+        arguments[3][index] = change(arguments[3][index])
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.fast_s2s.decode_attending(*arguments)
-    with pytest.raises(RuntimeError, match="memory: expected 3 tensors, got 0"):
-        torch.ops.fast_s2s.decode(arguments[0], *arguments[1:2], *arguments[3:])
+        torch.ops.fast_s2s.decode(*arguments)
 
 
 def weights_with(**changes) -> DecoderWeights:

@@ -449,7 +449,9 @@ def op_arguments(made, options: DecodeOptions, max_steps: int = 2) -> list:
     rules = op_rules(decoder, options, state.slots.position.numel())
     return [
         decoder.packed,
+        decoder.header,
         join_state(state.slots, state.hypotheses),
+        [],
         list(rules),
         *op_numbers(options),
         max_steps,
@@ -468,7 +470,8 @@ def test_opcheck(name, keep):
 @needs_native
 def test_opcheck_of_packing():
     weights = [torch.randn(12, 5), torch.randn(12, 3), torch.randn(7, 3)]
-    arguments = (weights, [], [torch.randn(12), torch.randn(7)], torch.randn(7, 5), 1, False, False)
+    arguments = (weights, [], [torch.randn(12), torch.randn(7)], torch.randn(7, 5), 1)
+    arguments = (*arguments, False, False, 0, False, False)
     torch.library.opcheck(torch.ops.fast_s2s.decode_pack.default, arguments)
 
 
@@ -479,22 +482,25 @@ def test_opcheck_of_packing():
         (0, None, lambda t: t[:-1], "packed: expected .* bytes, got"),
         (0, None, lambda t: t.flip(0), "packed: expected what decode_pack of this version gave"),
         (0, None, lambda t: t.float(), "packed: expected what decode_pack gave"),
-        (1, None, lambda s: s[:-1], "state: expected 15 tensors, got 14"),
-        (1, 0, lambda t: t.double(), "state.h: expected dtype Float, got Double"),
-        (1, 1, lambda t: t[:, :-1], "state.c: expected shape"),
-        (1, 2, lambda t: t + 50, r"state.tokens: expected ids in 0\.\.10, got 51"),
-        (1, 4, lambda t: t + 1, r"state.position: expected values in 0\.\.0, got 1"),
-        (1, 14, lambda t: t.int(), "hypotheses.node: expected dtype Long, got Int"),
-        (2, None, lambda r: r[1:], "rules: expected 14 tensors, got 13"),
-        (2, 1, lambda t: t - 99, "rules.limits: expected values in 1"),
-        (2, 4, lambda t: t + 99, r"rules.eos: expected values in 0\.\.10, got 101"),
-        (2, 3, lambda t: t + 1, r"rules.prefix_lengths: expected values in 0\.\.0, got 1"),
-        (2, 9, lambda t: t + 1, "rules.bad_offsets: expected to rise from 0"),
-        (3, None, lambda o: o[1:], "options: expected 11 numbers, got 10"),
-        (3, None, lambda o: [7, *o[1:]], r"strategy: expected a value in 0\.\.2, got 7"),
-        (3, None, lambda o: [o[0], 4, *o[2:]], "state: expected rows of 4 slots"),
-        (4, None, lambda p: [0.0, *p[1:]], "temperature: expected a number > 0, got 0"),
-        (5, None, lambda n: -1, "max_steps: expected at least 0, got -1"),
+        (1, None, lambda h: h[1:], "header: expected that of the packed weights"),
+        (1, 4, lambda n: n + 1, "header: expected that of the packed weights"),
+        (2, None, lambda s: s[:-1], "state: expected 15 tensors, got 14"),
+        (2, 0, lambda t: t.double(), "state.h: expected dtype Float, got Double"),
+        (2, 1, lambda t: t[:, :-1], "state.c: expected shape"),
+        (2, 2, lambda t: t + 50, r"state.tokens: expected ids in 0\.\.10, got 51"),
+        (2, 4, lambda t: t + 1, r"state.position: expected values in 0\.\.0, got 1"),
+        (2, 14, lambda t: t.int(), "hypotheses.node: expected dtype Long, got Int"),
+        (3, None, lambda m: [torch.zeros(1)], "memory: expected 0 tensors, got 1"),
+        (4, None, lambda r: r[1:], "rules: expected 14 tensors, got 13"),
+        (4, 1, lambda t: t - 99, "rules.limits: expected values in 1"),
+        (4, 4, lambda t: t + 99, r"rules.eos: expected values in 0\.\.10, got 101"),
+        (4, 3, lambda t: t + 1, r"rules.prefix_lengths: expected values in 0\.\.0, got 1"),
+        (4, 9, lambda t: t + 1, "rules.bad_offsets: expected to rise from 0"),
+        (5, None, lambda o: o[1:], "options: expected 11 numbers, got 10"),
+        (5, None, lambda o: [7, *o[1:]], r"strategy: expected a value in 0\.\.2, got 7"),
+        (5, None, lambda o: [o[0], 4, *o[2:]], "state: expected rows of 4 slots"),
+        (6, None, lambda p: [0.0, *p[1:]], "temperature: expected a number > 0, got 0"),
+        (7, None, lambda n: -1, "max_steps: expected at least 0, got -1"),
     ],
 )
 def test_bad_arguments_of_the_op(index, part, change, message):

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,54 @@ inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType
     STD_TORCH_CHECK(false, message, ")");
   }
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// numbered as DTYPES in fast_s2s/decoding/weights.py
+constexpr WeightType kWeightTypes[] = {WeightType::kFloat32, WeightType::kFloat64,
+                                       WeightType::kBFloat16, WeightType::kFloat16,
+                                       WeightType::kInt8};
+
+// Of packed weights, but for what depends on how they are laid out: `Header` of contract.py.
+inline std::vector<int64_t> numbers_of(const PackedHeader& h) {
+  return {std::find(std::begin(kWeightTypes), std::end(kWeightTypes), h.weights) - kWeightTypes,
+          h.layers,
+          h.hidden,
+          h.output,
+          h.vocab,
+          h.inputs,
+          h.projected,
+          h.table,
+          h.heads,
+          h.keys,
+          h.values,
+          h.additive,
+          h.feeding};
+}
+
+// The inverse, of weights of so many bytes; raises for sizes that none have.
+inline PackedHeader header_of(const std::vector<int64_t>& numbers, int64_t bytes) {
+  STD_TORCH_CHECK(numbers.size() == 13, "header: expected 13 numbers, got ", numbers.size());
+  PackedHeader h{};
+  h.layers = numbers[1], h.hidden = numbers[2], h.output = numbers[3], h.vocab = numbers[4];
+  h.inputs = numbers[5], h.projected = numbers[6] != 0, h.table = numbers[7] != 0;
+  h.heads = numbers[8], h.keys = numbers[9], h.values = numbers[10];
+  h.additive = numbers[11] != 0, h.feeding = numbers[12] != 0;
+  bool fits = numbers[0] >= 0 && numbers[0] < static_cast<int64_t>(std::size(kWeightTypes));
+  if (fits) h.weights = kWeightTypes[numbers[0]];
+  // each has a byte at least
+  for (int64_t size : {h.layers, h.hidden, h.output, h.vocab, h.inputs})
+    fits = fits && size >= 1 && size <= bytes;
+  for (int64_t size : {h.heads, h.keys, h.values})
+    fits = fits && size >= (h.heads > 0 ? 1 : 0) && size <= bytes;
+  fits = fits && (h.projected || h.output == h.hidden) && (!h.table || h.inputs == 4 * h.hidden);
+  if (h.heads > 0) {
+    fits = fits && h.keys % h.heads == 0 && h.values % h.heads == 0;
+    fits = fits && (h.additive || h.keys == h.output);
+  } else {
+    fits = fits && h.keys == 0 && h.values == 0 && !h.additive && !h.feeding;
+  }
+  STD_TORCH_CHECK(fits, "header: expected that of the packed weights");
+  return h;
 }
 
 inline DecodeOptions read_options(const std::vector<int64_t>& options,

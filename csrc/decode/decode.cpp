@@ -16,7 +16,8 @@ using namespace decode_arguments;
 
 namespace {
 
-PackedHeader read_header(const Tensor& packed) {
+// As packed, which `given` must be.
+PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>& given) {
   PackedHeader header{};
   STD_TORCH_CHECK(packed.is_cpu() && packed.dim() == 1 && packed.is_contiguous() &&
                       packed.scalar_type() == ScalarType::Byte &&
@@ -31,6 +32,7 @@ PackedHeader read_header(const Tensor& packed) {
                   "packed: expected weights packed for this machine's instruction set; pack again");
   STD_TORCH_CHECK(here.bytes == header.bytes && header.bytes == packed.numel(), "packed: expected ",
                   here.bytes, " bytes, got ", packed.numel());
+  STD_TORCH_CHECK(given == numbers_of(header), "header: expected that of the packed weights");
   return header;
 }
 
@@ -125,18 +127,11 @@ std::vector<Tensor> check_rules(const std::vector<Tensor>& given, int64_t rows, 
 
 }  // namespace
 
-std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& state,
+std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& numbers,
+                           const std::vector<Tensor>& state, const std::vector<Tensor>& memory,
                            const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                            const std::vector<double>& parameters, int64_t max_steps) {
-  return decode_attending(packed, state, {}, rules, options, parameters, max_steps);
-}
-
-std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Tensor>& state,
-                                     const std::vector<Tensor>& memory,
-                                     const std::vector<Tensor>& rules,
-                                     const std::vector<int64_t>& options,
-                                     const std::vector<double>& parameters, int64_t max_steps) {
-  const PackedHeader header = read_header(packed);
+  const PackedHeader header = read_header(packed, numbers);
   DecodeArgs args{};
   args.options = read_options(options, parameters, header.vocab);
   check_call(state, args.options, max_steps);

@@ -1,5 +1,5 @@
-// The decode ops on CPU tensors. Schemas: fast_s2s/decoding/ops.py; meaning of the lists:
-// fast_s2s/decoding/contract.py.
+// The decode ops, on CPU tensors and on CUDA ones alike. Schemas: fast_s2s/decoding/ops.py; meaning
+// of the lists: fast_s2s/decoding/contract.py.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -10,30 +10,30 @@
 
 namespace fast_s2s {
 
-torch::stable::Tensor decode_pack(const std::vector<torch::stable::Tensor>& matrices,
-                                  const std::vector<torch::stable::Tensor>& scales,
-                                  const std::vector<torch::stable::Tensor>& biases,
-                                  const torch::stable::Tensor& inputs, int64_t num_layers,
-                                  bool projected, bool table);
+// With attention of so many heads, or 0.
+typedef torch::stable::Tensor DecodePackOp(const std::vector<torch::stable::Tensor>& matrices,
+                                           const std::vector<torch::stable::Tensor>& scales,
+                                           const std::vector<torch::stable::Tensor>& biases,
+                                           const torch::stable::Tensor& inputs, int64_t num_layers,
+                                           bool projected, bool table, int64_t heads, bool additive,
+                                           bool feeding);
 
-// With attention of so many heads, and what each row attends to: values, keys, lengths.
-torch::stable::Tensor decode_pack_attending(const std::vector<torch::stable::Tensor>& matrices,
-                                            const std::vector<torch::stable::Tensor>& scales,
-                                            const std::vector<torch::stable::Tensor>& biases,
-                                            const torch::stable::Tensor& inputs, int64_t num_layers,
-                                            bool projected, bool table, int64_t heads,
-                                            bool additive, bool feeding);
-
-std::vector<torch::stable::Tensor> decode_attending(
-    const torch::stable::Tensor& packed, const std::vector<torch::stable::Tensor>& state,
+// `header`: of what decode_pack packed. `memory`: with attention what each row attends to.
+typedef std::vector<torch::stable::Tensor> DecodeOp(
+    const torch::stable::Tensor& packed, const std::vector<int64_t>& header,
+    const std::vector<torch::stable::Tensor>& state,
     const std::vector<torch::stable::Tensor>& memory,
     const std::vector<torch::stable::Tensor>& rules, const std::vector<int64_t>& options,
     const std::vector<double>& parameters, int64_t max_steps);
 
-std::vector<torch::stable::Tensor> decode(const torch::stable::Tensor& packed,
-                                          const std::vector<torch::stable::Tensor>& state,
-                                          const std::vector<torch::stable::Tensor>& rules,
-                                          const std::vector<int64_t>& options,
-                                          const std::vector<double>& parameters, int64_t max_steps);
+DecodePackOp decode_pack;
+DecodeOp decode;
 
+namespace cuda {
+
+DecodePackOp decode_pack;
+// Launches and nothing else: no value on the device is looked at, so that a graph can be captured.
+DecodeOp decode;
+
+}  // namespace cuda
 }  // namespace fast_s2s

@@ -1,9 +1,8 @@
 // Host side of the decode ops on CUDA: check, allocate, launch. Values on the device are not looked
 // at, which would take a copy of them: kernels take what is out of range as not there.
 
-#include "decode_ops_cuda.h"
+#include "decode_ops.h"
 
-#include <cstring>
 #include <string>
 
 #include "../cuda/launch_shape.h"
@@ -16,27 +15,14 @@ using namespace decode_arguments;
 
 namespace {
 
-void copy_to_host(void* to, const void* from, size_t bytes) {
-#if defined(FAST_S2S_EMULATE)
-  std::memcpy(to, from, bytes);
-#else
-  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_here());
-  if (error == cudaSuccess) error = cudaStreamSynchronize(stream_here());
-  STD_TORCH_CHECK(error == cudaSuccess, "packed: ", cudaGetErrorString(error));
-#endif
-}
-
-// The head of the packed weights: one copy of a few bytes to the host in each call.
-PackedHeader read_header(const Tensor& packed) {
-  PackedHeader header{};
-  STD_TORCH_CHECK(packed.dim() == 1 && packed.is_contiguous() &&
-                      packed.scalar_type() == ScalarType::Byte &&
-                      packed.numel() >= kDecodeHeaderBytes,
-                  "packed: expected what decode_pack gave");
-  copy_to_host(&header, packed.const_data_ptr(), sizeof(header));
-  STD_TORCH_CHECK(std::memcmp(header.magic, kPackedMagic, sizeof(header.magic)) == 0 &&
-                      header.layout == kCudaLayout,
-                  "packed: expected what decode_pack of this version gave on a CUDA device");
+// The head of the packed weights, of which the bytes are the only thing to hold it against here.
+PackedHeader checked_header(const Tensor& packed, const std::vector<int64_t>& numbers) {
+  STD_TORCH_CHECK(
+      packed.dim() == 1 && packed.is_contiguous() && packed.scalar_type() == ScalarType::Byte,
+      "packed: expected what decode_pack gave");
+  PackedHeader header = header_of(numbers, packed.numel());
+  DecodeLayout layout{};
+  header.bytes = packed_decode_bytes(problem_of(header), layout);
   STD_TORCH_CHECK(header.bytes == packed.numel(), "packed: expected ", header.bytes, " bytes, got ",
                   packed.numel());
   return header;
@@ -197,18 +183,11 @@ void run(const PackedHeader& header, const DecodeArgs& call, const Tensor& like)
 
 }  // namespace
 
-std::vector<Tensor> decode(const Tensor& packed, const std::vector<Tensor>& state,
+std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& numbers,
+                           const std::vector<Tensor>& state, const std::vector<Tensor>& memory,
                            const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
                            const std::vector<double>& parameters, int64_t max_steps) {
-  return decode_attending(packed, state, {}, rules, options, parameters, max_steps);
-}
-
-std::vector<Tensor> decode_attending(const Tensor& packed, const std::vector<Tensor>& state,
-                                     const std::vector<Tensor>& memory,
-                                     const std::vector<Tensor>& rules,
-                                     const std::vector<int64_t>& options,
-                                     const std::vector<double>& parameters, int64_t max_steps) {
-  const PackedHeader header = read_header(packed);
+  const PackedHeader header = checked_header(packed, numbers);
   DecodeArgs call{};
   call.options = read_options(options, parameters, header.vocab);
   check_call(state, call.options, max_steps);

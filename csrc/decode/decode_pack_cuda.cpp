@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "decode_ops_cuda.h"
+#include "decode_ops.h"
 #include "decode_tensors_cuda.h"
 #include "pack_arguments.h"
 
@@ -139,15 +139,7 @@ class CudaPacker {
 
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
                    const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
-                   bool projected, bool table) {
-  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table, 0,
-                               false, false);
-}
-
-Tensor decode_pack_attending(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
-                             const std::vector<Tensor>& biases, const Tensor& inputs,
-                             int64_t num_layers, bool projected, bool table, int64_t heads,
-                             bool additive, bool feeding) {
+                   bool projected, bool table, int64_t heads, bool additive, bool feeding) {
   PackedHeader header = decode_arguments::describe_pack(
       matrices, biases, inputs, {num_layers, projected, table, heads, additive, feeding});
   std::memcpy(header.magic, kPackedMagic, sizeof(header.magic));

@@ -31,15 +31,7 @@ WeightType weight_type(const Tensor& matrix) {
 
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
                    const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
-                   bool projected, bool table) {
-  return decode_pack_attending(matrices, scales, biases, inputs, num_layers, projected, table, 0,
-                               false, false);
-}
-
-Tensor decode_pack_attending(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
-                             const std::vector<Tensor>& biases, const Tensor& inputs,
-                             int64_t num_layers, bool projected, bool table, int64_t heads,
-                             bool additive, bool feeding) {
+                   bool projected, bool table, int64_t heads, bool additive, bool feeding) {
   PackedHeader header = describe_pack(matrices, biases, inputs,
                                       {num_layers, projected, table, heads, additive, feeding});
   header.weights = weight_type(matrices[0]);

@@ -185,7 +185,8 @@ def decode(
         if counts.left == 0 or steps == wanted:
             done = counts.left == 0
             work = steps, slot_steps, shared_steps, _joined(parts)
-            return DecodeResult(*_returned(state, options), state, done, *work)
+            longest = counts.longest if state.hypotheses is None else None
+            return DecodeResult(*_returned(state, options, longest), state, done, *work)
 
 
 def read(
@@ -280,12 +281,16 @@ def _columns(part: State | Hypotheses, count: int) -> dict[str, Tensor]:
     }
 
 
-def _returned(state: DecodeState, options: DecodeOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _returned(
+    state: DecodeState, options: DecodeOptions, longest: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`longest`: of the lengths, if it is known, which saves waiting for a GPU."""
     part: State | Hypotheses = state.slots if state.hypotheses is None else state.hypotheses
     count, width = options.num_return_sequences, options.width
     tokens, lengths, token_scores, scores = (
         values if count == width else values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
         for values in (part.tokens, part.position, part.token_scores, part.score)
     )
-    longest = _longest(lengths)
+    if longest is None:
+        longest = _longest(lengths)
     return tokens[:, : 1 + longest], lengths, token_scores[:, :longest], scores

@@ -41,6 +41,29 @@ class Keep(IntFlag):
     PATH = 4
 
 
+class Header(NamedTuple):
+    """What `packed` holds, in whole numbers: the op on CUDA looks at nothing on the device.
+
+    weights:             their type, by its place among DTYPES of `fast_s2s.decoding.weights`
+    inputs:              E, or 4H with the table
+    heads, keys, values: of attention, A and M its sizes; 0 without it
+    """
+
+    weights: int
+    layers: int
+    hidden: int
+    output: int
+    vocab: int
+    inputs: int
+    projected: int
+    table: int
+    heads: int = 0
+    keys: int = 0
+    values: int = 0
+    additive: int = 0
+    feeding: int = 0
+
+
 class State(NamedTuple):
     """Where generation stands: all it needs to go on as if it had never stopped.
 

@@ -1,5 +1,4 @@
-"""The ops `decode_pack` and `decode`, and the same with attention: schema and fake kernels. They
-have no gradients.
+"""The ops `decode_pack` and `decode`: schemas and fake kernels. They have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -9,24 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fast_s2s.decoding.contract import Keep, Options, join_state, split_state
+from fast_s2s.decoding.contract import Header, Keep, Options, join_state, split_state
 
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
 _library.define(
     "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
-    "int num_layers, bool projected, bool table) -> Tensor"
-)
-_library.define(
-    "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
-    "int max_steps) -> Tensor[]"
-)
-_library.define(
-    "decode_pack_attending(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
     "int num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> Tensor"
 )
 _library.define(
-    "decode_attending(Tensor packed, Tensor[] state, Tensor[] memory, Tensor[] rules, "
+    "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, "
     "int[] options, float[] parameters, int max_steps) -> Tensor[]"
 )
 
@@ -40,41 +31,19 @@ def _(
     num_layers: int,
     projected: bool,
     table: bool,
-) -> Tensor:
-    return _fake_pack(inputs)
-
-
-@torch.library.register_fake("fast_s2s::decode_pack_attending")  # type: ignore[untyped-decorator]
-def _(
-    matrices: list[Tensor],
-    scales: list[Tensor],
-    biases: list[Tensor],
-    inputs: Tensor,
-    num_layers: int,
-    projected: bool,
-    table: bool,
     heads: int,
     additive: bool,
     feeding: bool,
 ) -> Tensor:
-    return _fake_pack(inputs)
+    # the size depends on the machine's vectors
+    size = torch.library.get_ctx().new_dynamic_size()
+    return inputs.new_empty(size, dtype=torch.uint8)
 
 
 @torch.library.register_fake("fast_s2s::decode")  # type: ignore[untyped-decorator]
 def _(
     packed: Tensor,
-    state: list[Tensor],
-    rules: list[Tensor],
-    options: list[int],
-    parameters: list[float],
-    max_steps: int,
-) -> list[Tensor]:
-    return _fake_decode(state, options, max_steps)
-
-
-@torch.library.register_fake("fast_s2s::decode_attending")  # type: ignore[untyped-decorator]
-def _(
-    packed: Tensor,
+    header: list[int],
     state: list[Tensor],
     memory: list[Tensor],
     rules: list[Tensor],
@@ -82,16 +51,6 @@ def _(
     parameters: list[float],
     max_steps: int,
 ) -> list[Tensor]:
-    return _fake_decode(state, options, max_steps)
-
-
-def _fake_pack(inputs: Tensor) -> Tensor:
-    # the size depends on the machine's vectors
-    size = torch.library.get_ctx().new_dynamic_size()
-    return inputs.new_empty(size, dtype=torch.uint8)
-
-
-def _fake_decode(state: list[Tensor], options: list[int], max_steps: int) -> list[Tensor]:
     begin, hypotheses = split_state(state)
 
     def grown(values: Tensor) -> Tensor:
@@ -105,8 +64,7 @@ def _fake_decode(state: list[Tensor], options: list[int], max_steps: int) -> lis
     results = [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)]
     keep, position = Options(*options).keep, begin.position
     if keep:
-        # the vocabulary is packed with the weights
-        sizes = max_steps, position.size(0), torch.library.get_ctx().new_dynamic_size()
+        sizes = max_steps, position.size(0), Header(*header).vocab
         path = position.new_empty(sizes[:2])
         kept = [
             path.new_empty(sizes if keep & what else (0, *sizes[1:]), dtype=torch.float32)

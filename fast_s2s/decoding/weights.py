@@ -14,12 +14,13 @@ from fast_s2s import backends
 from fast_s2s.checks import check_bool, check_integer, check_tensor
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding import reference
-from fast_s2s.decoding.contract import AttentionSizes, Options
+from fast_s2s.decoding.contract import AttentionSizes, Header, Options
 from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
 from fast_s2s.stored import Stored as Stored
 from fast_s2s.stored import store as store
 
+# numbered as in `kWeightTypes` of csrc/decode/arguments.h
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)
 # of those, what the kernels multiply
 CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
@@ -159,12 +160,8 @@ class PackedDecoder:
         if self.backend == "reference" or self._lacks(options):
             dense = self.dense
             return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
-        if self.attending is not None:
-            return torch.ops.fast_s2s.decode_attending.default(
-                self.packed, state, memory, rules, options, parameters, max_steps
-            )
         return torch.ops.fast_s2s.decode.default(
-            self.packed, state, rules, options, parameters, max_steps
+            self.packed, self.header, state, memory, rules, options, parameters, max_steps
         )
 
     def _lacks(self, options: Sequence[int]) -> bool:
@@ -199,12 +196,38 @@ class PackedDecoder:
         """For the native op: uint8, laid out for this machine's vectors or this GPU; not a file
         format.
         """
-        if self.attending is None:
-            return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
-        return torch.ops.fast_s2s.decode_pack_attending(*self.pack_arguments())
+        return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
+
+    @functools.cached_property
+    def header(self) -> list[int]:
+        """`Header` of the native op."""
+        sizes, attending = self.attention, self.attending
+        header = Header(
+            DTYPES.index(self.dtype),
+            self.num_layers,
+            self.hidden_size,
+            self.output_size,
+            self.vocab_size,
+            4 * self.hidden_size if self.table else self.embedding.size(1),
+            self._projected,
+            self.table,
+        )
+        if sizes is not None and attending is not None:
+            header = header._replace(
+                heads=attending.heads,
+                keys=sizes.keys,
+                values=sizes.values,
+                additive=attending.query is not None,
+                feeding=attending.feeding,
+            )
+        return [int(number) for number in header]
+
+    @property
+    def _projected(self) -> bool:
+        return self.layers[0][2] is not None
 
     def pack_arguments(self) -> tuple[Any, ...]:
-        """Of the op `decode_pack`, or with attention `decode_pack_attending`."""
+        """Of the op `decode_pack`."""
         matrices = [matrix for layer in self.layers for matrix in layer if matrix is not None]
         inputs = self.embedding
         if self.table:
@@ -222,19 +245,19 @@ class PackedDecoder:
                 biases.insert(-1, attending.score)
             matrices.append(attending.output)
         matrices.append(self.output)
-        arguments = (
+        attends = (0, False, False)
+        if attending is not None:
+            attends = (attending.heads, attending.query is not None, attending.feeding)
+        return (
             [matrix.values for matrix in matrices],
             [matrix.scale for matrix in matrices if matrix.scale is not None],
             biases,
             inputs,
             self.num_layers,
-            self.layers[0][2] is not None,
+            self._projected,
             self.table,
+            *attends,
         )
-        if attending is None:
-            return arguments
-        additive = attending.query is not None
-        return *arguments, attending.heads, additive, attending.feeding
 
 
 def _choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:

@@ -1,6 +1,8 @@
 // Checked access to shared and global memory, and asynchronous copies.
 #include "emulator.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "machine.h"
@@ -17,6 +19,7 @@ struct Region {
 };
 
 std::map<const unsigned char*, Region> regions;
+std::vector<std::pair<void*, size_t>> guarded;
 
 Region* region_of(const void* at, size_t bytes) {
   const auto* first = static_cast<const unsigned char*>(at);
@@ -76,6 +79,17 @@ void register_memory(const void* at, size_t bytes, Access access) {
 }
 
 void forget_memory() { regions.clear(); }
+
+void open_memory(bool open) {
+  for (const auto& [at, bytes] : guarded)
+    mprotect(at, bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+void guard_memory(const std::vector<std::pair<void*, size_t>>& pages) {
+  open_memory(true);
+  guarded = pages;
+  open_memory(false);
+}
 
 void read(Space space, const void* at, size_t bytes) {
   if (space == Space::kShared) {

@@ -232,7 +232,9 @@ std::string run(const Grid& grid, const std::function<void()>& kernel) {
     here.warps[i].clock[i] = 1;
   }
   machine = &here;
+  open_memory(true);
   run_all();
+  open_memory(false);
   for (Fiber& fiber : here.fibers) free_stacks.push_back(fiber.stack);
   machine = nullptr;
   current = nullptr;

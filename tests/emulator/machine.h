@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "context.h"
@@ -94,6 +95,10 @@ Accessor accessor();
 void resume_another();
 void sleep(const char* what);
 void wake(Fiber* fiber);
+// Whole pages that are there for kernels alone: host code that touches them crashes. Those of
+// before are let go. `open_memory`: whether they can be touched.
+void guard_memory(const std::vector<std::pair<void*, size_t>>& pages);
+void open_memory(bool open);
 // All that was written before this launch ended is there for the next.
 void settle_memory();
 

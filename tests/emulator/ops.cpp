@@ -1,11 +1,12 @@
 // The CUDA ops on CPU tensors, run by the emulator: the host code of the library and all its
 // kernels. Also what tests set and ask.
 
-#include "decode/decode_ops_cuda.h"
+#include "decode/decode_ops.h"
 #include "lstm/lstm_ops_cuda.h"
 
 #include "emulator.h"
 #include "emulator_ops.h"
+#include "machine.h"
 
 namespace fast_s2s::cuda {
 
@@ -34,16 +35,9 @@ STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
 #undef SAVED
   m.def(
       "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, int "
-      "num_layers, bool projected, bool table) -> Tensor");
+      "num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> Tensor");
   m.def(
-      "decode(Tensor packed, Tensor[] state, Tensor[] rules, int[] options, float[] parameters, "
-      "int max_steps) -> Tensor[]");
-  m.def(
-      "decode_pack_attending(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
-      "int num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> "
-      "Tensor");
-  m.def(
-      "decode_attending(Tensor packed, Tensor[] state, Tensor[] memory, Tensor[] rules, int[] "
+      "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, int[] "
       "options, float[] parameters, int max_steps) -> Tensor[]");
 }
 
@@ -54,8 +48,6 @@ STABLE_TORCH_LIBRARY_IMPL(EMULATOR_NAMESPACE, CPU, m) {
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::cuda::lstm_backward_both));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::cuda::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::cuda::decode));
-  m.impl("decode_pack_attending", TORCH_BOX(&fast_s2s::cuda::decode_pack_attending));
-  m.impl("decode_attending", TORCH_BOX(&fast_s2s::cuda::decode_attending));
 }
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -75,4 +67,11 @@ EXPORT void emulator_counts(uint64_t* out) {
   out[1] = counts.threads;
   out[2] = counts.products;
   out[3] = counts.barriers;
+}
+
+// `count` pieces of whole pages that host code must not touch.
+EXPORT void emulator_guard(void* const* at, const uint64_t* bytes, int count) {
+  std::vector<std::pair<void*, size_t>> pages;
+  for (int i = 0; i < count; ++i) pages.emplace_back(at[i], bytes[i]);
+  fast_s2s::emulator::guard_memory(pages);
 }
