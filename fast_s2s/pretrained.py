@@ -33,7 +33,8 @@ class Saveable(Protocol):
 class Pretrained(NamedTuple):
     """What a model folder holds, apart from tokenizers. Tensors by name, on the CPU.
 
-    stored: bfloat16 or int8 where the file's matrices are in that type, and `tensors` are float32
+    stored: bfloat16, float16 or int8 where the file's matrices are in that type, and `tensors` are
+            float32
     """
 
     config: Seq2SeqConfig

@@ -35,8 +35,8 @@ class PretrainedMixin(nn.Module):
         """Write config.json, generation_config.json, model.safetensors and tokenizers to a folder.
 
         The folder is made if missing. Files take their places only after all are written,
-        config.json last. A model compiled to int8 or bfloat16 is written in that type, encoder and
-        embeddings included: a quarter or half of the size, for generation.
+        config.json last. A model compiled to int8, bfloat16 or float16 is written in that type,
+        encoder and embeddings included: a quarter or half of the size, for generation.
 
         Raises TypeError naming the argument that does not fit, or OSError; a model that was there
         is then untouched.
@@ -58,8 +58,8 @@ class PretrainedMixin(nn.Module):
         """Load a model that `save_pretrained` wrote, in eval mode.
 
         device: default CPU
-        dtype:  default the one it was saved in; float32 for a file with int8 or bfloat16 matrices,
-                whose numbers are what they were rounded to
+        dtype:  default the one it was saved in; float32 for a file with matrices in int8, bfloat16
+                or float16, whose numbers are what they were rounded to
 
         A model from an int8 file generates and is scored; it does not train.
 
@@ -102,10 +102,9 @@ class PretrainedMixin(nn.Module):
 
     def _file_dtype(self) -> torch.dtype | None:
         """What matrices are rounded to in a file, if they are."""
-        narrow = {"int8": torch.int8, "bfloat16": torch.bfloat16}.get(
-            self.config.decoder_dtype or ""
-        )
-        return narrow if narrow is not None and narrow.itemsize < self.dtype.itemsize else None
+        name = self.config.decoder_dtype
+        dtype = None if name is None else getattr(torch, name)
+        return dtype if dtype is not None and dtype.itemsize < self.dtype.itemsize else None
 
     # what the model gives
 

@@ -1,4 +1,5 @@
-"""Weights in smaller types: int8 with a scale for each row, or bfloat16; in memory and in files.
+"""Weights in smaller types: int8 with a scale for each row, bfloat16 or float16; in memory and in
+files.
 
 In a file an int8 matrix `name` has its scales beside it, as `name.scale`.
 """
@@ -41,7 +42,7 @@ def store(weight: Tensor, dtype: torch.dtype) -> Stored:
 
 
 def compress(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """A model's tensors for a file: its matrices in `dtype`, bfloat16 or int8, all else float32."""
+    """A model's tensors for a file: its matrices in `dtype`, a smaller type, all else float32."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.dim() != 2 or not tensor.is_floating_point():
@@ -54,12 +55,13 @@ def compress(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
 
 
 def compressed_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype | None:
-    """int8 or bfloat16 for what `compress` gave, None for other tensors."""
+    """int8, bfloat16 or float16 for what `compress` gave, None for other tensors."""
     if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
         return torch.int8
     kinds = {(tensor.dim() == 2, tensor.dtype) for tensor in tensors.values()}
-    if kinds == {(True, torch.bfloat16), (False, torch.float32)}:
-        return torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        if kinds == {(True, dtype), (False, torch.float32)}:
+            return dtype
     return None
 
 

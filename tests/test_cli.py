@@ -343,7 +343,7 @@ def test_generate_among_the_lines_of_a_file(model_dir, tmp_path, capsys):
     assert f"--constrain {path}: constraint[1]: expected symbols of the target" in err
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_generate_with_weights_of_a_type(model_dir, dtype, capsys):
     model = Seq2Seq.from_pretrained(model_dir).compile_decoder(dtype)
     expected = TextPipeline(model, *toy_tokenizers())(["123", "44"])

@@ -163,7 +163,7 @@ def test_copies_and_pickles_hold_no_packed_weights():
     assert loaded._packed._last is None and torch.equal(loaded.generate(src), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, "bfloat16", torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float32, "bfloat16", "float16", torch.int8])
 @pytest.mark.parametrize("architecture", ["two-layers", "tied", "bidirectional"])
 def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, packs, assert_close):
     model = make_model(torch.float32, **ARCHITECTURES[architecture])
@@ -211,7 +211,9 @@ def test_rounding_again_changes_nothing():
     assert (once.dense(torch.float32) - weight).abs().max(1).values.le(once.scale * 0.501).all()
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("bfloat16", 1.9, 2.0), ("int8", 3.4, 4.0)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("bfloat16", 1.9, 2.0), ("float16", 1.9, 2.0), ("int8", 3.4, 4.0)]
+)
 def test_files_of_rounded_weights_are_small(tmp_path, name, least, most):
     model = make_model(torch.float32, hidden_size=100)
     model.save_pretrained(tmp_path / "plain")
@@ -283,9 +285,9 @@ def test_compiled_types_are_close(assert_close):
     assert_close(scores(), looped.token_scores[:, -1], "loop", torch.float32)
 
 
-@pytest.mark.parametrize("dtype", ["float64", torch.float16, "int4", 8])
+@pytest.mark.parametrize("dtype", ["float64", torch.complex64, "int4", 8])
 def test_other_types_are_refused(dtype):
-    with pytest.raises(ValueError, match="dtype: expected one of float32, bfloat16, int8, got"):
+    with pytest.raises(ValueError, match="dtype: expected one of float32, bfloat16, float16, int8"):
         make_model().compile_decoder(dtype)
 
 

@@ -16,9 +16,10 @@ def add_parser(commands: Any) -> None:
     """Add this command's parser."""
     parser = commands.add_parser(
         "export",
-        help="write a trained model for use, in int8 or bfloat16",
+        help="write a trained model for use, in int8, bfloat16 or float16",
         description="Write the model of a run or model folder, with its tokenizers, to a folder of "
-        "its own: a quarter of the size in int8, half in bfloat16. An int8 model does not train.",
+        "its own: a quarter of the size in int8, half in bfloat16 or float16. An int8 model does "
+        "not train.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, device="cpu", threads=None)

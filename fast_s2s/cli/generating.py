@@ -37,7 +37,7 @@ def add_dtype_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--dtype",
         choices=DECODER_DTYPES,
-        help="type of the decoder's weights (default: the model's own)",
+        help="type of the decoder's weights; float16 is for GPUs (default: the model's own)",
     )
 
 

@@ -20,7 +20,7 @@ MODEL_TYPE = "fast_s2s"
 _PROBABILITIES = ("recurrent_dropout", "weight_dropout", "zoneout_hidden", "zoneout_cell")
 _LSTM_OPTIONS = ("variational_dropout", "norm", "forget_bias", "recurrent_init")
 
-DECODER_DTYPES = ("float32", "bfloat16", "int8")
+DECODER_DTYPES = ("float32", "bfloat16", "float16", "int8")
 ATTENTION_KINDS = ("dot", "general", "additive")
 
 
@@ -54,8 +54,8 @@ class Seq2SeqConfig:
                      hidden_size
     input_feeding:   each step also reads what attention found in the step before; training then
                      goes step by step, which is several times slower
-    decoder_dtype:   type of the weights that `generate` multiplies by, "float32", "bfloat16" or
-                     "int8", set by `Seq2Seq.compile_decoder`; None, the parameters'
+    decoder_dtype:   type of the weights that `generate` multiplies by, "float32", "bfloat16",
+                     "float16" or "int8", set by `Seq2Seq.compile_decoder`; None, the parameters'
     pad_token_id:    fills rows, in both vocabularies
     bos_token_id:    the decoder's first input
     eos_token_id:    the target's end

@@ -127,12 +127,13 @@ class GenerationMixin:
     def compile_decoder(self: Model, dtype: torch.dtype | str | None = None) -> Model:
         """Pack the decoder's weights for serving, in a type of choice, and return the model.
 
-        dtype: torch.float32, torch.bfloat16, or torch.int8, which keeps a scale for each row; or
-               their names; default the parameters' own type
+        dtype: torch.float32, torch.bfloat16, torch.float16, for which only GPUs have kernels, or
+               torch.int8, which keeps a scale for each row; or their names; default the
+               parameters' own type
 
         From then on `generate` multiplies by weights of this type; states and sums stay float32.
         Weights that change later are packed again. The type is part of `config`:
-        `save_pretrained` writes int8 and bfloat16 weights as such.
+        `save_pretrained` writes int8, bfloat16 and float16 weights as such.
 
         Raises ValueError for another type, any but int8 for a model from an int8 file, or a decoder
         with layer norm or zoneout, for which the kernels have no formula.
