@@ -121,6 +121,8 @@ std::map<std::string, py::object> plan_decode(
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of fast_s2s: op kernels and facts about the build.";
   m.def("build_info", &build_info, "Facts about the build and this machine, name -> value.");
+  m.def("set_isa", &fast_s2s::set_isa, py::arg("name"),
+        "Changes the instruction set of the LSTM's CPU kernels; for tests, and not for decoders.");
   m.def(
       "panels_packed", [] { return fast_s2s::panels_packed.load(); },
       "How many panels of weights inference with the LSTM has packed so far.");

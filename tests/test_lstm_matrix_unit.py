@@ -1,25 +1,26 @@
-"""float32 and bfloat16 products on the matrix unit: as exact as float32, infinities, odd tiles."""
+"""float32 and bfloat16 products on the matrix unit: as exact as float32, infinities, odd tiles.
+
+On the processor's where it has one, and on one in C++ wherever there is AVX-512.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
+import random
 
 import pytest
 import torch
+from helpers_isa import AVAILABLE, instruction_set
 from helpers_lstm import NAMES, Case, make_inputs, reference_results
+from test_lstm_stress import check_random_case, random_case
 
 import fast_s2s
 from fast_s2s import backends, ops, reference
 
-_AVAILABLE = (
-    backends.extension.build_info()["cpu isas available"].split() if backends.extension else []
-)
+_UNITS = [name for name in ("amx", "amx_emulated") if name in AVAILABLE]
 pytestmark = [
     pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason),
-    pytest.mark.skipif("amx" not in _AVAILABLE, reason="this machine has no matrix unit (AMX)"),
+    pytest.mark.skipif(not _UNITS, reason="no matrix unit (AMX), nor AVX-512 to emulate one"),
 ]
 
 # sizes from which float32 takes it, with and without a part of a tile; 8 rows: for x alone
@@ -34,6 +35,12 @@ CASES = [
 ]
 # rows in batches that take the same kernels in float32, and batches of as many rows or more
 BATCHES = [(7, (1, 2, 6)), (11, (8, 9)), (97, (12, 13, 16, 17, 32, 33, 48, 49, 96))]
+
+
+@pytest.fixture(autouse=True, params=_UNITS)
+def unit(request):
+    with instruction_set(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -52,6 +59,16 @@ def test_values_and_gradients(case, dtype, save, assert_close):
         zip(inputs.run(save=save), reference_results(inputs), strict=True)
     ):
         assert_close(ours, theirs, (*NAMES, *inputs.names)[index])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_case(seed, assert_close):
+    rng = random.Random(seed)
+    dtype, case = rng.choice([torch.float32, torch.bfloat16]), random_case(rng)
+    # of the smaller ones float32 is not multiplied there
+    larger = {"hidden": case.hidden + 128, "batch": case.batch + 7} if dtype.itemsize == 4 else {}
+    case = dataclasses.replace(case, steps=case.steps + 4, **larger)
+    check_random_case(case, rng, [dtype], assert_close)
 
 
 def _reference(arguments, dtype=torch.float64):
@@ -210,25 +227,38 @@ def test_values_below_the_smallest_normal_number(assert_close):
         assert_close(y, expected, name)
 
 
-_WITHOUT = """
-import torch
-from helpers_lstm import Case, make_inputs
-from fast_s2s import backends, ops
-assert backends.extension.build_info()["cpu isa"] == "avx512_bf16"
-torch.manual_seed(0)
-x, h0, c0, *weights = (t.detach() for t in make_inputs(Case(6, 40, 131)).tensors)
-whole = ops.lstm_forward(x, h0, c0, *weights)[0]
-for rows in (1, 8, 12, 13, 33):
-    y = ops.lstm_forward(x[:, :rows], h0[:rows], c0[:rows], *weights)[0]
-    assert torch.equal(y, whole[:, :rows]), rows
-"""
+def test_subnormal_factors_and_products_are_zero():
+    """As Intel's manual has it, whatever the mode of the thread."""
+    zeros = torch.zeros(1, 3, dtype=torch.bfloat16)
+    w_hh = torch.zeros(12, 3, dtype=torch.bfloat16)
+
+    def run(x, w_ih):
+        x = torch.full((5, 1, 3), x, dtype=torch.bfloat16)
+        w_ih = torch.full((12, 3), w_ih, dtype=torch.bfloat16)
+        return ops.lstm_forward(x, zeros, zeros, w_ih, w_hh)[:3]
+
+    for x, w_ih in ((2.0**-130, 2.0**125), (2.0**125, 2.0**-130), (2.0**-70, 2.0**-65)):
+        assert not any(result.any() for result in run(x, w_ih))
+    # of the size of the first product, but of normal factors
+    assert (run(2.0**-125, 2.0**120)[0] > 1e-3).all()
+
+
+@pytest.mark.skipif(len(_UNITS) < 2, reason="no matrix unit (AMX) to compare with")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_emulated_unit_has_the_bits_of_the_real_one(dtype):
+    # sizes at which nothing runs on other kernels, which differ
+    tensors = [t.detach() for t in make_inputs(Case(6, 33, HIDDEN, inputs=40), dtype).tensors]
+    real, emulated = [], []
+    for unit, results in (("amx", real), ("amx_emulated", emulated)):
+        with instruction_set(unit):
+            results += ops.lstm_forward(*tensors)[:3]
+    assert all(map(torch.equal, real, emulated))
 
 
 def test_without_it_a_row_does_not_depend_on_the_batch_size_at_all():
-    folders = (Path(fast_s2s.__file__).parent.parent, Path(__file__).parent)
-    path = os.pathsep.join(map(str, folders))
-    environment = {**os.environ, "FAST_S2S_ISA": "avx512_bf16", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    x, h0, c0, *weights = (t.detach() for t in make_inputs(Case(6, 40, HIDDEN)).tensors)
+    with instruction_set("avx512_bf16" if "avx512_bf16" in AVAILABLE else "avx512"):
+        whole = ops.lstm_forward(x, h0, c0, *weights)[0]
+        for rows in (1, 8, 12, 13, 33):
+            y = ops.lstm_forward(x[:, :rows], h0[:rows], c0[:rows], *weights)[0]
+            assert torch.equal(y, whole[:, :rows]), rows

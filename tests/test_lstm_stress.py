@@ -38,12 +38,8 @@ def random_case(rng: random.Random) -> Case:
     )
 
 
-@pytest.mark.parametrize("seed", range(_SEED, _SEED + _CASES))
-def test_random_case(seed, assert_close):
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
-    case = random_case(rng)
-    dtype = rng.choice([torch.float32, torch.float32, torch.float64, torch.bfloat16])
+def check_random_case(case: Case, rng: random.Random, dtypes, assert_close) -> None:
+    dtype = rng.choice(dtypes)
     save = rng.choice([reference.SAVE_GATES, reference.SAVE_CELLS])
     torch.set_num_threads(rng.choice([1, 2, 3]))
     try:
@@ -54,3 +50,11 @@ def test_random_case(seed, assert_close):
     names = (*NAMES, *(f"d {name}" for name in inputs.names))
     for name, ours, theirs in zip(names, actual, reference_results(inputs), strict=True):
         assert_close(ours, theirs, f"{case} {dtype} save={save}: {name}")
+
+
+@pytest.mark.parametrize("seed", range(_SEED, _SEED + _CASES))
+def test_random_case(seed, assert_close):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    types = [torch.float32, torch.float32, torch.float64, torch.bfloat16]
+    check_random_case(random_case(rng), rng, types, assert_close)

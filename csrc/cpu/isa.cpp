@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -15,6 +16,8 @@ const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::kAmx:
       return "amx";
+    case Isa::kAmxEmulated:
+      return "amx_emulated";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
     case Isa::kAvx512:
@@ -49,9 +52,11 @@ std::vector<Isa> available_isas() {
   std::vector<Isa> isas{Isa::kGeneric};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back(Isa::kAvx2);
-  if (isas.size() == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+  if (isas.back() == Isa::kAvx2 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
     isas.push_back(Isa::kAvx512);
+    isas.insert(isas.begin(), Isa::kAmxEmulated);
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
       isas.push_back(Isa::kAvx512Bf16);
       static const bool amx = has_amx();
@@ -62,22 +67,30 @@ std::vector<Isa> available_isas() {
   return isas;
 }
 
-static Isa choose_isa() {
-  const std::vector<Isa> isas = available_isas();
-  const char* wanted = std::getenv("FAST_S2S_ISA");
-  if (wanted == nullptr || *wanted == '\0') return isas.back();
+// `from`: who named it.
+static Isa available_isa(const std::string& name, const char* from) {
   std::string names;
-  for (Isa isa : isas) {
-    if (std::string(wanted) == isa_name(isa)) return isa;
+  for (Isa isa : available_isas()) {
+    if (name == isa_name(isa)) return isa;
     names += std::string(names.empty() ? "" : ", ") + isa_name(isa);
   }
-  throw std::runtime_error("FAST_S2S_ISA: expected one of " + names + " on this machine, got " +
-                           wanted);
+  throw std::runtime_error(std::string(from) + ": expected one of " + names +
+                           " on this machine, got " + name);
 }
 
-Isa current_isa() {
-  static const Isa isa = choose_isa();
+static Isa choose_isa() {
+  const char* wanted = std::getenv("FAST_S2S_ISA");
+  if (wanted == nullptr || *wanted == '\0') return available_isas().back();
+  return available_isa(wanted, "FAST_S2S_ISA");
+}
+
+static std::atomic<Isa>& chosen_isa() {
+  static std::atomic<Isa> isa{choose_isa()};
   return isa;
 }
+
+Isa current_isa() { return chosen_isa(); }
+
+void set_isa(const std::string& name) { chosen_isa() = available_isa(name, "name"); }
 
 }  // namespace fast_s2s

@@ -6,15 +6,18 @@
 
 namespace fast_s2s {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kAmx, kAmxEmulated };
 
 const char* isa_name(Isa isa);
 
 // What this machine runs, slowest first.
 std::vector<Isa> available_isas();
 
-// The fastest available one, or the one named by the environment variable FAST_S2S_ISA, read once.
-// Throws std::runtime_error if that is unknown or not available.
+// The fastest available one, or the one named by the environment variable FAST_S2S_ISA, read once,
+// or by `set_isa`. Throws std::runtime_error if that is unknown or not available.
 Isa current_isa();
+
+// For tests of the LSTM; what a decoder was packed for before does not change. Throws as above.
+void set_isa(const std::string& name);
 
 }  // namespace fast_s2s

@@ -60,7 +60,14 @@ class PackedPanels {
   }
 
   // Says no more than where to look: what is found there has to have been packed from this content.
-  ScratchPool::Name name() const { return {w_, k_size_ * 16 + int64_t{sizeof(Io)} + Format::kTag}; }
+  ScratchPool::Name name() const {
+#ifdef FAST_S2S_BF16_PAIRS
+    constexpr int64_t kLayout = FAST_S2S_VECTOR_BYTES + 128;
+#else
+    constexpr int64_t kLayout = FAST_S2S_VECTOR_BYTES;
+#endif
+    return {w_, k_size_ * 256 + kLayout + int64_t{sizeof(Io)} + Format::kTag};
+  }
   char* bytes_at(int64_t panel) const { return reinterpret_cast<char*>(at(panel)); }
   int64_t bytes() const {
     return panels_ * (panel_size() * sizeof(Io) + (keeps_ ? sizeof(Source) : 0));

@@ -1,5 +1,5 @@
 // Products on the matrix unit (AMX), which multiplies tiles of bfloat16 into sums in float32.
-// Included for the instruction set "amx".
+// Included for the instruction sets "amx" and "amx_emulated".
 //
 // A float32 is the sum of three bfloat16, a = a1 + a2 + a3, exactly: each takes the next eight bits
 // by truncation. Of the nine products of a·w six are taken, a1w1, a1w2, a2w1, a1w3, a2w2 and a3w1;
@@ -18,21 +18,6 @@ constexpr int64_t kTileLine = 64;  // bytes of a row
 template <class Io>
 constexpr int kTileParts = std::is_same_v<Io, float> ? 3 : 1;
 
-// intrinsics would let the compiler move stores behind the loads that read them
-template <int Tile>
-FAST_S2S_INLINE void tile_load(const void* from, int64_t stride) {
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(Tile) : "memory");
-}
-template <int Tile>
-FAST_S2S_INLINE void tile_store(void* to, int64_t stride) {
-  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(Tile) : "memory");
-}
-// sums += rows · weights
-template <int Sums, int Rows, int Weights>
-FAST_S2S_INLINE void tile_multiply() {
-  __asm__ volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(Weights), "i"(Rows), "i"(Sums));
-}
-
 // The matrix unit of one thread, from first use to scope end.
 class MatrixUnit {
  public:
@@ -40,7 +25,7 @@ class MatrixUnit {
   MatrixUnit(const MatrixUnit&) = delete;
   MatrixUnit& operator=(const MatrixUnit&) = delete;
   ~MatrixUnit() {
-    if (first_ > 0) __asm__ volatile("tilerelease");
+    if (first_ > 0) tile_release();
   }
 
   // Sets the heights of tiles of rows: with `second` > 0 for `multiply_two`, else for
@@ -49,18 +34,14 @@ class MatrixUnit {
     if (first == first_ && second == second_) return;
     first_ = first;
     second_ = second;
-    struct {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } config;
-    for (int tile = 0; tile < 8; ++tile) {
+    TileSizes sizes;
+    for (int tile = 0; tile < kTileCount; ++tile) {
       const bool of_second = second > 0 && (tile == 2 || tile == 3 || tile == 5);
       const bool weights = tile == 7 || (second > 0 && tile == 6);
-      config.bytes[tile] = kTileLine;
-      config.rows[tile] = weights ? kTileHeight : of_second ? second : first;
+      sizes.bytes[tile] = kTileLine;
+      sizes.rows[tile] = weights ? kTileHeight : of_second ? second : first;
     }
-    __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+    tile_configure(sizes);
   }
 
  private:

@@ -21,6 +21,7 @@ FAST_S2S_DECLARE(avx512_bf16)
     case Isa::kAmx:             \
     case Isa::kAvx512Bf16:      \
       return avx512_bf16::call; \
+    case Isa::kAmxEmulated:     \
     case Isa::kAvx512:          \
       return avx512::call;      \
     case Isa::kAvx2:            \

@@ -10,6 +10,9 @@ void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, i
 void lstm_backward(const LstmBackwardArgs& args, int threads);
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads);
 }  // namespace fast_s2s::avx512_bf16
+namespace fast_s2s::amx {
+namespace without_tiles = avx512_bf16;
+}
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni,avx2,fma")

@@ -1,4 +1,5 @@
-// The CPU kernels of the LSTM that use the matrix unit, and when they are used.
+// The CPU kernels of the LSTM that use the matrix unit, and when they are used. The including file
+// names the namespace of those that do not, `without_tiles`.
 
 // clang-format off: each needs the ones before it
 #include "../lstm_math.h"
@@ -7,6 +8,7 @@
 #include "../cpu/work.h"
 #include "../cpu/fingerprint.h"
 #include "../cpu/packed_panels.h"
+#include "../cpu/tile_instructions.h"
 #include "../cpu/tiles.h"
 #include "cpu_common.h"
 #include "row_products_cpu.h"
@@ -47,7 +49,7 @@ void run_forward(const TileUse& use, int threads, const Args&... calls) {
 template <class... Args>
 void forward(int threads, const LstmForwardArgs& first, const Args&... second) {
   const TileUse use(first);
-  if (!use.inputs) return avx512_bf16::lstm_forward(first, second..., threads);
+  if (!use.inputs) return without_tiles::lstm_forward(first, second..., threads);
   if (first.shape.dtype == DType::kFloat32)
     return run_forward<float>(use, threads, first, second...);
   return run_forward<bfloat16>(use, threads, first, second...);
@@ -59,10 +61,10 @@ void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, i
 }
 
 void lstm_backward(const LstmBackwardArgs& args, int threads) {
-  return avx512_bf16::lstm_backward(args, threads);
+  return without_tiles::lstm_backward(args, threads);
 }
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
-  return avx512_bf16::lstm_backward(first, second, threads);
+  return without_tiles::lstm_backward(first, second, threads);
 }
 
 }  // namespace FAST_S2S_ISA

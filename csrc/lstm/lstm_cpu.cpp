@@ -18,6 +18,7 @@ FAST_S2S_DECLARE(avx2)
 FAST_S2S_DECLARE(avx512)
 FAST_S2S_DECLARE(avx512_bf16)
 FAST_S2S_DECLARE(amx)
+FAST_S2S_DECLARE(amx_emulated)
 #define FAST_S2S_X86(isa, call) \
   case isa:                     \
     return call;
@@ -25,14 +26,15 @@ FAST_S2S_DECLARE(amx)
 #define FAST_S2S_X86(isa, call)
 #endif
 
-#define FAST_S2S_DISPATCH(call)                       \
-  switch (current_isa()) {                            \
-    FAST_S2S_X86(Isa::kAmx, amx::call)                \
-    FAST_S2S_X86(Isa::kAvx512Bf16, avx512_bf16::call) \
-    FAST_S2S_X86(Isa::kAvx512, avx512::call)          \
-    FAST_S2S_X86(Isa::kAvx2, avx2::call)              \
-    default:                                          \
-      return generic::call;                           \
+#define FAST_S2S_DISPATCH(call)                         \
+  switch (current_isa()) {                              \
+    FAST_S2S_X86(Isa::kAmx, amx::call)                  \
+    FAST_S2S_X86(Isa::kAmxEmulated, amx_emulated::call) \
+    FAST_S2S_X86(Isa::kAvx512Bf16, avx512_bf16::call)   \
+    FAST_S2S_X86(Isa::kAvx512, avx512::call)            \
+    FAST_S2S_X86(Isa::kAvx2, avx2::call)                \
+    default:                                            \
+      return generic::call;                             \
   }
 
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {

@@ -1,4 +1,5 @@
-// The products of the forward kernel on the matrix unit. Included for the instruction set "amx".
+// The products of the forward kernel on the matrix unit. Included for the instruction sets "amx"
+// and "amx_emulated".
 //
 // The parts of an infinite value would meet parts that are zero, and give NaN. Rows and panels with
 // one are multiplied in float32 instead, from the weights as they lie.
