@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_s2s import backends, ops, ops_both
+from fast_s2s import backends, ops, ops_both, ops_cell
 from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE, Variant
 
 # what training keeps of each step for the backward pass, by the name users give
@@ -174,6 +174,9 @@ def lstm_cell(
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
     x, (h0, c0), layers = _autocast(x, hx, [weights])
+    if ops_cell.serves(x):
+        biases = layers[0][2:] if bias else (None, None)
+        return ops_cell.lstm_cell(x, h0, c0, *layers[0][:2], *biases)
     _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False, "save")
     return h, c
 

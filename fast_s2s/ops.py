@@ -76,7 +76,7 @@ def lstm_forward(
 
 
 def is_plainly_eager() -> bool:
-    """Whether nothing traces this call, so that `_NativeForward` may stand in for the op."""
+    """Whether nothing traces this call, so that an `autograd.Function` may stand in for an op."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 

@@ -24,7 +24,7 @@ ROWS = [
     },
     {"backends", "kernels", "configuration", "text", "metrics"},
     {"ops", "data", "pretrained"},
-    {"ops_both", "cmudict", "scan", "decoding"},
+    {"ops_both", "ops_cell", "cmudict", "scan", "decoding"},
     {"functional"},
     {"lstm_options", "dropout"},
     {"lstm"},

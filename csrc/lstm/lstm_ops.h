@@ -1,5 +1,5 @@
-// The LSTM ops on CPU tensors. Schemas and meaning: fast_s2s/ops.py; shapes of every tensor:
-// lstm.h.
+// The LSTM ops on CPU tensors. Schemas and meaning: fast_s2s/ops.py and ops_cell.py; shapes of
+// every tensor: lstm.h.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -49,5 +49,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward
     const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
     const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
     const Tensor& y, const Tensor& gates, const Tensor& cells, bool needs_x, bool needs_weights);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_cell(const Tensor& x, const Tensor& h0,
+                                                     const Tensor& c0, const Tensor& w_ih,
+                                                     const Tensor& w_hh,
+                                                     const std::optional<Tensor>& b_ih,
+                                                     const std::optional<Tensor>& b_hh, bool save);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_cell_backward(
+    const std::optional<Tensor>& grad_h, const std::optional<Tensor>& grad_c, const Tensor& x,
+    const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh, const Tensor& gates,
+    const Tensor& cells, bool needs_x, bool needs_h0, bool needs_weights);
 
 }  // namespace fast_s2s
