@@ -26,7 +26,7 @@ from fast_s2s.training.checkpoint import latest_checkpoint
 from fast_s2s.training.curve import plot_learning_curve
 from fast_s2s.training.gradients import accumulate_gradients
 from fast_s2s.training.progress import Progress
-from fast_s2s.training.run_folder import TrainLog
+from fast_s2s.training.run_folder import RunFolder, TrainLog
 from fast_s2s.training.schedule import Schedule
 
 
@@ -296,6 +296,28 @@ def test_wrong_arguments(tmp_path):
         Trainer(toy_model(), small, tokenizers[1], config, tmp_path)
     with pytest.raises(ValueError, match="entries: expected at least one"):
         toy_trainer(tmp_path / "run").fit([])
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    toy_trainer(tmp_path, max_updates=4).fit(toy_entries(20))
+    # as another process holds it, here on a descriptor of its own
+    other = RunFolder(tmp_path)
+    other.open(resume=True, overwrite=False)
+    half_written = tmp_path / ".train_log.jsonl.tmp"
+    half_written.touch()
+    before = sorted(tmp_path.rglob("*"))
+    for how in ({"resume": True}, {"overwrite": True}, {}):
+        with pytest.raises(FileExistsError, match="another process is training in"):
+            toy_trainer(tmp_path, max_updates=8).fit(toy_entries(20), **how)
+    assert sorted(tmp_path.rglob("*")) == before
+    other.close()
+    toy_trainer(tmp_path, max_updates=4).fit(toy_entries(20), resume=True)
+    assert not half_written.exists()
+    # and one that failed holds nothing either
+    with pytest.raises(FileExistsError, match="holds a finished training run"):
+        toy_trainer(tmp_path).fit(toy_entries(20))
+    other.open(resume=True, overwrite=False)
+    other.close()
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path):

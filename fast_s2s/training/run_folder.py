@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -34,21 +35,27 @@ class RunFolder:
         self.curve_file = self.path / "curve.png"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self._descriptor: int | None = None
 
     def open(self, *, resume: bool, overwrite: bool) -> bool:
         """Make the folder ready for a run; whether there is one in it to go on with.
 
-        Raises FileExistsError if it holds other things, or a run and neither `resume` nor
-        `overwrite` was asked for; ValueError if both were, or for a damaged manifest.
+        Nobody else can open it until `close`, or until this process ends.
+
+        Raises FileExistsError if somebody has opened it, it holds other things, or a run and
+        neither `resume` nor `overwrite` was asked for; ValueError if both were, or for a damaged
+        manifest.
         """
         if resume and overwrite:
             raise ValueError("overwrite: expected False with resume=True, got True")
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output_dir: expected a folder, got the file {self.path}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         # a process killed while it wrote leaves such files behind
         for path in self.path.glob(".*.tmp"):
             path.unlink()
-        occupied = self.path.is_dir() and any(self.path.iterdir())
+        occupied = any(self.path.iterdir())
         if occupied and not self.manifest_file.exists():
             raise FileExistsError(
                 f"output_dir: {self.path} holds files that are not a training run; choose another"
@@ -62,8 +69,28 @@ class RunFolder:
         if occupied and overwrite:
             self._clear()
             occupied = False
-        self.path.mkdir(parents=True, exist_ok=True)
         return occupied
+
+    def close(self) -> None:
+        """Let others open it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _lock(self) -> None:
+        # of the folder itself: no file to leave behind, and gone with the process, however it ends
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise FileExistsError(
+                f"output_dir: another process is training in {self.path}"
+            ) from None
+        except OSError:
+            # a network file system without locks
+            pass
+        self._descriptor = descriptor
 
     def manifest(self) -> dict[str, Any]:
         """The manifest run.json.

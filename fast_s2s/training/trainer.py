@@ -101,10 +101,10 @@ class Trainer:
 
         Sets torch's random seed. SIGINT and SIGTERM save a checkpoint.
 
-        Raises FileExistsError if the folder holds a run and neither `resume` nor `overwrite` is
-        given, ValueError for data or settings other than the run began with, TypeError or
-        ValueError for an argument that does not fit, TrainingInterrupted after a signal,
-        RuntimeError if the loss is not finite.
+        Raises FileExistsError if another process trains in the folder, or if it holds a run and
+        neither `resume` nor `overwrite` is given, ValueError for data or settings other than the
+        run began with, TypeError or ValueError for an argument that does not fit,
+        TrainingInterrupted after a signal, RuntimeError if the loss is not finite.
         """
         check_entries("train_entries", train_entries)
         check_entries("dev_entries", dev_entries)
@@ -112,17 +112,11 @@ class Trainer:
         check_bool("overwrite", overwrite)
         _check_options(options or {})
         self._prepare(train_entries, dev_entries)
-        self._begin(resume=resume, overwrite=overwrite, options=options or {})
-        quiet = self._quiet or not self._processes.is_main
-        self._progress = Progress(self.config.max_updates, self.state.update, quiet=quiet)
         try:
-            with SignalCatcher() as signals:
-                stop_reason = self._train(signals)
+            self._begin(resume=resume, overwrite=overwrite, options=options or {})
+            return self._finish(self._run())
         finally:
-            self._progress.close()
-            if self._writer is not None:
-                self._writer.close()
-        return self._finish(stop_reason)
+            self.folder.close()
 
     def _prepare(self, train_entries: Sequence[Entry], dev_entries: Sequence[Entry]) -> None:
         config, pipeline = self.config, self.pipeline
@@ -191,6 +185,18 @@ class Trainer:
             module = require("torch.utils.tensorboard")
             purge = self.state.update + 1
             self._writer = module.SummaryWriter(str(self.folder.tensorboard), purge_step=purge)
+
+    def _run(self) -> str:
+        """Train, and say why it ended."""
+        quiet = self._quiet or not self._processes.is_main
+        self._progress = Progress(self.config.max_updates, self.state.update, quiet=quiet)
+        try:
+            with SignalCatcher() as signals:
+                return self._train(signals)
+        finally:
+            self._progress.close()
+            if self._writer is not None:
+                self._writer.close()
 
     def _take_folder(self) -> None:
         self._log.rewind(self.state.log_position)
