@@ -6,8 +6,9 @@ import contextlib
 import filecmp
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,21 @@ def tensor_writer(
         # the library makes its files readable to their owner only; ours are like any others
         path.touch()
         mode = path.stat().st_mode
-        safetensors_torch.save_file(contiguous, path, texts)
+        try:
+            safetensors_torch.save_file(contiguous, path, texts)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
         path.chmod(mode)
 
     return write
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """A full disk and the like, of which the library tells in its message alone."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
+        return OSError(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -133,14 +145,26 @@ def atomic_write_files(directory: str | os.PathLike[str], writers: Mapping[str, 
         directory / name: directory / f".{name}.{secrets.token_hex(6)}.tmp" for name in writers
     }
     try:
-        for temporary, write in zip(temporaries.values(), writers.values(), strict=True):
-            write(temporary)
-            _sync(temporary)
+        for (path, temporary), write in zip(temporaries.items(), writers.values(), strict=True):
+            with _named(path):
+                write(temporary)
+                _sync(temporary)
         _replace_changed(temporaries)
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
     _sync_folder(directory)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors name the file that is meant, not the one beside its place, or none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _replace_changed(temporaries: Mapping[Path, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,32 @@ from fast_s2s.serialization import (
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_files():
+    """Longer files fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: atomic_write_bytes(path, bytes(2000)),
+        lambda path: save_tensors(path, {"x": torch.zeros(500)}),
+    ],
+    ids=["bytes", "tensors"],
+)
+def test_a_full_disk_names_the_file_that_was_meant(tmp_path, small_files, save):
+    path = tmp_path / "model.safetensors"
+    path.write_text("old")
+    with pytest.raises(OSError, match="File too large") as caught:
+        save(path)
+    assert caught.value.filename == str(path)
+    assert (path.read_text(), names(tmp_path)) == ("old", ["model.safetensors"])
 
 
 def test_bytes_text_and_json_come_back(tmp_path):
