@@ -18,7 +18,19 @@ from fast_s2s.pipeline import TextPipeline
 G2P_FOLDER = Path(__file__).parent / "models" / "g2p_en"
 
 _WORD = re.compile(r"['-]*[a-z]['a-z-]*")
-_APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2010": "-"})
+_APOSTROPHES = {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2010": "-"}
+# letters that Unicode does not take apart: ø, æ, œ, ł, đ, ð, þ, ı
+_LETTERS = {
+    "\u00f8": "o",
+    "\u00e6": "ae",
+    "\u0153": "oe",
+    "\u0142": "l",
+    "\u0111": "d",
+    "\u00f0": "d",
+    "\u00fe": "th",
+    "\u0131": "i",
+}
+_PLAIN = str.maketrans(_APOSTROPHES | _LETTERS)
 
 
 @dataclass(frozen=True)
@@ -116,8 +128,9 @@ def _spellings(words: Any) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    parts = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).lower())
-    return "".join(part for part in parts if not unicodedata.combining(part))
+    parts = unicodedata.normalize("NFKD", text).casefold().translate(_PLAIN)
+    # marks, and what is not seen, such as soft hyphens
+    return "".join(p for p in parts if unicodedata.category(p) not in ("Mn", "Me", "Cf"))
 
 
 @functools.cache

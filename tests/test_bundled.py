@@ -83,6 +83,11 @@ def test_a_missing_dictionary_is_named(monkeypatch):
         ("Don't panic, 42 times!", ["don't", "panic", "times"]),
         ("caf\u00e9 na\u00efve", ["cafe", "naive"]),
         ("it\u2019s well-known", ["it's", "well-known"]),
+        ("Stra\u00dfe Bj\u00f8rn \u0141ukasz \u00c6sop", ["strasse", "bjorn", "lukasz", "aesop"]),
+        # one letter each: ae with an accent, dz with a caron, and a hyphen that breaks no line
+        ("\u01fd \u01c5 a\u2011b", ["ae", "dz", "a-b"]),
+        # a soft hyphen, as pages of text have them
+        ("know\u00adledge", ["knowledge"]),
         ("... 1 2 3", []),
     ],
 )
