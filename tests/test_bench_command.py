@@ -145,7 +145,7 @@ def test_bad_arguments(arguments, capsys):
 
 def test_no_such_case(capsys):
     assert main(["bench", "--device", "cpu", "--filter", "nothing"]) == 1
-    assert "--filter: expected a part of one of one step" in capsys.readouterr().err
+    assert "--filter: expected a part of a name, 'one step'" in capsys.readouterr().err
 
 
 def test_a_gpu_is_timed_by_events(monkeypatch):

@@ -368,7 +368,7 @@ def test_beams_by_chance_on_the_command_line(model_dir, pipeline, capsys):
 
 def test_generation_flags_that_make_no_sense_exit_with_2(model_dir, capsys):
     for flags, message in (
-        (["--beam=0"], "--beam: invalid whole number"),
+        (["--beam=0"], "--beam: expected a whole number from 1, got '0'"),
         (["--beam=2", "--nbest=3"], "--nbest 3: expected at most --beam 2"),
         (["--beam=2", "--sample", "--nbest=3"], "--nbest 3: expected at most --beam 2"),
         (["--temperature=0"], "--temperature: expected a number above 0"),

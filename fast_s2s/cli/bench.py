@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -53,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         headline.headline_cases(args.dtype), lambda name: text in name.casefold()
     )
     if not cases:
-        names = ", ".join(case.group for case in headline.headline_cases())
-        raise ValueError(f"--filter: expected a part of one of {names}; got {args.filter!r}")
+        names = ", ".join(repr(case.group) for case in headline.headline_cases())
+        raise ValueError(f"--filter: expected a part of a name, {names}; got {args.filter!r}")
     document = headline.new_document(device, args.dtype)
     rows = document["rows"]
     _say(machine.line(document["machine"]))
@@ -117,14 +118,10 @@ class _Progress:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise ValueError
-    return value
-
-
-# argparse names the type in its message
-_seconds.__name__ = "positive number"
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < 1e6:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
 
 
 def _say(text: str) -> None:

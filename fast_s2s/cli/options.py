@@ -26,14 +26,10 @@ class UsageError(Exception):
 
 def positive_int(text: str) -> int:
     """A whole number from 1, for argparse."""
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return value
-
-
-# argparse names the type in its message: "invalid whole number from 1 value: '0'"
-positive_int.__name__ = "whole number from 1"
 
 
 def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> None:
