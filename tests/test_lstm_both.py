@@ -105,7 +105,9 @@ def test_values_and_gradients_in_cuda(emulated, variant, dtype, assert_close):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "sizes", [(70, 3, 17), (40, 1, 80), (1, 3, 500), (40, 14, 130), (5, 0, 7)], ids=str
+    "sizes",
+    [(70, 3, 17), (40, 1, 80), (1, 3, 500), (40, 14, 130), (5, 0, 7), (9, 31, 40)],
+    ids=str,
 )
 @pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
 def test_values_and_gradients_on_the_cpu(sizes, dtype, assert_close):

@@ -2,7 +2,8 @@
 //
 // One parallel region per sequence. Threads own panels of units, of outputs and of hidden units
 // alike, so a step needs one barrier (two with a projection): between the gradients of the gates
-// and their product with W_hh. Gradients of weights and of x are products of what this writes.
+// and their product with W_hh. Of a layer of a single panel they own halves of the rows instead.
+// Gradients of weights and of x are products of what this writes.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -23,6 +24,7 @@ class Backward {
         projected_(args.weights.w_hr != nullptr),
         recomputes_(args.gates == nullptr),
         multiplies_(args.d_h0 != nullptr),
+        halves_(halves(s_)),
         unit_panels_(ceil_div(s_.hidden, panel_columns<A>())),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_)),
@@ -33,33 +35,36 @@ class Backward {
         w_hr_(projected_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
         gates_(recomputes_ ? chunk_ * s_.batch * 4 * s_.hidden : 0),
         d_gates_(kDirect ? 0 : 2 * s_.batch * 4 * s_.hidden),
-        d_bias_(4 * s_.hidden),
+        d_bias_(halves_ * 4 * s_.hidden),
         d_h_(s_.batch * s_.output),
         d_c_(s_.batch * s_.hidden),
         zeros_(recomputes_ ? s_.output : 0) {}
 
   // How many of `threads` a call is worth.
   static int team(const LstmShape& shape, int threads) {
-    return team_size(shape, threads, ceil_div(shape.hidden, panel_columns<A>()));
+    return team_size(shape, threads, halves(shape) * ceil_div(shape.hidden, panel_columns<A>()));
   }
   int threads() const { return threads_; }
 
   void run_thread(int thread, int threads) {
-    const Share outputs(output_panels_, thread, threads), units(unit_panels_, thread, threads);
-    prepare(outputs, units, thread, threads);
+    const Share outputs(output_panels_ * halves_, thread, threads);
+    const Share units(unit_panels_ * halves_, thread, threads);
+    prepare(thread, threads);
     ChunkRows<Io> x(s_.input), h_prev(s_.output);
     barrier_.wait(threads);
     for (int64_t step = 0; step < s_.steps; ++step) {
       const int64_t t = time(step);
-      if (recomputes_ && step % chunk_ == 0) recompute(step, units, x, h_prev);
-      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel) add_grad_y(t, panel);
+      if (recomputes_ && step % chunk_ == 0) {
+        recompute(step, gate_panels(thread, threads), x, h_prev);
+        if (halves_ > 1) barrier_.wait(threads);
+      }
+      for (int64_t item = outputs.begin; item < outputs.end; ++item) add_grad_y(t, item);
       if (projected_) barrier_.wait(threads);
       A* d_gates = d_gates_of(step, t);
-      for (int64_t panel = units.begin; panel < units.end; ++panel)
-        step_units(step, t, panel, d_gates);
+      for (int64_t item = units.begin; item < units.end; ++item) step_units(step, t, item, d_gates);
       barrier_.wait(threads);
       if (!multiplies_) continue;
-      for_panels(outputs, step, 1, [&](int64_t panel, int64_t) { to_previous(t, panel, d_gates); });
+      for_panels(outputs, step, 1, [&](int64_t item, int64_t) { to_previous(t, item, d_gates); });
     }
     barrier_.wait(threads);
     const Share mine(s_.batch, thread, threads);
@@ -70,10 +75,31 @@ class Backward {
                static_cast<Io*>(args_.d_h0) + row * s_.output);
       narrow(d_c_.get() + j * s_.hidden, s_.hidden, static_cast<Io*>(args_.d_c0) + row * s_.hidden);
     }
-    if (thread == 0) narrow(d_bias_.get(), 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
+    if (thread > 0) return;
+    A* d_bias = d_bias_.get();
+    for (int64_t k = 4 * s_.hidden; k < halves_ * 4 * s_.hidden; ++k)
+      d_bias[k - 4 * s_.hidden] += d_bias[k];
+    narrow(d_bias, 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
   }
 
  private:
+  // 2 where the units of a layer make a single panel and the rows are many: a matter of the sizes
+  // alone, not of the threads, since each half has sums of its own for the biases.
+  static int64_t halves(const LstmShape& shape) {
+    return shape.hidden <= panel_columns<A>() && shape.batch >= 4 * kTileRows ? 2 : 1;
+  }
+
+  // What a thread does at a time: a panel, of all rows or of half of them.
+  struct Item {
+    int64_t panel, half, first, count;  // `count` rows run, from `first` on
+  };
+  Item item_at(int64_t t, int64_t item) const {
+    const int64_t half = item % halves_, running = rows_.running(t);
+    const int64_t first = std::min(running, s_.batch * half / halves_);
+    return {item / halves_, half, first,
+            std::min(running, s_.batch * (half + 1) / halves_) - first};
+  }
+
   int64_t time(int64_t step) const { return s_.reverse ? step : s_.steps - 1 - step; }
 
   // Where the step's gradients of the gates are for the product with W_hh: two halves in turn, so
@@ -86,7 +112,8 @@ class Backward {
     }
   }
 
-  void prepare(const Share& outputs, const Share& units, int thread, int threads) {
+  void prepare(int thread, int threads) {
+    const Share outputs(output_panels_, thread, threads), units(unit_panels_, thread, threads);
     for (int64_t panel = outputs.begin; multiplies_ && panel < outputs.end; ++panel)
       pack_columns(static_cast<const Io*>(args_.weights.w_hh), 4 * s_.hidden, s_.output,
                    panel * panel_columns<A>(), packed_w_hh(panel));
@@ -96,10 +123,11 @@ class Backward {
                      panel * panel_columns<A>(), packed_w_hr(panel));
     }
     if (recomputes_) {
-      for_gate_panels(units, [&](int64_t panel) {
+      const Share gates = gate_panels(thread, threads);
+      for (int64_t panel = gates.begin; panel < gates.end; ++panel) {
         gate_w_ih_.pack(panel);
         gate_w_hh_.pack(panel);
-      });
+      }
       if (thread == 0) std::fill(zeros_.get(), zeros_.get() + s_.output, Io{});
     }
     const Share mine(s_.batch, thread, threads), biases(4 * s_.hidden, thread, threads);
@@ -107,7 +135,9 @@ class Backward {
       widen_row(args_.grad_h_n, rows_.row(j), s_.output, d_h_.get() + j * s_.output);
       widen_row(args_.grad_c_n, rows_.row(j), s_.hidden, d_c_.get() + j * s_.hidden);
     }
-    std::fill(d_bias_.get() + biases.begin, d_bias_.get() + biases.end, A{});
+    for (int64_t half = 0; half < halves_; ++half)
+      std::fill(d_bias_.get() + half * 4 * s_.hidden + biases.begin,
+                d_bias_.get() + half * 4 * s_.hidden + biases.end, A{});
   }
 
   static void widen_row(const void* source, int64_t row, int64_t size, A* out) {
@@ -122,16 +152,20 @@ class Backward {
     }
   }
 
-  // The panels of W units inside the thread's panels of 4W units.
-  template <class F>
-  void for_gate_panels(const Share& units, const F& f) {
-    const int64_t end = std::min(units.end * kPanelVectors, ceil_div(s_.hidden, kWidth));
-    for (int64_t panel = units.begin * kPanelVectors; panel < end; ++panel) f(panel);
+  // The panels of W units whose gates a thread computes again: those inside its panels of 4W units,
+  // which it then needs alone; or an equal share.
+  Share gate_panels(int thread, int threads) const {
+    const int64_t all = ceil_div(s_.hidden, kWidth);
+    if (halves_ > 1) return Share(all, thread, threads);
+    Share share(unit_panels_, thread, threads);
+    share.begin = std::min(share.begin * kPanelVectors, all);
+    share.end = std::min(share.end * kPanelVectors, all);
+    return share;
   }
 
-  // The activated gates of the thread's units, for the chunk of steps that begins at `step`: every
-  // h is known by now, so this is one product of many rows.
-  void recompute(int64_t step, const Share& units, ChunkRows<Io>& x, ChunkRows<Io>& h_prev) {
+  // The activated gates of these panels, for the chunk of steps that begins at `step`: every h is
+  // known by now, so this is one product of many rows.
+  void recompute(int64_t step, const Share& panels, ChunkRows<Io>& x, ChunkRows<Io>& h_prev) {
     x.clear();
     h_prev.clear();
     for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s)
@@ -141,7 +175,7 @@ class Backward {
       }
     x.widen_all();
     h_prev.widen_all();
-    for_gate_panels(units, [&](int64_t panel) {
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const int64_t unit = panel * kWidth;
       const int count = lanes(s_.hidden, unit, kWidth);
       V bias[kPanelVectors];
@@ -162,7 +196,7 @@ class Backward {
           store(out + 3 * s_.hidden, gates.o, count);
         }
       });
-    });
+    }
   }
 
   const Io* previous_hidden(int64_t t, int64_t j) const {
@@ -172,11 +206,13 @@ class Backward {
   }
 
   // d_h += what this step's output receives; with a projection it is an output itself.
-  void add_grad_y(int64_t t, int64_t panel) {
+  void add_grad_y(int64_t t, int64_t item) {
+    const Item mine = item_at(t, item);
+    const int64_t panel = mine.panel;
     const Io* grad_y = static_cast<const Io*>(args_.grad_y);
     Io* d_h_out = static_cast<Io*>(args_.d_h);
     const int64_t end = std::min((panel + 1) * panel_columns<A>(), s_.output);
-    for (int64_t j = 0; j < rows_.running(t); ++j)
+    for (int64_t j = mine.first; j < mine.first + mine.count; ++j)
       for (int64_t k = panel * panel_columns<A>(); k < end; k += kWidth) {
         const int count = lanes(end, k, kWidth);
         A* d_h = d_h_.get() + j * s_.output + k;
@@ -188,9 +224,12 @@ class Backward {
       }
   }
 
-  void step_units(int64_t step, int64_t t, int64_t panel, A* d_gates) {
+  void step_units(int64_t step, int64_t t, int64_t item, A* d_gates) {
     const int64_t in_chunk = chunk_row(step);
-    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
+    const Item mine = item_at(t, item);
+    const int64_t panel = mine.panel;
+    for_row_tiles(mine.count, [&](auto tile, int64_t r0) {
+      const int64_t j0 = mine.first + r0;
       V sums[tile.value][kPanelVectors] = {};
       if (projected_)
         multiply_rows(row_tile<tile.value>(d_h_.get() + j0 * s_.output, s_.output),
@@ -207,7 +246,7 @@ class Backward {
           const Gates<V> d = step_unit(t, j, unit, count, gates, dh, d_gates + j * 4 * s_.hidden);
           total = {total.i + d.i, total.f + d.f, total.g + d.g, total.o + d.o};
         }
-        add_bias(unit, count, total);
+        add_bias(mine.half, unit, count, total);
       }
     });
   }
@@ -251,10 +290,10 @@ class Backward {
     return d;
   }
 
-  FAST_S2S_INLINE void add_bias(int64_t unit, int count, const Gates<V>& d) {
+  FAST_S2S_INLINE void add_bias(int64_t half, int64_t unit, int count, const Gates<V>& d) {
     const V parts[4] = {d.i, d.f, d.g, d.o};
     for (int gate = 0; gate < 4; ++gate) {
-      A* sum = d_bias_.get() + gate * s_.hidden + unit;
+      A* sum = d_bias_.get() + (4 * half + gate) * s_.hidden + unit;
       store(sum, load<V>(sum, count) + parts[gate], count);
     }
   }
@@ -269,8 +308,11 @@ class Backward {
   }
 
   // d_h of the step before: d_gates · W_hh
-  void to_previous(int64_t t, int64_t panel, const A* d_gates) {
-    for_row_tiles(rows_.running(t), [&](auto tile, int64_t j0) {
+  void to_previous(int64_t t, int64_t item, const A* d_gates) {
+    const Item mine = item_at(t, item);
+    const int64_t panel = mine.panel;
+    for_row_tiles(mine.count, [&](auto tile, int64_t r0) {
+      const int64_t j0 = mine.first + r0;
       V sums[tile.value][kPanelVectors] = {};
       multiply_rows(row_tile<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden),
                     packed_w_hh(panel), 4 * s_.hidden, sums);
@@ -295,14 +337,14 @@ class Backward {
   const LstmShape& s_;
   const Rows rows_;
   const bool projected_, recomputes_, multiplies_;
-  const int64_t unit_panels_, output_panels_, chunk_;
+  const int64_t halves_, unit_panels_, output_panels_, chunk_;
   const int threads_;
   Barrier barrier_;
   GateWeights<Io> gate_w_ih_, gate_w_hh_;
   Scratch<Io> w_hh_, w_hr_;  // packed
   Scratch<A> gates_;         // [row of the chunk, 4H]
   Scratch<A> d_gates_;       // [2][B, 4H]
-  Scratch<A> d_bias_;        // [4H]
+  Scratch<A> d_bias_;        // [halves, 4H]
   Scratch<A> d_h_;           // [B, R]
   Scratch<A> d_c_;           // [B, H]
   Scratch<Io> zeros_;        // [R]
