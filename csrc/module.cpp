@@ -91,10 +91,11 @@ std::map<std::string, py::object> plan_decode(
   using fast_s2s::WeightType;
   const std::map<std::string, WeightType> types = {{"fp32", WeightType::kFloat32},
                                                    {"bf16", WeightType::kBFloat16},
-                                                   {"fp16", WeightType::kFloat16}};
+                                                   {"fp16", WeightType::kFloat16},
+                                                   {"int8", WeightType::kInt8}};
   const auto type = types.find(weights);
   if (type == types.end())
-    throw std::invalid_argument("weights: expected fp32, bf16 or fp16, got " + weights);
+    throw std::invalid_argument("weights: expected fp32, bf16, fp16 or int8, got " + weights);
   const fast_s2s::DecodePlan plan = fast_s2s::plan_decode(
       {sms, shared_bytes, max_cluster, cooperative, 128, std::nullopt, row_tiles},
       {type->second, layers, hidden, output, vocab, inputs, projected, table, rows, width, beam,
@@ -108,7 +109,7 @@ std::map<std::string, py::object> plan_decode(
           {"groups", py::cast(plan.groups)},
           {"launches", py::cast(plan.launches)},
           {"row_tiles", py::cast(plan.row_tiles)},
-          {"units", py::cast(last.first + int64_t{last.tiles} * last.k_tiles)},
+          {"units", py::cast(last.first + int64_t{last.tiles} * last.units)},
           {"shared_bytes", py::cast(plan.shared_bytes)},
           {"resident_bytes", py::cast(plan.resident_bytes)},
           {"streamed_bytes", py::cast(plan.streamed_bytes)},

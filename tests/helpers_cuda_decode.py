@@ -76,3 +76,12 @@ def assert_state_close(actual: DecodeResult, expected: DecodeResult) -> None:
                 )
             else:
                 assert torch.equal(value, other), name
+
+
+def assert_kept_close(actual: DecodeResult, expected: DecodeResult, what: str) -> None:
+    """What was kept of each step: the path exactly, numbers closely."""
+    assert (actual.kept is None) == (expected.kept is None), what
+    for name in actual.kept._fields if actual.kept else ():
+        ours, theirs = getattr(actual.kept, name), getattr(expected.kept, name)
+        close = {"rtol": 1e-4, "atol": 2e-4, "equal_nan": True}
+        torch.testing.assert_close(ours, theirs, **close, msg=f"{name}: {what}")

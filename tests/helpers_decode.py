@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from fast_s2s.decoding import (
     pack_decoder,
     reference,
 )
-from fast_s2s.decoding.contract import Kept
+from fast_s2s.decoding.contract import Keep, Kept
 from fast_s2s.decoding.weights import Stored
 
 BOS, EOS = 1, 2
@@ -170,6 +171,16 @@ def random_automaton(rng: random.Random, vocab: int) -> Automaton:
         torch.tensor([token for state in arcs for token in state], dtype=torch.int64),
         torch.tensor([rng.randrange(states) for _ in range(offsets[-1])], dtype=torch.int64),
         torch.tensor([rng.random() < 0.5 for _ in range(states)]),
+    )
+
+
+def with_more(seed: int, options: DecodeOptions) -> DecodeOptions:
+    """Some of them with beams by chance, or what is kept of each step."""
+    more = random.Random(f"{seed}, with more")
+    return dataclasses.replace(
+        options,
+        do_sample=options.do_sample or (options.num_beams > 1 and more.random() < 0.4),
+        keep=Keep(more.choice([0, 0, 1, 2, 4, 7])),
     )
 
 

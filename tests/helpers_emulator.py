@@ -43,6 +43,7 @@ KERNELS = [
     "csrc/decode/decode_cuda_bf16.cu",
     "csrc/decode/decode_cuda_fp16.cu",
     "csrc/decode/decode_cuda_fp32.cu",
+    "csrc/decode/decode_cuda_int8.cu",
 ]
 SOURCES = [
     *KERNELS,

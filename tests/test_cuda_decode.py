@@ -11,13 +11,19 @@ import random
 
 import pytest
 import torch
-from helpers_cuda_decode import VARIANTS, assert_state_close, emulated, random_device
-from helpers_decode import BOS, EOS, Size, make, random_options, random_size, run, twin
+from helpers_cuda_decode import (
+    VARIANTS,
+    assert_kept_close,
+    assert_state_close,
+    emulated,
+    random_device,
+)
+from helpers_decode import BOS, EOS, Size, make, random_options, random_size, run, twin, with_more
 
 import fast_s2s
 from fast_s2s.decoding import Automaton, DecodeOptions
 from fast_s2s.decoding.api import initial_state
-from fast_s2s.decoding.contract import Header, join_state
+from fast_s2s.decoding.contract import Header, Keep, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
 from fast_s2s.decoding.weights import CUDA_DTYPES
 
@@ -42,7 +48,7 @@ def test_random_decoders_and_options_are_the_reference(emulator):
         size, batch = random_size(rng, most=40), rng.choice([1, 2, 3, 7, 12])
         dtype = rng.choice(CUDA_DTYPES)
         made = make(size, batch, dtype, rng.choice(["on", "off"]), sharpness=rng.choice([0.5, 2]))
-        options = random_options(rng, size, batch)
+        options = with_more(seed, random_options(rng, size, batch))
         device = random_device(rng)
         emulator.configure(**device)
         expected = run(made, options)
@@ -59,6 +65,7 @@ def test_random_decoders_and_options_are_the_reference(emulator):
         assert chunk is not None or actual.steps == expected.steps, what
         torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-4, atol=1e-4, msg=what)
         assert_state_close(actual, expected)
+        assert_kept_close(actual, expected, what)
     assert compared > 0.9 * _CASES
 
 
@@ -93,13 +100,14 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_logits_at_the_edge(emulator, kind, logits):
     made = with_logits(logits)
-    options = DecodeOptions(max_new_tokens=3, top_k=50, top_p=0.49, **KINDS[kind])
+    options = DecodeOptions(max_new_tokens=3, top_k=50, top_p=0.49, keep=Keep(7), **KINDS[kind])
     actual, expected = run(emulated(made, emulator), options), run(made, options)
     torch.testing.assert_close(actual.scores, expected.scores)
     # sequences of the same tokens in another order are worth the same but for rounding
     if kind != "beam":
         assert torch.equal(actual.tokens, expected.tokens)
         assert_state_close(actual, expected)
+        assert_kept_close(actual, expected, kind)
 
 
 def test_ended_rows_cost_nothing_and_groups_of_rows_end_by_themselves(emulator):
@@ -202,7 +210,7 @@ def test_values_out_of_range_are_not_there(emulator):
             r"forced_bos: expected a value in -1\.\.\d+, got 99",
         ),
         ({"options": [7, 1, *[0] * 9]}, r"strategy: expected a value in 0\.\.2, got 7"),
-        ({"options": [0, 1, *[0] * 8, 1]}, "options: expected sample_beams and keep 0 on a CUDA"),
+        ({"options": [0, 1, *[0] * 8, 8]}, r"keep: expected a value in 0\.\.7, got 8"),
         ({"parameters": [0.0] * 5}, "temperature: expected a number > 0, got 0"),
     ],
 )
@@ -253,8 +261,21 @@ def test_a_header_of_no_weights(emulator, change):
         emulator.decode(wrapped.packed, header, [*state], [], [*rules], *numbers, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int8], ids=str)
-def test_weights_that_there_are_no_kernels_for(emulator, dtype):
-    decoder = make(Size(), 1, dtype)[0]
-    with pytest.raises(RuntimeError, match="matrices: expected dtype Float, BFloat16 or Half on"):
+def test_weights_that_there_are_no_kernels_for(emulator):
+    decoder = make(Size(), 1, torch.float64)[0]
+    with pytest.raises(RuntimeError, match="matrices: expected dtype Float, BFloat16, Half or Ch"):
         emulator.decode_pack(*decoder.pack_arguments())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scales: [], "scales: expected 3 tensors, got 0"),
+        (lambda scales: [*scales[:2], scales[2].double()], r"scales\[2\]: expected dtype Float"),
+        (lambda scales: [scales[0][1:], *scales[1:]], r"scales\[0\]: expected shape \(32,\)"),
+    ],
+)
+def test_scales_that_do_not_fit(emulator, change, message):
+    matrices, scales, *rest = make(Size(), 1, torch.int8, "off")[0].pack_arguments()
+    with pytest.raises(RuntimeError, match=message):
+        emulator.decode_pack(matrices, change(scales), *rest)

@@ -21,7 +21,7 @@ from helpers_emulator import MUTANT_NAMESPACE, Emulator
 
 import fast_s2s
 from fast_s2s.decoding import DecodeOptions, decode
-from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.contract import Keep, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
 
 STEPS = 3
@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "greedy": {"prefix": torch.tensor([[4], [5]])},
     "sample": {"do_sample": True, "seed": torch.tensor([1, 2]), "num_return_sequences": 2},
     "beam": {"num_beams": 3, "num_return_sequences": 3, "repetition_penalty": 1.1},
+    "drawn": {"num_beams": 3, "do_sample": True, "seed": torch.tensor([1, 2]), "keep": Keep(7)},
 }
 
 

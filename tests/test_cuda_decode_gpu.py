@@ -8,13 +8,14 @@ import random
 import pytest
 import torch
 from helpers_attention import Case, Shape, make_case, random_shape
-from helpers_decode import EOS, Size, make, random_options, random_size, run, twin
+from helpers_cuda_decode import assert_kept_close
+from helpers_decode import EOS, Size, make, random_options, random_size, run, twin, with_more
 
 import fast_s2s
 from fast_s2s import backends
 from fast_s2s.attention import Memory
 from fast_s2s.decoding import DecodeOptions
-from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.contract import Kept, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
 from fast_s2s.decoding.weights import CUDA_DTYPES, PackedDecoder, Stored
 
@@ -28,7 +29,9 @@ def decoder_on_device(decoder: PackedDecoder) -> PackedDecoder:
     """Packed anew from the same numbers, on the GPU."""
 
     def moved(matrix: Stored | None) -> Stored | None:
-        return None if matrix is None else matrix._replace(values=matrix.values.cuda())
+        if matrix is None:
+            return None
+        return Stored(matrix.values.cuda(), None if matrix.scale is None else matrix.scale.cuda())
 
     attending = decoder.attending
     if attending is not None:
@@ -80,13 +83,15 @@ def test_random_decoders_and_options(seed):
     torch.manual_seed(seed)
     size, batch = random_size(rng), rng.choice([1, 2, 7, 40])
     made = make(size, batch, rng.choice(CUDA_DTYPES), rng.choice(["on", "off"]))
-    options = random_options(rng, size, batch)
+    options = with_more(seed, random_options(rng, size, batch))
     expected = reference(made, options)
     noisy = reference((twin(made[0], 3e-6), *(t.double() for t in made[1:])), options)
     actual = native(made, options)
     if torch.equal(noisy.tokens, expected.tokens):
         assert torch.equal(actual.tokens.cpu(), expected.tokens)
         torch.testing.assert_close(actual.scores.cpu(), expected.scores, rtol=1e-3, atol=1e-3)
+        kept = actual.kept and Kept(*(part.cpu() for part in actual.kept))
+        assert_kept_close(actual._replace(kept=kept), expected, str(options))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,12 +13,13 @@ import pytest
 import torch
 from conftest import assert_close
 from helpers_attention import Case, Shape, make_case
-from helpers_cuda_decode import Emulated
+from helpers_cuda_decode import Emulated, assert_kept_close
 from helpers_decode import EOS, Size, make
 from helpers_emulator import MUTANT_NAMESPACE, Emulator
 
 import fast_s2s
 from fast_s2s.decoding import DecodeOptions
+from fast_s2s.decoding.contract import Keep
 
 
 class Mutation(NamedTuple):
@@ -133,17 +134,82 @@ MUTATIONS = [
         "                  [&](int64_t i) { store(hidden_at(to",
     ),
     Mutation(
+        "all steps kept in the place of the first",
+        "decode_cuda.cuh",
+        "    kept_.next_step();\n",
+        "",
+    ),
+    Mutation(
+        "logits kept by place, not by slot",
+        "decode_cuda.cuh",
+        "kept_.keep_logit(live_.slot(i), token, logit);",
+        "kept_.keep_logit(i, token, logit);",
+    ),
+    Mutation(
+        "the parent of a kept step is itself",
+        "beam_cuda.cuh",
+        "kept_.goes_on(slot, token, slot_of(row, i));",
+        "kept_.goes_on(slot, token, slot);",
+    ),
+    Mutation(
+        "beams drawn with the noise of the first",
+        "beam_cuda.cuh",
+        "row.position,\n                         slot % width_);",
+        "row.position,\n                         0);",
+    ),
+    Mutation(
+        "what is drawn stays in the order of the noise",
+        "beam_cuda.cuh",
+        "if (row.by_chance) sort_drawn(row, count);",
+        "",
+    ),
+    Mutation(
+        "a temperature that leaves the sum as it was",
+        "scores_cuda.cuh",
+        "      shift_ /= divisor;\n",
+        "",
+    ),
+    Mutation(
         "values of float16 weights the wrong way round",
         "operands_cuda.cuh",
         "value_of(first, 0), value_of(second, 0)",
         "value_of(first, 1), value_of(second, 0)",
         torch.float16,
     ),
+    Mutation(
+        "values of int8 weights the wrong way round",
+        "operands_cuda.cuh",
+        "pair_of(first, 0), pair_of(second, 0)",
+        "pair_of(first, 1), pair_of(second, 0)",
+        torch.int8,
+    ),
+    Mutation(
+        "the recurrent matrix by the scales of the input's",
+        "network_cuda.cuh",
+        "bit_copy<float>(scales[2 + i / 2])",
+        "bit_copy<float>(scales[i / 2])",
+        torch.int8,
+    ),
+    Mutation(
+        "the scales of a row's neighbour",
+        "network_cuda.cuh",
+        "sums[m][n][i] * bit_copy<float>(scales[i / 2]) +",
+        "sums[m][n][i] * bit_copy<float>(scales[i % 2]) +",
+        torch.int8,
+    ),
 ]
-_NAMES = {torch.float32: "fp32", torch.float16: "fp16"}
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.int8: "int8"}
 OPTIONS = {
     "greedy": {},
     "beam": {"num_beams": 3, "num_return_sequences": 3},
+    "drawn": {
+        "num_beams": 3,
+        "num_return_sequences": 3,
+        "do_sample": True,
+        "seed": torch.arange(4),
+        "temperature": 2.0,
+        "keep": Keep.SCORES | Keep.LOGITS,
+    },
 }
 
 
@@ -167,6 +233,7 @@ def fails(emulator: Emulator, dtype: torch.dtype) -> str | None:
         try:
             actual = case._replace(decoder=Emulated(case.decoder, emulator)).run(options)
             assert torch.equal(actual.tokens, expected.tokens), name
+            assert_kept_close(actual, expected, name)
             for ours, theirs in zip(actual.state[:2], expected.state[:2], strict=True):
                 if ours is not None:
                     assert_close(ours.h, theirs.h, name)

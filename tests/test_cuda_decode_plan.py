@@ -26,7 +26,7 @@ def plan(device="H200", **more):
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_size_has_a_plan_that_fits(device):
     limits = DEVICES[device]
-    sizes = product((1, 17, 500, 2048), (1, 30, 50_000), (1, 3, 40, 5000), ("fp32", "fp16"), (1, 5))
+    sizes = product((1, 17, 500, 2048), (1, 30, 50_000), (1, 3, 40, 5000), ("fp32", "int8"), (1, 5))
     for hidden, vocab, rows, weights, width in sizes:
         p = plan(device, hidden=hidden, vocab=vocab, rows=rows, weights=weights, width=width)
         where = f"{device} {weights} H={hidden} V={vocab} B={rows} W={width}: {p}"
@@ -65,6 +65,9 @@ def test_units_are_the_weights_in_pieces_of_512_bytes():
     attends = {"heads": 2, "keys": 64, "values": 1024, "steps": 50}
     p = plan(**attends, additive=True, table=True, inputs=2048)
     assert p["units"] == 128 * (32 + 64) + 4 * 32 + 32 * (64 + 32) + 63 * 32
+    # of int8 weights, k-tiles of 32 and a unit of scales for each tile
+    p = plan(weights="int8", output=100, projected=True)
+    assert p["units"] == 128 * (8 + 4 + 1 + 4 + 4 + 1) + 2 * 7 * (16 + 1) + 63 * (4 + 1)
     # what is fed: as deep as the states are apart, 112 for R = 100
     p = plan(**attends, feeding=True, layers=1, projected=True, output=100)
     assert p["units"] == 128 * (16 + 7 + 7) + 7 * 32 + 7 * (64 + 7) + 63 * 7
@@ -87,7 +90,7 @@ def test_the_memory_counts():
     ("change", "message"),
     [
         ({"hidden": 0}, "expected sizes of at least 1"),
-        ({"weights": "int8"}, "weights: expected fp32, bf16 or fp16, got int8"),
+        ({"weights": "int4"}, "weights: expected fp32, bf16, fp16 or int8, got int4"),
         ({"width": 1025}, "width: expected at most 1024 slots"),
         ({"shared_bytes": 1024}, "too little shared memory"),
         ({"heads": 3, "keys": 9, "values": 8}, "heads: expected a divisor of 9 and 8, got 3"),
@@ -104,9 +107,8 @@ def test_which_weights_the_kernels_take(monkeypatch):
     monkeypatch.setattr(backends, "cuda_loaded", True)
     for dtype in CUDA_DTYPES:
         assert _choose_backend("cuda", dtype).backend == "native"
-    for dtype in (torch.float64, torch.int8):
-        choice = _choose_backend("cuda", dtype)
-        assert choice.backend == "reference" and f"{dtype}" in choice.reason
+    choice = _choose_backend("cuda", torch.float64)
+    assert choice.backend == "reference" and "float64" in choice.reason
     choice = _choose_backend("cpu", torch.float16)
     assert choice.backend == "reference"
     assert "no native cpu decode of torch.float16 weights" in choice.reason

@@ -5,18 +5,16 @@ FAST_S2S_STRESS=5000 runs so many cases of each kind, from FAST_S2S_STRESS_SEED 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 
 import pytest
 import torch
-from helpers_decode import make, random_options, random_size, run, twin
+from helpers_decode import make, random_options, random_size, run, twin, with_more
 
 import fast_s2s
 from fast_s2s import backends
 from fast_s2s.decoding import DecodeOptions, DecodeResult
-from fast_s2s.decoding.contract import Keep
 
 pytestmark = pytest.mark.skipif(
     backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
@@ -39,17 +37,7 @@ def draw(seed: int, dtype: torch.dtype):
     size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
     made = make(size, batch, dtype, rng.choice(["on", "off"]), sharpness=rng.choice([0.5, 2, 5]))
     torch.set_num_threads(rng.choice([1, 1, 2, 3]))
-    options = random_options(rng, size, batch)
-    more = random.Random(f"{seed}, what only the CPU has")
-    return (
-        rng,
-        made,
-        dataclasses.replace(
-            options,
-            do_sample=options.do_sample or (options.num_beams > 1 and more.random() < 0.4),
-            keep=Keep(more.choice([0, 0, 1, 2, 4, 7])),
-        ),
-    )
+    return rng, made, with_more(seed, random_options(rng, size, batch))
 
 
 def on_reference(made, options: DecodeOptions) -> DecodeResult:

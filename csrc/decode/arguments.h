@@ -7,7 +7,6 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -40,14 +39,9 @@ inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// numbered as DTYPES in fast_s2s/decoding/weights.py
-constexpr WeightType kWeightTypes[] = {WeightType::kFloat32, WeightType::kFloat64,
-                                       WeightType::kBFloat16, WeightType::kFloat16,
-                                       WeightType::kInt8};
-
 // Of packed weights, but for what depends on how they are laid out: `Header` of contract.py.
 inline std::vector<int64_t> numbers_of(const PackedHeader& h) {
-  return {std::find(std::begin(kWeightTypes), std::end(kWeightTypes), h.weights) - kWeightTypes,
+  return {static_cast<int64_t>(h.weights),
           h.layers,
           h.hidden,
           h.output,
@@ -66,12 +60,12 @@ inline std::vector<int64_t> numbers_of(const PackedHeader& h) {
 inline PackedHeader header_of(const std::vector<int64_t>& numbers, int64_t bytes) {
   STD_TORCH_CHECK(numbers.size() == 13, "header: expected 13 numbers, got ", numbers.size());
   PackedHeader h{};
+  h.weights = static_cast<WeightType>(numbers[0]);
   h.layers = numbers[1], h.hidden = numbers[2], h.output = numbers[3], h.vocab = numbers[4];
   h.inputs = numbers[5], h.projected = numbers[6] != 0, h.table = numbers[7] != 0;
   h.heads = numbers[8], h.keys = numbers[9], h.values = numbers[10];
   h.additive = numbers[11] != 0, h.feeding = numbers[12] != 0;
-  bool fits = numbers[0] >= 0 && numbers[0] < static_cast<int64_t>(std::size(kWeightTypes));
-  if (fits) h.weights = kWeightTypes[numbers[0]];
+  bool fits = numbers[0] >= 0 && numbers[0] <= static_cast<int64_t>(WeightType::kInt8);
   // each has a byte at least
   for (int64_t size : {h.layers, h.hidden, h.output, h.vocab, h.inputs})
     fits = fits && size >= 1 && size <= bytes;
@@ -198,6 +192,26 @@ inline StateTensors grown(const StateTensors& like, int64_t max_steps) {
     out.tensors.push_back(torch::stable::new_empty(like.tensors[i], shape));
   }
   return out;
+}
+
+// What the call keeps, where `room(shape, type)` puts it; bits of `keep`: scores, logits, path
+// alone.
+template <class Room>
+DecodeKept take_kept(int64_t keep, int64_t slots, int64_t vocab, int64_t max_steps,
+                     const Room& room) {
+  if (keep == 0) return {};
+  const auto take = [&](bool wanted, std::vector<int64_t> shape, ScalarType type) {
+    if (!wanted) shape[0] = 0;
+    void* at = room(shape, type);
+    return wanted ? at : nullptr;
+  };
+  DecodeKept kept{};
+  const std::vector<int64_t> all{max_steps, slots, vocab}, each{max_steps, slots};
+  kept.scores = static_cast<float*>(take(keep & 1, all, ScalarType::Float));
+  kept.logits = static_cast<float*>(take(keep & 2, all, ScalarType::Float));
+  kept.tokens = static_cast<int64_t*>(take(true, each, ScalarType::Long));
+  kept.parents = static_cast<int64_t*>(take(true, each, ScalarType::Long));
+  return kept;
 }
 
 // What attention looks at, no tensors without it; `check` as in `take_state`.

@@ -12,7 +12,7 @@ class BeamSearch {
  public:
   FAST_S2S_DEVICE BeamSearch(const DecodeCudaArgs& args, const Group& group, const Network& network,
                              const LiveSlots& live, const NextSlots& next, const SlotArrays& arrays,
-                             BlockReduce& reduce)
+                             const KeptSteps& kept, BlockReduce& reduce)
       : args_(args),
         call_(args.call),
         b_(args.beams),
@@ -22,6 +22,7 @@ class BeamSearch {
         live_(live),
         next_(next),
         arrays_(arrays),
+        kept_(kept),
         reduce_(reduce) {}
 
   // The ended sequences that the call was given.
@@ -53,10 +54,12 @@ class BeamSearch {
     row.position = load(call_.state.position + slot_of(row, begin));
     row.prefix_length = prefix_length_of(call_.rules, row.row);
     row.limit = call_.rules.limits[row.row];
+    row.by_chance = call_.options.sample_beams && row.position >= row.prefix_length;
     for (int i = begin; i < end; ++i) score(row, i);
     sync_threads();
     const int count = find_candidates(row);
     sync_threads();
+    if (row.by_chance) sort_drawn(row, count);
     const int going_on = sort_out(row, count);
     go_on(row, going_on);
   }
@@ -92,6 +95,7 @@ class BeamSearch {
     int64_t row;
     int turn, begin, end;
     int64_t first = 0, position = 0, prefix_length = 0, limit = 0;
+    bool by_chance = false, sorted = false;
     // with the next one, prefix aside
     FAST_S2S_DEVICE int64_t new_tokens() const { return position + 1 - prefix_length; }
   };
@@ -99,7 +103,8 @@ class BeamSearch {
     return row.first + live_.slot(i) - row.unit * width_;
   }
   FAST_S2S_DEVICE Candidate* candidate(const Row& row, int64_t rank) const {
-    return b_.candidates + row.row * b_.num_candidates + rank;
+    const int64_t pieces = call_.options.sample_beams ? 2 : 1;
+    return b_.candidates + (row.row * pieces + row.sorted) * b_.num_candidates + rank;
   }
 
   // Log-probabilities of what may follow a beam.
@@ -116,12 +121,15 @@ class BeamSearch {
                           row.limit,
                           row.prefix_length};
       scores.apply_rules(view, call_.rules, call_.options);
+      if (call_.options.sample_beams) scores.warp_scores(call_.options);
       if (call_.options.renormalize) scores.normalize();
     }
+    kept_.keep_scores(slot, scores);
     if (thread_rank() == 0) store(b_.shift + slot, scores.shift());
   }
 
-  // This thread's best continuation of all that come after `last`.
+  // This thread's best continuation of all that come after `last`; if by chance, by their totals
+  // with noise.
   FAST_S2S_DEVICE Ranked best_after(const Row& row, const Ranked& last) {
     Ranked mine = no_token();
     const int64_t vocab = args_.layout.vocab;
@@ -129,9 +137,14 @@ class BeamSearch {
       const int64_t slot = slot_of(row, i);
       const double before = load(call_.state.score + slot), shift = load(b_.shift + slot);
       const BlockScores scores(network_.logits(i), vocab, reduce_);
+      GumbelStream noise(row.by_chance ? call_.rules.seeds[row.row] : 0, row.position,
+                         slot % width_);
       scores.visit([&](int64_t token, float v) {
-        const Ranked found{before + (v - shift), (i - row.begin) * vocab + token};
-        if (found.value > -HUGE_VAL && better(last, found) && better(found, mine)) mine = found;
+        Ranked found{before + (v - shift), (i - row.begin) * vocab + token};
+        // most cannot be better whatever their noise
+        if (!(found.value > -HUGE_VAL) || found.value + kLargestGumbel < mine.value) return;
+        if (row.by_chance) found.value += noise.at(token);
+        if (better(last, found) && better(found, mine)) mine = found;
       });
     }
     return mine;
@@ -147,14 +160,36 @@ class BeamSearch {
       const int64_t token = found.index % vocab;
       if (!BlockScores::owns(token)) continue;
       const int i = row.begin + static_cast<int>(found.index / vocab);
+      const int64_t slot = slot_of(row, i);
+      const double score = load(network_.logits(i) + token) - load(b_.shift + slot);
       Candidate* to = candidate(row, rank);
-      store(&to->total, found.value);
-      store(&to->score, load(network_.logits(i) + token) - load(b_.shift + slot_of(row, i)));
+      store(&to->total, load(call_.state.score + slot) + score);
+      store(&to->score, score);
       store(&to->slot, static_cast<int64_t>(i));
       store(&to->token, token);
       mine = best_after(row, found);
     }
     return static_cast<int>(b_.num_candidates);
+  }
+
+  // What was drawn with noise is ranked without it, beside where it is.
+  FAST_S2S_DEVICE void sort_drawn(Row& row, int count) const {
+    const Candidate* drawn = candidate(row, 0);
+    row.sorted = true;
+    for_threads(count, [&](int64_t i) {
+      const double total = load(&drawn[i].total);
+      int64_t rank = 0;
+      for (int64_t other = 0; other < count; ++other) {
+        const double value = load(&drawn[other].total);
+        rank += value > total || (value == total && other < i);
+      }
+      Candidate* to = candidate(row, rank);
+      store(&to->total, total);
+      store(&to->score, load(&drawn[i].score));
+      store(&to->slot, load(&drawn[i].slot));
+      store(&to->token, load(&drawn[i].token));
+    });
+    sync_threads();
   }
 
   // Which candidates go on, and which are kept as ended. Returns how many go on.
@@ -241,6 +276,7 @@ class BeamSearch {
       store(args_.finished + slot, 0);
       const int at = row.unit * width_ + j;
       next_.put(at, at, i, token);
+      kept_.goes_on(slot, token, slot_of(row, i));
     }
     for (int j = count; j < width_; ++j) {
       const int64_t slot = row.first + j;
@@ -262,6 +298,7 @@ class BeamSearch {
   const LiveSlots& live_;
   const NextSlots& next_;
   const SlotArrays& arrays_;
+  const KeptSteps& kept_;
   BlockReduce& reduce_;
 };
 

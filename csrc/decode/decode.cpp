@@ -79,24 +79,6 @@ std::vector<Tensor> check_memory(const std::vector<Tensor>& given, const PackedH
   return memory;
 }
 
-// Room for what the call keeps, behind the results; bits of `keep`: scores, logits, path alone.
-DecodeKept take_kept(std::vector<Tensor>& results, int64_t keep, int64_t slots, int64_t vocab,
-                     int64_t max_steps, const Tensor& like) {
-  if (keep == 0) return {};
-  const auto take = [&](bool wanted, std::vector<int64_t> shape, ScalarType type) {
-    if (!wanted) shape[0] = 0;
-    results.push_back(torch::stable::new_empty(like, shape, type));
-    return wanted ? results.back().mutable_data_ptr() : nullptr;
-  };
-  DecodeKept kept{};
-  const std::vector<int64_t> all{max_steps, slots, vocab}, each{max_steps, slots};
-  kept.scores = static_cast<float*>(take(keep & 1, all, ScalarType::Float));
-  kept.logits = static_cast<float*>(take(keep & 2, all, ScalarType::Float));
-  kept.tokens = static_cast<int64_t*>(take(true, each, ScalarType::Long));
-  kept.parents = static_cast<int64_t*>(take(true, each, ScalarType::Long));
-  return kept;
-}
-
 void check_offsets(const Tensor& offsets, int64_t size) {
   const int64_t* values = data<int64_t>(offsets);
   int64_t before = 0;
@@ -163,7 +145,11 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     args.hypotheses = hypotheses.pointers(writable_values_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
-  args.kept = take_kept(results, options[10], s.slots, header.vocab, max_steps, begin.tensors[4]);
+  const auto room = [&](const std::vector<int64_t>& shape, ScalarType type) {
+    results.push_back(torch::stable::new_empty(begin.tensors[4], shape, type));
+    return results.back().mutable_data_ptr();
+  };
+  args.kept = take_kept(options[10], s.slots, header.vocab, max_steps, room);
   results.push_back(torch::stable::new_empty(begin.tensors[4], {5}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());

@@ -12,12 +12,14 @@
 namespace fast_s2s {
 
 // float16 on CUDA alone, float64 and int8 on the CPU alone
-enum class WeightType : int64_t { kFloat32, kFloat64, kBFloat16, kInt8, kFloat16 };
+// numbered as DTYPES in fast_s2s/decoding/weights.py
+enum class WeightType : int64_t { kFloat32, kFloat64, kBFloat16, kFloat16, kInt8 };
 enum class Strategy : int64_t { kGreedy, kSample, kBeam };
 enum class EarlyStopping : int64_t { kHeuristic, kFirst, kNever };
 
-// Head of the packed weights. Weights follow in the order in which a step reads them, each thread's
-// share in one piece: layout.h. The layout is for one instruction set and is not a file format.
+// Head of the packed weights on the CPU. Weights follow in the order in which a step reads them,
+// each thread's share in one piece: layout.h. The layout is for one instruction set and is not a
+// file format. On CUDA there are weights alone (decode_plan.h), and the op is told what they are.
 constexpr char kPackedMagic[8] = {'f', 's', '2', 's', 'd', 'e', 'c', '1'};
 
 struct PackedHeader {
@@ -95,7 +97,7 @@ struct DecodeKept {
 };
 
 struct DecodeArgs {
-  const void* packed;  // as packed by decode_pack_cpu
+  const void* packed;  // as packed by decode_pack_cpu, or on the device
   int64_t rows;        // B
   int64_t columns;     // T of the inputs
   int64_t max_steps;

@@ -24,13 +24,19 @@ FAST_S2S_DEVICE void for_each_of(int64_t count, const F& f) {
 struct PackStage {
   PackMatrix matrix;
   int64_t hidden;
-  int k_tiles;
+  int k_tiles, units;
   Words* packed;
   int64_t words;
 };
 
+// The matrix's row that is a tile's, or -1. A tile of gates has, of 4 units, i, f, g and o.
+FAST_S2S_DEVICE int64_t row_of(const PackStage& args, int64_t tile, int row) {
+  const int64_t unit = 4 * tile + row % 4;
+  if (args.matrix.gates) return unit < args.hidden ? row / 4 * args.hidden + unit : -1;
+  return 16 * tile + row < args.matrix.rows ? 16 * tile + row : -1;
+}
+
 // The element of a matrix at a row of a tile and a depth within a k-tile; zero where there is none.
-// A tile of gates has, of 4 units, i, f, g and o.
 template <class Operand>
 FAST_S2S_DEVICE typename Operand::Io element_of(const PackStage& args, int64_t tile, int row,
                                                 int64_t k_tile, int depth) {
@@ -40,11 +46,16 @@ FAST_S2S_DEVICE typename Operand::Io element_of(const PackStage& args, int64_t t
   for (; part < 2 && k_tile >= matrix.parts[part].k_tiles; ++part)
     k_tile -= matrix.parts[part].k_tiles;
   const PackColumns& from = matrix.parts[part];
-  const int64_t k = k_tile * Operand::kDepth + depth;
-  const int64_t unit = 4 * tile + row % 4;
-  const int64_t at = matrix.gates ? row / 4 * args.hidden + unit : 16 * tile + row;
-  if ((matrix.gates ? unit >= args.hidden : at >= matrix.rows) || k >= from.columns) return Io{};
-  return load_constant(static_cast<const Io*>(from.from) + at * from.stride + k);
+  const int64_t k = k_tile * Operand::kDepth + depth, at = row_of(args, tile, row);
+  if (at < 0 || k >= from.columns) return Io{};
+  return load(static_cast<const Io*>(from.from) + at * from.stride + k);
+}
+
+// Of a tile's row, in the stage's first or second matrix.
+FAST_S2S_DEVICE uint32_t scale_of(const PackStage& args, int64_t tile, int row, int which) {
+  const int64_t at = row_of(args, tile, row);
+  const float* scales = args.matrix.scales[which];
+  return bit_copy<uint32_t>(at < 0 || scales == nullptr ? 0.0f : load_constant(scales + at));
 }
 
 // Registers of A as the products' own lanes read them: operands_cuda.cuh.
@@ -55,10 +66,14 @@ decode_pack_kernel(const FAST_S2S_GRID_CONSTANT PackStage args) {
   constexpr int kPerWord = 4 / sizeof(Io);
   for_each_of(args.words, [&](int64_t i) {
     const int lane = i % 32;
-    const int64_t k_tile = i / 32 % args.k_tiles, tile = i / 32 / args.k_tiles;
+    const int64_t k_tile = i / 32 % args.units, tile = i / 32 / args.units;
     Words words;
     for (int r = 0; r < 4; ++r) {
       const int row = lane / 4 + 8 * (r % 2);
+      if (k_tile == args.k_tiles) {
+        words.w[r] = scale_of(args, tile, row, r / 2);
+        continue;
+      }
       Io parts[kPerWord];
       for (int part = 0; part < kPerWord; ++part)
         parts[part] = element_of<Operand>(
@@ -154,6 +169,8 @@ std::string with_operand(WeightType weights, const F& f) {
       return f(DecodeBf16{});
     case WeightType::kFloat16:
       return f(DecodeFp16{});
+    case WeightType::kInt8:
+      return f(DecodeInt8{});
     default:
       return "weights of a type that there are no kernels for";
   }
@@ -187,9 +204,9 @@ std::string decode_count_cuda(const DecodeCountArgs& args, Stream stream) {
 
 std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage,
                             const PackMatrix& matrix, Stream stream) {
-  const int64_t units = static_cast<int64_t>(stage.tiles) * stage.k_tiles;
-  Words* to = reinterpret_cast<Words*>(args.packed + kDecodeHeaderBytes) + stage.first * 32;
-  const PackStage pack{matrix, args.layout.hidden, stage.k_tiles, to, units * 32};
+  const int64_t units = static_cast<int64_t>(stage.tiles) * stage.units;
+  Words* to = reinterpret_cast<Words*>(args.packed) + stage.first * 32;
+  const PackStage pack{matrix, args.layout.hidden, stage.k_tiles, stage.units, to, units * 32};
   return with_operand(args.weights, [&](auto operand) {
     return launch_over(&decode_pack_kernel<decltype(operand)>, pack.words, pack, stream);
   });

@@ -20,7 +20,7 @@ class DecodeKernel {
                                const LiveSlots& live, const NextSlots& next,
                                const SlotArrays& arrays, Net& network, GroupBarrier& barrier,
                                BlockReduce& reduce, BeamSearch<Net>& beams,
-                               const MemoryReader<Net>& memory)
+                               const MemoryReader<Net>& memory, KeptSteps& kept)
       : args_(args),
         call_(args.call),
         l_(args.layout),
@@ -35,7 +35,8 @@ class DecodeKernel {
         arrays_(arrays),
         reduce_(reduce),
         beams_(beams),
-        memory_(memory) {}
+        memory_(memory),
+        kept_(kept) {}
 
   FAST_S2S_DEVICE void run() {
     network_.load_weights();
@@ -122,7 +123,7 @@ class DecodeKernel {
       const int first = static_cast<int>(total + reduce_.sum_before(count, all));
       for (int i = 0; i < count; ++i) next_.take(unit * of_unit + i, live_, first + i);
       if (unit < units_) live_.set_begin(unit, first);
-      if (count > 0) wanting += wants_logits(unit * of_unit);
+      if (count > 0) wanting += kept_.logits() || wants_logits(unit * of_unit);
       total += all;
     }
     if (thread_rank() == 0) live_.set_begin(units_, static_cast<int>(total));
@@ -148,7 +149,9 @@ class DecodeKernel {
     }
     if (l_.heads > 0 && (wants_logits_ || l_.feeding)) attend();
     if (wants_logits_) {
-      network_.vocabulary(count_);
+      network_.vocabulary(count_, [&](int i, int64_t token, float logit) {
+        kept_.keep_logit(live_.slot(i), token, logit);
+      });
       barrier_.wait();
     }
     for_units([&](int unit) {
@@ -160,6 +163,7 @@ class DecodeKernel {
     });
     barrier_.wait();
     network_.swap_states();
+    kept_.next_step();
     turn_ ^= 1;
   }
 
@@ -192,6 +196,7 @@ class DecodeKernel {
     int64_t token;
     if (in_prefix) {
       token = call_.rules.prefix[row * call_.rules.prefix_size + position];
+      kept_.keep_forced(to, token);
     } else {
       const SlotView view{
           {sequence.tokens, position}, node, call_.rules.limits[row], prefix_length};
@@ -206,7 +211,10 @@ class DecodeKernel {
     if (!goes_on) arrays_.store_states(network_, 1, i, s, to);
     if (thread_rank() > 0) return;
     next_.set_count(slot, goes_on ? 1 : 0);
-    if (goes_on) next_.put(slot, slot, i, token);
+    if (goes_on) {
+      next_.put(slot, slot, i, token);
+      kept_.goes_on(to, token, to);
+    }
     store(args_.finished + to, static_cast<int>(ended));
     if (stuck) {
       store(s.score + to, -HUGE_VAL);
@@ -224,6 +232,7 @@ class DecodeKernel {
     scores.apply_rules(view, call_.rules, call_.options);
     const bool samples = call_.options.strategy == Strategy::kSample;
     if (samples) scores.warp_scores(call_.options);
+    kept_.keep_scores(global(slot), scores);
     const Ranked best = scores.first_best();
     if (best.index == INT64_MAX) return -1;
     int64_t token = best.index;
@@ -263,6 +272,7 @@ class DecodeKernel {
   BlockReduce& reduce_;
   BeamSearch<Net>& beams_;
   const MemoryReader<Net>& memory_;
+  KeptSteps& kept_;
   int count_ = 0, turn_ = 0;
   bool wants_logits_ = false;
 };
@@ -279,10 +289,11 @@ decode_kernel(const FAST_S2S_GRID_CONSTANT DecodeCudaArgs args) {
   Net network(args, group, live);
   GroupBarrier barrier(args, group);
   BlockReduce reduce(args.layout);
-  BeamSearch<Net> beams(args, group, network, live, next, arrays, reduce);
+  KeptSteps kept(args, group);
+  BeamSearch<Net> beams(args, group, network, live, next, arrays, kept, reduce);
   const MemoryReader<Net> memory(args, group, network, live);
   DecodeKernel<Operand, kRowTiles>(args, group, live, next, arrays, network, barrier, reduce, beams,
-                                   memory)
+                                   memory, kept)
       .run();
 }
 

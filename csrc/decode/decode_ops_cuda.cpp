@@ -104,7 +104,7 @@ void take_beams(Workspace& workspace, BeamWorkspace& b, const DecodeArgs& call,
   workspace.take(b.tokens, slots * (1 + columns));
   workspace.take(b.token_scores, slots * columns);
   workspace.take(b.shift, slots);
-  workspace.take(b.candidates, call.rows * b.num_candidates);
+  workspace.take(b.candidates, call.rows * b.num_candidates * (call.options.sample_beams ? 2 : 1));
   workspace.take(b.nodes, slots);
   workspace.take(b.going_on, slots);
   workspace.take(b.order, slots);
@@ -191,8 +191,6 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
   DecodeArgs call{};
   call.options = read_options(options, parameters, header.vocab);
   check_call(state, call.options, max_steps);
-  STD_TORCH_CHECK(!call.options.sample_beams && options[10] == 0,
-                  "options: expected sample_beams and keep 0 on a CUDA device");
   const StateSizes sizes{header.layers,    header.hidden_states(), header.hidden,    header.output,
                          state[2].size(0), state[2].size(1) - 1,   ScalarType::Float};
   call.packed = input(packed);
@@ -207,7 +205,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
       take_memory(memory, header, call.rows, ScalarType::Float, check);
   call.memory = memory_of(checked_memory, input_of);
   const auto output_of = [](Tensor tensor) { return output(tensor); };
-  const bool samples = call.options.strategy == Strategy::kSample;
+  const bool samples = call.options.strategy == Strategy::kSample || call.options.sample_beams;
   const std::vector<Tensor> checked_rules = take_rules(rules, call.rows, samples, check);
   call.rules = rules_of(checked_rules, input_of);
   const StateTensors begin = take_state(state, 0, "state.", true, sizes, check);
@@ -223,6 +221,13 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     call.hypotheses = hypotheses.pointers(output_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
+  // what no step writes
+  const auto room = [&](const std::vector<int64_t>& shape, ScalarType type) {
+    results.push_back(torch::stable::new_empty(begin.tensors[4], shape, type));
+    torch::stable::fill_(results.back(), type == ScalarType::Long ? -1 : 0);
+    return cuda::state(results.back());
+  };
+  call.kept = take_kept(options[10], sizes.slots, header.vocab, max_steps, room);
   results.push_back(torch::stable::new_zeros(begin.tensors[4], {5}, ScalarType::Long));
   call.counts = static_cast<int64_t*>(output(results.back()));
   if (sizes.slots > 0) run(header, call, packed);

@@ -1,7 +1,5 @@
 // Packing a decoder's weights on CUDA.
 
-#include <cstring>
-
 #include "decode_ops.h"
 #include "decode_tensors_cuda.h"
 #include "pack_arguments.h"
@@ -11,16 +9,6 @@ namespace cuda {
 
 namespace {
 
-void copy_to_device(void* to, const void* from, size_t bytes) {
-#if defined(FAST_S2S_EMULATE)
-  std::memcpy(to, from, bytes);
-#else
-  // from pageable memory: read before the call returns
-  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_here());
-  STD_TORCH_CHECK(error == cudaSuccess, "packed: ", cudaGetErrorString(error));
-#endif
-}
-
 WeightType weight_type(ScalarType type) {
   switch (type) {
     case ScalarType::Float:
@@ -29,8 +17,10 @@ WeightType weight_type(ScalarType type) {
       return WeightType::kBFloat16;
     case ScalarType::Half:
       return WeightType::kFloat16;
+    case ScalarType::Char:
+      return WeightType::kInt8;
     default:
-      STD_TORCH_CHECK(false, "matrices: expected dtype Float, BFloat16 or Half on CUDA, got ",
+      STD_TORCH_CHECK(false, "matrices: expected dtype Float, BFloat16, Half or Char on CUDA, got ",
                       torch::headeronly::toString(type));
   }
 }
@@ -38,9 +28,11 @@ WeightType weight_type(ScalarType type) {
 // Puts the parts of a decoder where the kernels read them.
 class CudaPacker {
  public:
-  CudaPacker(const std::vector<Tensor>& matrices, const std::vector<Tensor>& biases,
-             const Tensor& inputs, const PackedHeader& header, const DecodePackArgs& args)
+  CudaPacker(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
+             const std::vector<Tensor>& biases, const Tensor& inputs, const PackedHeader& header,
+             const DecodePackArgs& args)
       : matrices_(matrices),
+        scales_(scales),
         biases_(biases),
         inputs_(inputs),
         h_(header),
@@ -52,13 +44,12 @@ class CudaPacker {
     const int64_t gates = 4 * h_.hidden, r = h_.output;
     for (int layer = 0; layer < h_.layers; ++layer) {
       pack_gates(layer);
-      if (h_.projected)
-        pack(l_.projection(layer), {{whole(take(r, h_.hidden), h_.hidden)}, r, false});
+      if (h_.projected) pack_whole(l_.projection(layer), r, h_.hidden);
       pack_rows(vector(biases_[layer], gates), 1, gates, bias_, 16 * l_.gate_tiles, true);
       bias_ += 16 * l_.gate_tiles;
     }
     if (h_.heads > 0) pack_attention();
-    pack(l_.vocabulary(), {{whole(take(h_.vocab, r), r)}, h_.vocab, false});
+    pack_whole(l_.vocabulary(), h_.vocab, r);
     pack_rows(vector(biases_.back(), h_.vocab), 1, h_.vocab, bias_, l_.logits_stride, false);
     pack_rows(rows(inputs_, "inputs", {h_.vocab, h_.inputs}), h_.vocab, h_.inputs, at(l_.inputs),
               l_.input_stride, h_.table);
@@ -66,13 +57,21 @@ class CudaPacker {
 
  private:
   float* at(int64_t offset) const { return reinterpret_cast<float*>(args_.packed + offset); }
-  const void* take(int64_t rows, int64_t columns) {
-    const std::string name = "matrices[" + std::to_string(next_) + "]";
+  struct Taken {
+    const void* values;
+    const float* scales;
+  };
+  Taken take(int64_t count, int64_t columns) {
+    const std::string at = "[" + std::to_string(next_) + "]";
     const ScalarType stored = matrices_[0].scalar_type();
-    kept_.push_back(checked(matrices_[next_++], name, stored, {rows, columns}, inputs_));
-    return input(kept_.back());
+    kept_.push_back(checked(matrices_[next_], "matrices" + at, stored, {count, columns}, inputs_));
+    Taken taken{input(kept_.back()), nullptr};
+    if (!scales_.empty()) taken.scales = rows(scales_[next_], "scales" + at, {count});
+    ++next_;
+    return taken;
   }
-  const float* rows(const Tensor& tensor, const char* name, const std::vector<int64_t>& shape) {
+  const float* rows(const Tensor& tensor, const std::string& name,
+                    const std::vector<int64_t>& shape) {
     kept_.push_back(checked(tensor, name, ScalarType::Float, shape, inputs_));
     return in<float>(kept_.back());
   }
@@ -93,28 +92,36 @@ class CudaPacker {
     const int64_t fed = layer == 0 && h_.feeding ? r : 0;
     PackMatrix matrix{{}, gates, true};
     if (embedded + fed > 0) {
-      const void* x = take(gates, embedded + fed);
-      matrix.parts[0] = columns(x, 0, embedded, embedded + fed, l_.gates(layer).x_tiles);
-      if (fed > 0) matrix.parts[1] = columns(x, embedded, fed, embedded + fed, l_.fed_tiles);
+      const Taken x = take(gates, embedded + fed);
+      matrix.parts[0] = columns(x.values, 0, embedded, embedded + fed, l_.gates(layer).x_tiles);
+      if (fed > 0) matrix.parts[1] = columns(x.values, embedded, fed, embedded + fed, l_.fed_tiles);
+      matrix.scales[0] = x.scales;
     }
-    matrix.parts[2] = whole(take(gates, r), r);
+    const Taken h = take(gates, r);
+    matrix.parts[2] = whole(h.values, r);
+    matrix.scales[1] = h.scales;
     pack(l_.gates(layer), matrix);
   }
 
   void pack_attention() {
     const int64_t r = h_.output, m = h_.values;
     if (h_.additive) {
-      pack(l_.query(), {{whole(take(h_.keys, r), r)}, h_.keys, false});
+      pack_whole(l_.query(), h_.keys, r);
       pack_rows(vector(biases_[h_.layers], h_.keys), 1, h_.keys, at(l_.score), 16 * l_.key_tiles,
                 false);
     }
-    const void* joined = take(r, m + r);
-    pack(l_.attended(), {{columns(joined, 0, m, m + r, l_.value_k_tiles),
-                          columns(joined, m, r, m + r, l_.output_k_tiles)},
+    const Taken joined = take(r, m + r);
+    pack(l_.attended(), {{columns(joined.values, 0, m, m + r, l_.value_k_tiles),
+                          columns(joined.values, m, r, m + r, l_.output_k_tiles)},
                          r,
-                         false});
+                         false,
+                         {joined.scales}});
   }
 
+  void pack_whole(const DecodeStage& stage, int64_t count, int64_t columns) {
+    const Taken taken = take(count, columns);
+    pack(stage, {{whole(taken.values, columns)}, count, false, {taken.scales}});
+  }
   void pack(const DecodeStage& stage, const PackMatrix& matrix) const {
     check_launch(pack_stage_cuda(args_, stage, matrix, stream_));
   }
@@ -124,6 +131,7 @@ class CudaPacker {
   }
 
   const std::vector<Tensor>& matrices_;
+  const std::vector<Tensor>& scales_;  // of each, or none
   const std::vector<Tensor>& biases_;
   const Tensor& inputs_;
   const PackedHeader& h_;
@@ -142,16 +150,15 @@ Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor
                    bool projected, bool table, int64_t heads, bool additive, bool feeding) {
   PackedHeader header = decode_arguments::describe_pack(
       matrices, biases, inputs, {num_layers, projected, table, heads, additive, feeding});
-  std::memcpy(header.magic, kPackedMagic, sizeof(header.magic));
-  header.layout = kCudaLayout;
   header.weights = weight_type(matrices[0].scalar_type());
-  STD_TORCH_CHECK(scales.empty(), "scales: expected none, got ", scales.size());
+  const size_t scaled = header.weights == WeightType::kInt8 ? matrices.size() : 0;
+  STD_TORCH_CHECK(scales.size() == scaled, "scales: expected ", scaled, " tensors, got ",
+                  scales.size());
   DecodePackArgs args{{}, header.weights, nullptr};
   header.bytes = packed_decode_bytes(problem_of(header), args.layout);
   Tensor packed = torch::stable::new_zeros(inputs, {header.bytes}, ScalarType::Byte);
   args.packed = static_cast<unsigned char*>(state(packed));
-  copy_to_device(args.packed, &header, sizeof(header));
-  CudaPacker(matrices, biases, inputs, header, args).run();
+  CudaPacker(matrices, scales, biases, inputs, header, args).run();
   return packed;
 }
 

@@ -37,16 +37,20 @@ DecodeLayout sizes(const DecodeProblem& p) {
   l.values = static_cast<int>(p.values);
   l.additive = p.additive;
   l.feeding = p.feeding;
-  l.k = p.weights == WeightType::kFloat32 ? 8 : 16;
-  l.hidden_stride = static_cast<int>(round_up(p.hidden, 16));
-  l.output_stride = static_cast<int>(round_up(p.output, 16));
+  // 32 bytes
+  l.k = p.weights == WeightType::kFloat32 ? 8 : p.weights == WeightType::kInt8 ? 32 : 16;
+  l.scale_units = p.weights == WeightType::kInt8 ? 1 : 0;
+  // whole k-tiles
+  const int64_t piece = std::max(16, l.k);
+  l.hidden_stride = static_cast<int>(round_up(p.hidden, piece));
+  l.output_stride = static_cast<int>(round_up(p.output, piece));
   l.gate_tiles = static_cast<int>(ceil_div(p.hidden, 4));
   l.output_tiles = static_cast<int>(ceil_div(p.output, 16));
   l.vocab_tiles = static_cast<int>(ceil_div(p.vocab, 16));
   l.logits_stride = 16 * l.vocab_tiles;
-  l.input_stride = p.table ? 16 * l.gate_tiles : static_cast<int>(round_up(p.inputs, 16));
+  l.input_stride = p.table ? 16 * l.gate_tiles : static_cast<int>(round_up(p.inputs, piece));
   l.x_tiles = p.table ? 0 : static_cast<int>(ceil_div(p.inputs, l.k));
-  l.values_stride = static_cast<int>(round_up(p.values, 16));
+  l.values_stride = static_cast<int>(round_up(p.values, piece));
   // as far apart as a slot's states
   l.fed_tiles = p.feeding ? l.output_stride / l.k : 0;
   l.output_k_tiles = static_cast<int>(ceil_div(p.output, l.k));
@@ -123,7 +127,7 @@ class Planner {
     if (offset > d_.shared_bytes) return false;
     packed_decode_bytes(p_, l);
     const DecodeStage last = l.vocabulary();
-    const int64_t share = last.local + int64_t{l.share(last.tiles)} * last.k_tiles;
+    const int64_t share = last.local + int64_t{l.share(last.tiles)} * last.units;
     l.resident = static_cast<int>(std::min(share, (d_.shared_bytes - offset) / kUnit));
     plan.shared_bytes = offset + l.resident * kUnit;
     plan.resident_bytes = l.resident * kUnit;
@@ -183,7 +187,7 @@ int64_t packed_decode_bytes(const DecodeProblem& problem, DecodeLayout& l) {
     l.ranks = 1;
   }
   const DecodeStage last = l.vocabulary();
-  l.biases = kDecodeHeaderBytes + (last.first + int64_t{last.tiles} * last.k_tiles) * kUnit;
+  l.biases = (last.first + int64_t{last.tiles} * last.units) * kUnit;
   l.score = l.biases + 4 * 16 * (int64_t{l.layers} * l.gate_tiles + l.vocab_tiles);
   l.inputs = l.score + (l.additive ? 4 * 16 * int64_t{l.key_tiles} : 0);
   return l.inputs + 4 * l.vocab * int64_t{l.input_stride};

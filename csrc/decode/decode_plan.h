@@ -28,9 +28,12 @@ struct DecodeProblem {
 };
 
 // One product of a step: `tiles` of 16 rows, each `k_tiles` deep, the first `x_tiles` of those over
-// the layer's input, or over what attention found. Units are 512 bytes: a tile along one k-tile.
+// the layer's input, or over what attention found. Units are 512 bytes: a tile along one k-tile;
+// with int8 weights one more, of the rows' scales.
 struct DecodeStage {
   int tiles, k_tiles, x_tiles;
+  int second;     // k-tile where another matrix begins, whose rows have scales of their own
+  int units;      // of a tile
   int64_t first;  // unit in the packed weights
   int local;      // unit in a block's share
 };
@@ -49,7 +52,8 @@ struct DecodeLayout {
   int hidden_stride, output_stride, input_stride, logits_stride, values_stride;
   int x_tiles, fed_tiles, output_k_tiles, hidden_k_tiles, value_k_tiles;
   int gate_tiles, output_tiles, key_tiles, vocab_tiles;
-  int resident;  // units of a block's share in shared memory
+  int scale_units;  // of a tile: 1 for int8 weights
+  int resident;     // units of a block's share in shared memory
   bool cluster;
   int partial, reduce, live, begins, weights;  // offsets
   int64_t biases, score, inputs;               // bytes in the packed weights
@@ -57,10 +61,19 @@ struct DecodeLayout {
   // The products of a step: gates and projection of each layer, attention's query and output, the
   // vocabulary.
   FAST_S2S_HD DecodeStage gates(int layer) const {
-    const int first_k = x_tiles + fed_tiles + output_k_tiles, k = 2 * output_k_tiles;
-    const int64_t before = layer == 0 ? 0 : first_k + static_cast<int64_t>(layer - 1) * k;
-    const int64_t projections = projected ? static_cast<int64_t>(layer) * hidden_k_tiles : 0;
-    return {gate_tiles, layer == 0 ? first_k : k, layer == 0 ? x_tiles : output_k_tiles,
+    const int first_k = x_tiles + fed_tiles + output_k_tiles, others_k = 2 * output_k_tiles;
+    const int64_t before =
+        layer == 0
+            ? 0
+            : first_k + scale_units + static_cast<int64_t>(layer - 1) * (others_k + scale_units);
+    const int64_t projections =
+        projected ? static_cast<int64_t>(layer) * (hidden_k_tiles + scale_units) : 0;
+    const int k_tiles = layer == 0 ? first_k : others_k;
+    return {gate_tiles,
+            k_tiles,
+            layer == 0 ? x_tiles : output_k_tiles,
+            k_tiles - output_k_tiles,
+            k_tiles + scale_units,
             before * gate_tiles + projections * output_tiles,
             static_cast<int>(before * share(gate_tiles) + projections * share(output_tiles))};
   }
@@ -85,8 +98,13 @@ struct DecodeLayout {
     return projected ? projection(layers - 1) : gates(layers - 1);
   }
   FAST_S2S_HD DecodeStage after(const DecodeStage& last, int tiles, int k_tiles) const {
-    return {tiles, k_tiles, 0, last.first + static_cast<int64_t>(last.tiles) * last.k_tiles,
-            last.local + share(last.tiles) * last.k_tiles};
+    return {tiles,
+            k_tiles,
+            0,
+            k_tiles,
+            k_tiles + scale_units,
+            last.first + static_cast<int64_t>(last.tiles) * last.units,
+            last.local + share(last.tiles) * last.units};
   }
 };
 
@@ -106,16 +124,13 @@ constexpr int kDecodeWarps = 8;
 // tiles of 16 rows by 8 slots that a warp multiplies at once
 constexpr int kDecodeTiles = 4;
 constexpr int64_t kMostGroupSlots = 1024;
-// where the packed weights begin
-constexpr int64_t kDecodeHeaderBytes = 256;
-static_assert(sizeof(PackedHeader) <= kDecodeHeaderBytes, "the header needs more room");
 
 // Raises std::invalid_argument for sizes below 1, more slots in a row than a group has, a memory
 // beyond what is counted in 31 bits, or a device that cannot run it.
 DecodePlan plan_decode(const Device& device, const DecodeProblem& problem);
 std::string explain(const DecodePlan& plan);
 
-// Bytes of the packed weights, whose head is `header`; sets its offsets in `layout`.
+// Bytes of the packed weights; sets their offsets in `layout`.
 int64_t packed_decode_bytes(const DecodeProblem& problem, DecodeLayout& layout);
 
 }  // namespace fast_s2s

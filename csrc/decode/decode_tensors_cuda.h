@@ -1,4 +1,4 @@
-// What the decode ops on CUDA share: checked tensors, the head of the packed weights.
+// What the decode ops on CUDA share: checked tensors, sizes of the packed weights.
 #pragma once
 
 #include <string>
@@ -13,9 +13,6 @@ namespace cuda {
 
 // beside the registration
 void* current_stream();
-
-// of packed weights that are laid out alike for every device
-constexpr int64_t kCudaLayout = -1;
 
 inline Stream stream_here() { return static_cast<Stream>(current_stream()); }
 

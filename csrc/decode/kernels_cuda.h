@@ -20,7 +20,7 @@ struct BeamWorkspace {
   int64_t* tokens;        // [N, 1 + C], the buffer beside the output's
   double* token_scores;   // [N, C]
   double* shift;          // [N]: a slot's scores less this are log-probabilities
-  Candidate* candidates;  // [B, candidates]
+  Candidate* candidates;  // [B, candidates]; by chance [B, 2, candidates], as drawn and sorted
   int64_t num_candidates;
   int64_t* nodes;  // [N]: where the chosen candidates lead
   int* going_on;   // [N]: their ranks
@@ -76,11 +76,13 @@ struct PackColumns {
   int64_t columns = 0, stride = 0;
   int k_tiles = 0;
 };
-// The matrix's rows, or those of 4 gates; the parts of its columns lie side by side.
+// The matrix's rows, or those of 4 gates; the parts of its columns lie side by side. `scales`: of
+// int8 rows, of the stage's two matrices, or null.
 struct PackMatrix {
   PackColumns parts[3];
   int64_t rows;
   bool gates;
+  const float* scales[2] = {};
 };
 std::string pack_stage_cuda(const DecodePackArgs& args, const DecodeStage& stage,
                             const PackMatrix& matrix, Stream stream);

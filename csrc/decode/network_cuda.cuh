@@ -19,7 +19,7 @@ class Network {
         group_(group),
         live_(live),
         packed_(static_cast<const unsigned char*>(args.call.packed)),
-        weights_(reinterpret_cast<const Words*>(packed_ + kDecodeHeaderBytes)) {
+        weights_(reinterpret_cast<const Words*>(packed_)) {
     const int64_t slots = static_cast<int64_t>(group.index) * l_.slots;
     h_ = args.h + 2 * slots * l_.states * l_.output_stride;
     c_ = args.c + 2 * slots * l_.layers * l_.hidden_stride;
@@ -118,7 +118,9 @@ class Network {
 
   // Logits as choices are made by: NaN, which is never chosen, as -inf; +inf as the largest number;
   // -inf past the vocabulary.
-  FAST_S2S_DEVICE void vocabulary(int count) {
+  // `keep(i, row, logit)` gets them as they are.
+  template <class Keep>
+  FAST_S2S_DEVICE void vocabulary(int count, const Keep& keep) {
     const auto none = [](int) { return static_cast<float*>(nullptr); };
     const auto h = [&](int i) { return features(i); };
     product(l_.vocabulary(), count, none, h, [&](int tile, int first, int tiles) {
@@ -126,6 +128,7 @@ class Network {
         const float bias =
             load(biases() + 16 * static_cast<int64_t>(l_.layers) * l_.gate_tiles + row);
         float logit = sum + bias;
+        keep(i, row, logit);
         if (!(logit == logit) || row >= l_.vocab) logit = -HUGE_VALF;
         if (logit > 3.402823466e38f) logit = 3.402823466e38f;
         store(logits(i) + row, logit);
@@ -166,21 +169,21 @@ class Network {
   }
   FAST_S2S_DEVICE const Words* packed_at(const DecodeStage& stage, int i, int k) const {
     const int64_t tile = group_.rank + static_cast<int64_t>(i) * l_.ranks;
-    return weights_ + (stage.first + tile * stage.k_tiles + k) * 32 + lane();
+    return weights_ + (stage.first + tile * stage.units + k) * 32 + lane();
   }
 
-  // Each lane reads back only what it wrote itself.
+  // Each lane reads back what it wrote itself; but all warps read the scales.
   FAST_S2S_DEVICE void load_stage(const DecodeStage& stage) const {
     for (int i = 0; i < share(stage); ++i)
-      for (int k = warp(); k < stage.k_tiles; k += kDecodeWarps) {
-        const int unit = stage.local + i * stage.k_tiles + k;
+      for (int k = warp(); k < stage.units; k += kDecodeWarps) {
+        const int unit = stage.local + i * stage.units + k;
         if (unit < l_.resident)
           shared_store(resident_at(unit), load_constant(packed_at(stage, i, k)));
       }
   }
 
   FAST_S2S_DEVICE void fetch(uint32_t (&a)[4], const DecodeStage& stage, int i, int k) const {
-    const int unit = stage.local + i * stage.k_tiles + k;
+    const int unit = stage.local + i * stage.units + k;
     const Words words = unit < l_.resident ? shared_load<Words>(resident_at(unit))
                                            : load_constant(packed_at(stage, i, k));
     for (int r = 0; r < 4; ++r) a[r] = words.w[r];
@@ -207,8 +210,18 @@ class Network {
       for (int i0 = 0; i0 < mine; i0 += kTiles) {
         partial_turn_ ^= 1;
         Sums sums = {};
-        for (int k = warp(); k < stage.k_tiles; k += kDecodeWarps)
-          add(stage, i0, mine, k, from_x, from_h, sums);
+        int k = warp();
+        const auto add_up_to = [&](int end, Sums& to) {
+          for (; k < end; k += kDecodeWarps) add(stage, i0, mine, k, from_x, from_h, to);
+        };
+        if constexpr (Operand::kScaled) {
+          Sums of_second = {};
+          add_up_to(stage.second, sums);
+          add_up_to(stage.k_tiles, of_second);
+          scale(stage, i0, mine, sums, of_second);
+        } else {
+          add_up_to(stage.k_tiles, sums);
+        }
         if (warp() < depth_) put_partial(sums);
         sync_threads();
         finish(group_.rank + i0 * l_.ranks, first, mine - i0);
@@ -233,6 +246,24 @@ class Network {
       fetch(a, stage, i0 + m, k);
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n) Operand::multiply(sums[m][n], a, b[n]);
+    }
+  }
+
+  // Sums over two matrices by their rows' scales: those of rows g and g + 8 in the first, then in
+  // the second.
+  FAST_S2S_DEVICE void scale(const DecodeStage& stage, int i0, int mine, Sums& sums,
+                             const Sums& of_second) const {
+#pragma unroll
+    for (int m = 0; m < kTiles; ++m) {
+      if (i0 + m >= mine) continue;
+      uint32_t scales[4];
+      fetch(scales, stage, i0 + m, stage.k_tiles);
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          sums[m][n][i] = sums[m][n][i] * bit_copy<float>(scales[i / 2]) +
+                          of_second[m][n][i] * bit_copy<float>(scales[2 + i / 2]);
     }
   }
 

@@ -16,6 +16,7 @@ struct alignas(8) Pair {
 struct DecodeFp32 {
   typedef float Io;
   static constexpr int kDepth = 8, kLaneValues = 2;
+  static constexpr bool kScaled = false;
   struct State {
     uint32_t high[2], low[2];
   };
@@ -40,6 +41,7 @@ struct DecodeFp32 {
 struct DecodeBf16 {
   typedef Bf16 Io;
   static constexpr int kDepth = 16, kLaneValues = 4;
+  static constexpr bool kScaled = false;
   struct State {
     uint32_t part[3][2];
   };
@@ -73,6 +75,7 @@ struct DecodeBf16 {
 struct DecodeFp16 {
   typedef Fp16 Io;
   static constexpr int kDepth = 16, kLaneValues = 4;
+  static constexpr bool kScaled = false;
   struct State {
     uint32_t high[4], low[4];
   };
@@ -97,6 +100,37 @@ struct DecodeFp16 {
       const uint32_t high[2] = {b.high[2 * pair], b.high[2 * pair + 1]};
       mma_tf32(d, whole, low);
       mma_tf32(d, whole, high);
+    }
+  }
+};
+
+// int8 weights, which bfloat16 holds exactly. Words of a are four values of row g, of row g + 8,
+// then the next four. Sums are multiplied by the rows' scales.
+struct DecodeInt8 {
+  typedef int8_t Io;
+  static constexpr int kDepth = 32, kLaneValues = 8;
+  static constexpr bool kScaled = true;
+  struct State {
+    DecodeBf16::State half[2];
+  };
+  FAST_S2S_DEVICE static State read(const float* at, bool there) {
+    return {{DecodeBf16::read(at, there), DecodeBf16::read(at + 4, there)}};
+  }
+  // Two neighbours of a word's four as bfloat16.
+  FAST_S2S_DEVICE static uint32_t pair_of(uint32_t word, int pair) {
+    const auto value = [&](int byte) {
+      const int32_t q = static_cast<int32_t>(word << (24 - 8 * byte)) >> 24;
+      return bit_copy<uint32_t>(static_cast<float>(q));
+    };
+    return value(2 * pair) >> 16 | (value(2 * pair + 1) & 0xffff0000u);
+  }
+  FAST_S2S_DEVICE static void multiply(float (&d)[4], const uint32_t (&a)[4], const State& b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t first = a[2 * half], second = a[2 * half + 1];
+      const uint32_t whole[4] = {pair_of(first, 0), pair_of(second, 0), pair_of(first, 1),
+                                 pair_of(second, 1)};
+      DecodeBf16::multiply(d, whole, b.half[half]);
     }
   }
 };

@@ -136,6 +136,14 @@ class BlockScores {
     }
   }
 
+  // f(token, score) of this thread's tokens
+  template <class F>
+  FAST_S2S_DEVICE void for_scores(const F& f) const {
+#pragma unroll 1
+    for (int64_t token = 4 * thread_rank(); token < vocab_; token += 4 * kDecodeThreads)
+      for (int64_t i = token; i < token + 4 && i < vocab_; ++i) f(i, score(i));
+  }
+
   // The lowest of the best tokens, and its value.
   FAST_S2S_DEVICE Ranked first_best() {
     Ranked mine = no_token();
@@ -222,6 +230,7 @@ class BlockScores {
     if (options.temperature != 1) {
       const float divisor = static_cast<float>(options.temperature);
       change([=](int64_t, float v) { return v / divisor; });
+      shift_ /= divisor;
     }
     if (options.top_k > 0 && options.top_k < vocab_) keep_best(options.top_k);
     if (options.top_p < 1) keep_mass(options.top_p);

@@ -1,7 +1,7 @@
 // Each slot's sequence and states in the op's arrays, moved by a whole block.
 #pragma once
 
-#include "scores_cuda.cuh"
+#include "kept_cuda.cuh"
 
 namespace fast_s2s {
 

@@ -14,17 +14,17 @@ from fast_s2s import backends
 from fast_s2s.checks import check_bool, check_integer, check_tensor
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding import reference
-from fast_s2s.decoding.contract import AttentionSizes, Header, Options
+from fast_s2s.decoding.contract import AttentionSizes, Header
 from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
 from fast_s2s.reference import accumulate_dtype
 from fast_s2s.stored import Stored as Stored
 from fast_s2s.stored import store as store
 
-# numbered as in `kWeightTypes` of csrc/decode/arguments.h
+# numbered as `WeightType` of csrc/decode/decode.h
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)
 # of those, what the kernels multiply
 CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
-CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 TABLE_MODES = ("auto", "on", "off")
 
 # a larger embedding table is not worth its memory, by default
@@ -157,19 +157,12 @@ class PackedDecoder:
         max_steps: int,
     ) -> list[Tensor]:
         """The op `decode`, or its reference."""
-        if self.backend == "reference" or self._lacks(options):
+        if self.backend == "reference":
             dense = self.dense
             return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
         return torch.ops.fast_s2s.decode.default(
             self.packed, self.header, state, memory, rules, options, parameters, max_steps
         )
-
-    def _lacks(self, options: Sequence[int]) -> bool:
-        """Whether the kernels have not all that the options ask for."""
-        if self.device.type != "cuda":
-            return False
-        numbers = Options(*options)
-        return bool(numbers.keep or numbers.sample_beams)
 
     @functools.cached_property
     def dense(self) -> DenseDecoder:
