@@ -27,7 +27,7 @@ from fast_s2s.checks import (
     check_sequence,
     integer_tensor,
 )
-from fast_s2s.text import PathLike, Tokenizer, check_tokenizer, normalize
+from fast_s2s.tokenizer import PathLike, Tokenizer, check_tokenizer, normalize
 
 
 @dataclass(frozen=True)

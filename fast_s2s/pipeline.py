@@ -18,7 +18,8 @@ from fast_s2s.generation import Automaton, GenerateOutput
 from fast_s2s.generation.arguments import row_seeds
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq
-from fast_s2s.text import Tokenizer, check_tokenizer, load_tokenizer
+from fast_s2s.text import load_tokenizer
+from fast_s2s.tokenizer import Tokenizer, check_tokenizer
 
 
 @dataclass(frozen=True)

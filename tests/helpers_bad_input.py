@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from helpers_training import toy_entries, toy_model, toy_tokenizers, toy_trainer
 
-from fast_s2s import cmudict, data, metrics, text, training
+from fast_s2s import cmudict, data, metrics, text, tokenizer, training
 from fast_s2s.data import Batch, Entry, PairDataset, TokenBatches
 
 SOURCE, TARGET = toy_tokenizers()
@@ -37,14 +37,14 @@ def trainer(tmp_path, **changes):
 
 # as the table in test_bad_input.py
 TABLE = {
-    "text.HuggingFaceTokenizer": [
+    "huggingface.HuggingFaceTokenizer": [
         (lambda _: text.HuggingFaceTokenizer(3), TypeError, "tokenizer: expected tokenizers.Tok"),
     ],
-    "text.normalize": [
-        (lambda _: text.normalize(3), TypeError, "text: expected str, got int"),
+    "tokenizer.normalize": [
+        (lambda _: tokenizer.normalize(3), TypeError, "text: expected str, got int"),
     ],
-    "text.check_tokenizer": [
-        (lambda _: text.check_tokenizer("name", 3), TypeError, f"name: {NO_TOKENIZER} int"),
+    "tokenizer.check_tokenizer": [
+        (lambda _: tokenizer.check_tokenizer("name", 3), TypeError, f"name: {NO_TOKENIZER} int"),
     ],
     "data.Entry": [
         (lambda _: Entry(3, ("a",)), TypeError, "source: expected a str, got int"),
