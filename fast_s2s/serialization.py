@@ -179,7 +179,8 @@ def _replace_changed(temporaries: Mapping[Path, Path]) -> None:
         _sync_folder(last.parent)
         changed = [pair for pair in changed if pair[0] != last] + [(last, last_temporary)]
     for path, temporary in changed:
-        temporary.replace(path)
+        with _named(path):
+            temporary.replace(path)
 
 
 def _sync(path: Path) -> None:

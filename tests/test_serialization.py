@@ -30,6 +30,13 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_folder_in_a_files_place_is_named(tmp_path):
+    (tmp_path / "curve.png").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        atomic_write_bytes(tmp_path / "curve.png", b"x")
+    assert caught.value.filename == str(tmp_path / "curve.png")
+
+
 @pytest.fixture
 def small_files():
     """Longer files fail as on a full disk."""

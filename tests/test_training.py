@@ -298,6 +298,13 @@ def test_wrong_arguments(tmp_path):
         toy_trainer(tmp_path / "run").fit([])
 
 
+def test_a_damaged_line_of_the_log_is_named(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    path.write_bytes(b'{"update": 4}\n{"update: \xff}\n')
+    with pytest.raises(ValueError, match=r"train_log\.jsonl:2: expected JSON"):
+        TrainLog(path).records()
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path):
     toy_trainer(tmp_path, max_updates=4).fit(toy_entries(20))
     # as another process holds it, here on a descriptor of its own

@@ -145,7 +145,16 @@ class TrainLog:
             os.truncate(self.path, position)
 
     def records(self) -> list[dict[str, Any]]:
-        """All lines, oldest first."""
+        """All lines, oldest first.
+
+        Raises ValueError, naming the file and the line, for one that is no JSON.
+        """
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        records = []
+        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{self.path}:{number}: expected JSON: {error}") from error
+        return records
