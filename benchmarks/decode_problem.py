@@ -23,7 +23,7 @@ from fast_s2s.decoding import (
     decode,
     initial_state,
 )
-from fast_s2s.decoding.weights import Stored
+from fast_s2s.stored import Stored
 
 BOS = 1
 # largest error over largest value: one other token is more than that

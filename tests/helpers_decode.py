@@ -24,7 +24,7 @@ from fast_s2s.decoding import (
     reference,
 )
 from fast_s2s.decoding.contract import Keep, Kept
-from fast_s2s.decoding.weights import Stored
+from fast_s2s.stored import Stored
 
 BOS, EOS = 1, 2
 

@@ -17,7 +17,9 @@ from fast_s2s.attention import Memory
 from fast_s2s.decoding import DecodeOptions
 from fast_s2s.decoding.contract import Kept, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
-from fast_s2s.decoding.weights import CUDA_DTYPES, PackedDecoder, Stored
+from fast_s2s.decoding.packed import PackedDecoder
+from fast_s2s.decoding.weights import CUDA_DTYPES
+from fast_s2s.stored import Stored
 
 if not torch.cuda.is_available() or not backends.cuda_loaded:
     pytest.skip(f"no GPU with the CUDA library: {backends.cuda_reason}", allow_module_level=True)

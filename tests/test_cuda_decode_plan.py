@@ -9,7 +9,8 @@ import torch
 from test_cuda_plan import DEVICES
 
 from fast_s2s import backends
-from fast_s2s.decoding.weights import CUDA_DTYPES, _choose_backend
+from fast_s2s.decoding.packed import _choose_backend
+from fast_s2s.decoding.weights import CUDA_DTYPES
 
 pytestmark = pytest.mark.skipif(
     backends.extension is None, reason=f"no planner: {backends.extension_reason}"

@@ -14,9 +14,9 @@ from fast_s2s.decoding.api import initial_state as initial_state
 from fast_s2s.decoding.api import read as read
 from fast_s2s.decoding.automaton import Automaton as Automaton
 from fast_s2s.decoding.options import DecodeOptions as DecodeOptions
+from fast_s2s.decoding.packed import PackedDecoder as PackedDecoder
+from fast_s2s.decoding.packed import pack_decoder as pack_decoder
+from fast_s2s.decoding.packed import pack_encoder as pack_encoder
 from fast_s2s.decoding.weights import AttentionWeights as AttentionWeights
 from fast_s2s.decoding.weights import DecoderWeights as DecoderWeights
 from fast_s2s.decoding.weights import LayerWeights as LayerWeights
-from fast_s2s.decoding.weights import PackedDecoder as PackedDecoder
-from fast_s2s.decoding.weights import pack_decoder as pack_decoder
-from fast_s2s.decoding.weights import pack_encoder as pack_encoder

@@ -25,7 +25,7 @@ from fast_s2s.decoding.options import (
     op_rules,
     reading_rules,
 )
-from fast_s2s.decoding.weights import PackedDecoder
+from fast_s2s.decoding.packed import PackedDecoder
 
 # the op makes room for all its steps, and for what it keeps of them
 _STEPS_AT_ONCE = 1024

@@ -1,0 +1,326 @@
+"""A decoder's weights, stored in a type of choice and packed once for many calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fast_s2s import backends
+from fast_s2s.decoding import ops as ops
+from fast_s2s.decoding import reference
+from fast_s2s.decoding.contract import AttentionSizes, Header
+from fast_s2s.decoding.reference import DenseAttention, DenseDecoder, DenseLayer
+from fast_s2s.decoding.weights import (
+    CPU_DTYPES,
+    CUDA_DTYPES,
+    DTYPES,
+    AttentionWeights,
+    DecoderWeights,
+    LayerWeights,
+    check_weights,
+)
+from fast_s2s.reference import accumulate_dtype
+from fast_s2s.stored import Stored, store
+
+TABLE_MODES = ("auto", "on", "off")
+
+# a larger embedding table is not worth its memory, by default
+_TABLE_BYTES = 64 * 2**20
+
+
+class StoredAttention(NamedTuple):
+    """`AttentionWeights`, stored; `score` is of type acc."""
+
+    output: Stored
+    heads: int
+    feeding: bool
+    query: Stored | None
+    score: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class PackedDecoder:
+    """Weights ready for `decode`. Made by `pack_decoder`; later changes of a model do not reach it.
+
+    dtype:     of the matrices: float32, float64, bfloat16, float16 or int8
+    acc:       of states, biases, embeddings and sums: float64 for float64, else float32
+    table:     whether layer 0 looks up embedding · W_ihᵀ + bias instead of multiplying
+    embedding: acc (V, E)
+    layers:    (w_ih, w_hh, w_hr or None) per layer
+    biases:    acc, (4H,) per layer, b_ih + b_hh, then (V,)
+    output:    (V, R)
+    attending: the weights of attention, if any
+    """
+
+    dtype: torch.dtype
+    table: bool
+    embedding: Tensor
+    layers: tuple[tuple[Stored, Stored, Stored | None], ...]
+    biases: tuple[Tensor, ...]
+    output: Stored
+    attending: StoredAttention | None = None
+
+    @property
+    def acc(self) -> torch.dtype:
+        return accumulate_dtype(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def backend(self) -> str:
+        """What serves this decoder's tensors: see `fast_s2s.backends`."""
+        return self.choice.backend
+
+    @property
+    def choice(self) -> backends.Choice:
+        """`backend`, and why."""
+        return _choose_backend(self.device.type, self.dtype)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.output.values.size(0)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.layers[0][1].values.size(0) // 4
+
+    @property
+    def output_size(self) -> int:
+        """Of each layer: hidden_size, or that of the projection."""
+        return self.output.values.size(1)
+
+    @property
+    def attention(self) -> AttentionSizes | None:
+        attending = self.attending
+        if attending is None:
+            return None
+        size = self.output_size
+        keys = size if attending.query is None else attending.query.values.size(0)
+        return AttentionSizes(attending.output.values.size(1) - size, keys, attending.feeding)
+
+    def run(
+        self,
+        state: Sequence[Tensor],
+        memory: Sequence[Tensor],
+        rules: Sequence[Tensor],
+        options: Sequence[int],
+        parameters: Sequence[float],
+        max_steps: int,
+    ) -> list[Tensor]:
+        """The op `decode`, or its reference."""
+        if self.backend == "reference":
+            dense = self.dense
+            return reference.decode(dense, state, memory, rules, options, parameters, max_steps)
+        return torch.ops.fast_s2s.decode.default(
+            self.packed, self.header, state, memory, rules, options, parameters, max_steps
+        )
+
+    @functools.cached_property
+    def dense(self) -> DenseDecoder:
+        """For the reference: the stored numbers, all in acc."""
+        layers = tuple(
+            DenseLayer(
+                w_ih.dense(self.acc),
+                w_hh.dense(self.acc),
+                bias,
+                None if w_hr is None else w_hr.dense(self.acc),
+            )
+            for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
+        )
+        return DenseDecoder(
+            self.embedding,
+            layers,
+            self.output.dense(self.acc),
+            self.biases[-1],
+            None if self.attending is None else _dense_attention(self.attending, self.acc),
+        )
+
+    @functools.cached_property
+    def packed(self) -> Tensor:
+        """For the native op: uint8, laid out for this machine's vectors or this GPU; not a file
+        format.
+        """
+        return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
+
+    @functools.cached_property
+    def header(self) -> list[int]:
+        """`Header` of the native op."""
+        sizes, attending = self.attention, self.attending
+        header = Header(
+            DTYPES.index(self.dtype),
+            self.num_layers,
+            self.hidden_size,
+            self.output_size,
+            self.vocab_size,
+            4 * self.hidden_size if self.table else self.embedding.size(1),
+            self._projected,
+            self.table,
+        )
+        if sizes is not None and attending is not None:
+            header = header._replace(
+                heads=attending.heads,
+                keys=sizes.keys,
+                values=sizes.values,
+                additive=attending.query is not None,
+                feeding=attending.feeding,
+            )
+        return [int(number) for number in header]
+
+    @property
+    def _projected(self) -> bool:
+        return self.layers[0][2] is not None
+
+    def pack_arguments(self) -> tuple[Any, ...]:
+        """Of the op `decode_pack`."""
+        matrices = [matrix for layer in self.layers for matrix in layer if matrix is not None]
+        inputs = self.embedding
+        if self.table:
+            size = inputs.size(1)
+            first = matrices.pop(0)
+            inputs = inputs @ first.dense(self.acc)[:, :size].t() + self.biases[0]
+            if first.values.size(1) > size:
+                # what input feeding feeds is still to be multiplied
+                matrices.insert(0, Stored(first.values[:, size:].contiguous(), first.scale))
+        biases = list(self.biases)
+        attending = self.attending
+        if attending is not None:
+            if attending.query is not None and attending.score is not None:
+                matrices.append(attending.query)
+                biases.insert(-1, attending.score)
+            matrices.append(attending.output)
+        matrices.append(self.output)
+        attends = (0, False, False)
+        if attending is not None:
+            attends = (attending.heads, attending.query is not None, attending.feeding)
+        return (
+            [matrix.values for matrix in matrices],
+            [matrix.scale for matrix in matrices if matrix.scale is not None],
+            biases,
+            inputs,
+            self.num_layers,
+            self._projected,
+            self.table,
+            *attends,
+        )
+
+
+def _choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
+    """What runs `decode` for weights of this type, and why."""
+    choice = backends.current(device_type, accumulate_dtype(dtype))
+    if choice.backend == "reference":
+        return choice
+    why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype))
+    if why_not is None and dtype not in (CUDA_DTYPES if device_type == "cuda" else CPU_DTYPES):
+        why_not = f"no native {device_type} decode of {dtype} weights"
+    if why_not is not None:
+        return backends.Choice("reference", f"native: {why_not}; triton: no decode")
+    return backends.Choice("native", choice.reason)
+
+
+@torch.no_grad()
+def pack_decoder(
+    weights: DecoderWeights, dtype: torch.dtype | None = None, table: str = "auto"
+) -> PackedDecoder:
+    """Weights for `decode`, stored as `dtype`.
+
+    dtype: float32, float64, bfloat16, float16 (fast on a GPU alone), or int8 with a scale for each
+           row; default: that of the output projection's weight, on the CPU float32 for float16.
+           States and sums are float64 for float64, else float32
+    table: whether layer 0 looks up embedding · W_ihᵀ + bias, (V, 4H) numbers, instead of
+           multiplying: "auto" does up to 64 MiB; "on" or "off"
+
+    Raises TypeError or ValueError naming what does not fit.
+    """
+    check_weights(weights)
+    if dtype is None:
+        own = weights.output_weight.dtype
+        on_cpu = weights.output_weight.device.type == "cpu"
+        dtype = torch.float32 if own == torch.float16 and on_cpu else own
+    if dtype not in DTYPES:
+        names = ", ".join(str(known) for known in DTYPES)
+        raise ValueError(f"dtype: expected one of {names}, got {dtype!r}")
+    if table not in TABLE_MODES:
+        raise ValueError(f"table: expected one of {', '.join(TABLE_MODES)}, got {table!r}")
+    acc = accumulate_dtype(dtype)
+    vocab_size = weights.output_weight.size(0)
+    gates = weights.layers[0].w_hh.size(0)
+    small = vocab_size * gates * acc.itemsize <= _TABLE_BYTES
+    biases = [_bias(layer, acc) for layer in weights.layers]
+    output_bias = weights.output_bias
+    if output_bias is None:
+        output_bias = torch.zeros(vocab_size, device=weights.output_weight.device)
+    layers = tuple(
+        (
+            store(layer.w_ih, dtype),
+            store(layer.w_hh, dtype),
+            None if layer.w_hr is None else store(layer.w_hr, dtype),
+        )
+        for layer in weights.layers
+    )
+    decoder = PackedDecoder(
+        dtype=dtype,
+        table=table == "on" or (table == "auto" and small),
+        embedding=weights.embedding.detach().to(acc),
+        layers=layers,
+        biases=(*biases, output_bias.detach().to(acc)),
+        output=store(weights.output_weight, dtype),
+        attending=_stored_attention(weights.attention, dtype, acc),
+    )
+    if decoder.backend == "native":
+        # now, rather than in the first call
+        _ = decoder.packed
+    return decoder
+
+
+def pack_encoder(
+    embedding: Tensor,
+    layers: Sequence[LayerWeights],
+    dtype: torch.dtype | None = None,
+    table: str = "auto",
+) -> PackedDecoder:
+    """Layers over an embedding (V, E), for `read`. As `pack_decoder`, without an output."""
+    if not isinstance(embedding, Tensor):
+        raise TypeError(f"embedding: expected a tensor, got {type(embedding).__name__}")
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    output = embedding.new_zeros(embedding.size(0), layers[0].w_hh.size(1))
+    return pack_decoder(DecoderWeights(embedding, tuple(layers), output), dtype, table)
+
+
+def _stored_attention(
+    weights: AttentionWeights | None, dtype: torch.dtype, acc: torch.dtype
+) -> StoredAttention | None:
+    if weights is None:
+        return None
+    return StoredAttention(
+        store(weights.output, dtype),
+        weights.heads,
+        weights.feeding,
+        None if weights.query is None else store(weights.query, dtype),
+        None if weights.score is None else weights.score.detach().to(acc),
+    )
+
+
+def _dense_attention(stored: StoredAttention, acc: torch.dtype) -> DenseAttention:
+    query = None if stored.query is None else stored.query.dense(acc)
+    output = stored.output.dense(acc)
+    return DenseAttention(output, stored.heads, stored.feeding, query, stored.score)
+
+
+def _bias(layer: LayerWeights, acc: torch.dtype) -> Tensor:
+    total = torch.zeros(layer.w_hh.size(0), dtype=acc, device=layer.w_hh.device)
+    for bias in (layer.b_ih, layer.b_hh):
+        if bias is not None:
+            total = total + bias.detach().to(acc)
+    return total
