@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -37,13 +38,15 @@ def test_a_folder_in_a_files_place_is_named(tmp_path):
     assert caught.value.filename == str(tmp_path / "curve.png")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """Longer files fail as on a full disk."""
+    """Longer files fail as on a full disk; pytest's own output too, if it goes to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +57,10 @@ def small_files():
     ],
     ids=["bytes", "tensors"],
 )
-def test_a_full_disk_names_the_file_that_was_meant(tmp_path, small_files, save):
+def test_a_full_disk_names_the_file_that_was_meant(tmp_path, save):
     path = tmp_path / "model.safetensors"
     path.write_text("old")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with pytest.raises(OSError, match="File too large") as caught, small_files():
         save(path)
     assert caught.value.filename == str(path)
     assert (path.read_text(), names(tmp_path)) == ("old", ["model.safetensors"])
