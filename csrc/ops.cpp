@@ -16,4 +16,5 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_cell_backward", TORCH_BOX(&fast_s2s::lstm_cell_backward));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::decode));
+  m.impl("decode_read", TORCH_BOX(&fast_s2s::decode_read));
 }

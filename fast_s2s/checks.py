@@ -103,6 +103,13 @@ def check_tensor(
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
 
 
+def check_token_id(name: str, token: Any, vocab_size: int) -> None:
+    """Raises TypeError unless `token` is an int, ValueError outside the vocabulary."""
+    check_integer(name, token, 0)
+    if token >= vocab_size:
+        raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, got {token}")
+
+
 def check_token_ids(name: str, ids: Tensor, vocab_size: int, kind: str = "token ids") -> None:
     """Raises ValueError for an id outside the vocabulary, or another `kind` of number.
 

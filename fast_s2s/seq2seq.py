@@ -226,41 +226,48 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         embedded = self.dropout(self.src_embedding(src))
         hx = None if state is None else (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
         output, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
-        h, c = self._state_of(h_n, c_n)[:2]
-        if self.config.input_feeding:
-            h = torch.cat((h, torch.zeros_like(h[:1])))
-        memory = None if self.attention is None else self.attention.memory(output, lengths)
+        context = self._context_of(h_n, c_n, output, lengths)
+        memory = context.memory
         if memory is not None and state is not None and state.memory is not None:
             memory = state.memory.extended(memory)
-        return DecoderState(h, c, memory=memory), EncoderState(h_n, c_n, memory)
+        return context._replace(memory=memory), EncoderState(h_n, c_n, memory)
 
     def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
         embedding = self.src_embedding.weight
         if (
-            self.attention is not None
-            or self._dropout_is_on()
+            self._dropout_is_on()
             or torch.is_autocast_enabled(src.device.type)
             or not self._packed_encoder.serves(embedding, self.encoder)
         ):
             return self._encode(src, lengths)[0]
         # int8 of numbers that were rounded to it is exact
         dtype = torch.int8 if self._rounded else self.dtype
-        h, c = self._packed_encoder.read(embedding, self.encoder, src, lengths, dtype)
-        return self._state_of(h, c)
+        outputs = self.attention is not None
+        h_n, c_n, output = self._packed_encoder.read(
+            embedding, self.encoder, src, lengths, dtype, outputs=outputs
+        )
+        return self._context_of(h_n, c_n, output, lengths)
 
-    def _state_of(self, h_n: Tensor, c_n: Tensor) -> DecoderState:
+    def _context_of(
+        self, h_n: Tensor, c_n: Tensor, output: Tensor, lengths: Tensor
+    ) -> DecoderState:
+        """From what the encoder gives; `output` counts with attention alone."""
         h, c = self._pair_layers(h_n), self._pair_layers(c_n)
         if self.bridge is not None:
             h, c = self.bridge(h, c)
-        return DecoderState(h, c)
+        if self.config.input_feeding:
+            h = torch.cat((h, torch.zeros_like(h[:1])))
+        memory = None if self.attention is None else self.attention.memory(output, lengths)
+        return DecoderState(h, c, memory=memory)
 
     def _pair_layers(self, states: Tensor) -> Tensor:
         """What each decoder layer starts from: (encoder layers·D, B, H) -> (layers, B, D·H)."""
-        if not self.config.bidirectional and len(states) == self.config.num_decoder_layers:
-            return states
-        directions = 2 if self.config.bidirectional else 1
-        layers = states.unflatten(0, (-1, directions)).transpose(1, 2).flatten(2)
+        layers = states
+        if self.config.bidirectional:
+            layers = states.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
         offset = self.config.num_encoder_layers - self.config.num_decoder_layers
+        if offset == 0:
+            return layers
         pairs = [max(0, offset + index) for index in range(self.config.num_decoder_layers)]
         return torch.stack([layers[index] for index in pairs])
 

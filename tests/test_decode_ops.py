@@ -23,8 +23,6 @@ from fast_s2s.decoding import (
     decode,
     initial_state,
     pack_decoder,
-    pack_encoder,
-    read,
 )
 from fast_s2s.decoding.contract import Keep, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
@@ -124,27 +122,6 @@ def test_a_prefix_needs_no_logits_but_is_read(backend):
     torch.testing.assert_close(forced.token_scores[:, 3:], free.token_scores[:, 3:])
 
 
-@pytest.mark.parametrize("projection", [0, 3])
-def test_reading_is_what_an_lstm_does(backend, projection, assert_close):
-    size = Size(layers=2, projection=projection)
-    weights = random_weights(size)
-    h, c = random_context(size, 4)
-    tokens, lengths = torch.randint(0, 11, (4, 6)), torch.tensor([6, 0, 3, 5])
-    packed = pack_encoder(weights.embedding, weights.layers)
-    actual = read(packed, h, c, tokens, lengths)
-    lstm = fast_s2s.LSTM(5, 8, 2, batch_first=True, proj_size=projection).double()
-    with torch.no_grad():
-        given = [weight for layer in weights.layers for weight in layer if weight is not None]
-        for name, weight in zip(lstm._flat_weights_names, given, strict=True):
-            getattr(lstm, name).copy_(weight)
-        expected = lstm(weights.embedding[tokens], (h, c), lengths=lengths)[1]
-    for name, ours, theirs in zip("hc", actual, expected, strict=True):
-        assert_close(ours, theirs, name)
-    whole = read(packed, h, c, tokens, torch.full((4,), 6))
-    assert torch.equal(read(packed, h, c, tokens)[0], whole[0])
-    assert torch.equal(read(packed, h, c, tokens[:, :0])[0], h)
-
-
 def test_state_goes_on_where_it_stopped(backend):
     """With a higher limit, by another call, by rows in another order."""
     made = make(Size(layers=2), 5)
@@ -155,6 +132,16 @@ def test_state_goes_on_where_it_stopped(backend):
     rest = decode(made[0], state, DecodeOptions(max_new_tokens=9, eos_token_id=EOS))
     assert torch.equal(rest.tokens, whole.tokens[order][:, : rest.tokens.size(1)])
     torch.testing.assert_close(rest.scores, whole.scores[order])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_options_serve_batches_of_any_size(backend, beams):
+    """And decoders of any vocabulary: what was made of them for one is not another's."""
+    options = DecodeOptions(max_new_tokens=4, suppress_tokens=[2], num_beams=beams)
+    for batch, vocab in ((2, 11), (3, 11), (3, 7), (2, 11)):
+        made = make(Size(vocab=vocab), batch)
+        fresh = dataclasses.replace(options)
+        assert torch.equal(run(made, options).tokens, run(made, fresh).tokens)
 
 
 def test_more_steps_than_the_op_takes_at_once(backend, monkeypatch):
@@ -278,17 +265,13 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
 @needs_native
 def test_threads_wait_for_each_other_in_a_prefix():
     """There no logits are computed, so one barrier of a step less is met."""
-    size = Size(hidden=600, vocab=50)
-    made = make(size, 1, torch.float32)
-    packed = pack_encoder(*random_weights(size)[:2], torch.float32)
-    tokens = torch.randint(0, 50, (1, 12))
-    options = DecodeOptions(max_new_tokens=3, prefix=tokens)
-    expected = read(packed, *made[1:], tokens)[0], run(made, options).tokens
+    made = make(Size(hidden=600, vocab=50), 1, torch.float32)
+    options = DecodeOptions(max_new_tokens=3, prefix=torch.randint(0, 50, (1, 12)))
+    expected = run(made, options).tokens
     torch.set_num_threads(2)
     try:
         for _ in range(150):
-            assert torch.equal(read(packed, *made[1:], tokens)[0], expected[0])
-            assert torch.equal(run(made, options).tokens, expected[1])
+            assert torch.equal(run(made, options).tokens, expected)
     finally:
         torch.set_num_threads(1)
 

@@ -321,10 +321,14 @@ def test_memory_does_not_grow():
     assert _resident() - before < 1000
 
 
-@pytest.mark.parametrize("architecture", ["plain", "deep-decoder", "bidirectional-deep-decoder"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["plain", "deep-decoder", "bidirectional-deep-decoder", "general-heads", "additive-tied"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_packed_encoder_reads_as_the_layer_does(architecture, dtype, assert_close):
     model = make_model(dtype, **ARCHITECTURES[architecture])
+    assert model._packed_encoder.serves(model.src_embedding.weight, model.encoder)
     batch = make_batch(rows=6)
     lengths = batch.src_lengths.clone()
     # an empty row too
@@ -334,6 +338,10 @@ def test_packed_encoder_reads_as_the_layer_does(architecture, dtype, assert_clos
             packed, encoded = model._context(batch.src, lengths), model.encode(batch.src, lengths)
         assert_close(packed.h, encoded.h, "h", dtype)
         assert_close(packed.c, encoded.c, "c", dtype)
+        assert (packed.memory is None) == (model.attention is None)
+        if packed.memory is not None:
+            assert_close(packed.memory.values, encoded.memory.values, "values", dtype)
+            assert_close(packed.memory.keys, encoded.memory.keys, "keys", dtype)
         # a change is seen
         with torch.no_grad():
             model.encoder.weight_hh_l0.mul_(0.5)

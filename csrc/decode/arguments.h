@@ -3,21 +3,18 @@
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
+#include "../empty_tensor.h"
 #include "decode.h"
 
 namespace fast_s2s {
 namespace decode_arguments {
 
-using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
-using torch::stable::Tensor;
 
 constexpr int64_t kAny = -1;
 
@@ -189,7 +186,7 @@ inline StateTensors grown(const StateTensors& like, int64_t max_steps) {
     const auto sizes = like.tensors[i].sizes();
     std::vector<int64_t> shape(sizes.begin(), sizes.end());
     if (i == 2 || i == 3) shape[1] += max_steps;
-    out.tensors.push_back(torch::stable::new_empty(like.tensors[i], shape));
+    out.tensors.push_back(empty(like.tensors[i], shape));
   }
   return out;
 }

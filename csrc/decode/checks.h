@@ -1,6 +1,7 @@
 // Checks of tensors that the decode ops on the CPU take.
 #pragma once
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -9,9 +10,7 @@
 namespace fast_s2s {
 namespace decode_checks {
 
-using torch::headeronly::ScalarType;
 using torch::headeronly::toString;
-using torch::stable::Tensor;
 
 using decode_arguments::kAny;
 
@@ -41,6 +40,27 @@ inline void check_range(const Tensor& tensor, const std::string& name, int64_t l
 
 inline ScalarType acc_type(WeightType weights) {
   return weights == WeightType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+// As packed, which `given` must be.
+inline PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>& given) {
+  PackedHeader header{};
+  STD_TORCH_CHECK(packed.is_cpu() && packed.dim() == 1 && packed.is_contiguous() &&
+                      packed.scalar_type() == ScalarType::Byte &&
+                      packed.numel() >= static_cast<int64_t>(sizeof(header)),
+                  "packed: expected what decode_pack gave, on the CPU");
+  std::memcpy(&header, packed.const_data_ptr(), sizeof(header));
+  STD_TORCH_CHECK(std::memcmp(header.magic, kPackedMagic, sizeof(header.magic)) == 0,
+                  "packed: expected what decode_pack of this version gave");
+  PackedHeader here = header;
+  decode_describe_cpu(here);
+  STD_TORCH_CHECK(here.layout == header.layout,
+                  "packed: expected weights packed for this machine's instruction set; pack again");
+  STD_TORCH_CHECK(here.bytes == header.bytes && header.bytes == packed.numel(), "packed: expected ",
+                  here.bytes, " bytes, got ", packed.numel());
+  STD_TORCH_CHECK(given == decode_arguments::numbers_of(header),
+                  "header: expected that of the packed weights");
+  return header;
 }
 
 }  // namespace decode_checks

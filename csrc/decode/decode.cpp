@@ -2,7 +2,6 @@
 
 #include "decode.h"
 
-#include <cstring>
 #include <string>
 
 #include "../cpu/thread_count.h"
@@ -15,26 +14,6 @@ using namespace decode_checks;
 using namespace decode_arguments;
 
 namespace {
-
-// As packed, which `given` must be.
-PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>& given) {
-  PackedHeader header{};
-  STD_TORCH_CHECK(packed.is_cpu() && packed.dim() == 1 && packed.is_contiguous() &&
-                      packed.scalar_type() == ScalarType::Byte &&
-                      packed.numel() >= static_cast<int64_t>(sizeof(header)),
-                  "packed: expected what decode_pack gave, on the CPU");
-  std::memcpy(&header, packed.const_data_ptr(), sizeof(header));
-  STD_TORCH_CHECK(std::memcmp(header.magic, kPackedMagic, sizeof(header.magic)) == 0,
-                  "packed: expected what decode_pack of this version gave");
-  PackedHeader here = header;
-  decode_describe_cpu(here);
-  STD_TORCH_CHECK(here.layout == header.layout,
-                  "packed: expected weights packed for this machine's instruction set; pack again");
-  STD_TORCH_CHECK(here.bytes == header.bytes && header.bytes == packed.numel(), "packed: expected ",
-                  here.bytes, " bytes, got ", packed.numel());
-  STD_TORCH_CHECK(given == numbers_of(header), "header: expected that of the packed weights");
-  return header;
-}
 
 const void* values_of(const Tensor& tensor) { return tensor.const_data_ptr(); }
 void* writable_values_of(const Tensor& tensor) { return const_cast<void*>(values_of(tensor)); }
@@ -146,11 +125,11 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
   }
   const auto room = [&](const std::vector<int64_t>& shape, ScalarType type) {
-    results.push_back(torch::stable::new_empty(begin.tensors[4], shape, type));
+    results.push_back(empty(begin.tensors[4], shape, type));
     return results.back().mutable_data_ptr();
   };
   args.kept = take_kept(options[10], s.slots, header.vocab, max_steps, room);
-  results.push_back(torch::stable::new_empty(begin.tensors[4], {5}));
+  results.push_back(empty(begin.tensors[4], {5}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());
   return results;

@@ -2,6 +2,7 @@
 
 #include "../cpu/isa.h"
 #include "decode.h"
+#include "read.h"
 
 namespace fast_s2s {
 
@@ -10,6 +11,7 @@ namespace fast_s2s {
   void decode_describe(PackedHeader& header);           \
   void decode_pack(const PackArgs& args, void* packed); \
   void decode(const DecodeArgs& args, int threads);     \
+  void read(const ReadArgs& args, int threads);         \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -40,5 +42,7 @@ void decode_pack_cpu(const PackArgs& args, void* packed) {
 }
 
 void decode_cpu(const DecodeArgs& args, int threads) { FAST_S2S_DISPATCH(decode(args, threads)); }
+
+void decode_read_cpu(const ReadArgs& args, int threads) { FAST_S2S_DISPATCH(read(args, threads)); }
 
 }  // namespace fast_s2s

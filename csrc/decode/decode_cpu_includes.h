@@ -22,3 +22,4 @@
 #include "../cpu/barrier.h"
 #include "../cpu/scratch.h"
 #include "decode.h"
+#include "read.h"

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <tuple>
 #include <vector>
 
 namespace fast_s2s {
@@ -28,6 +29,13 @@ typedef std::vector<torch::stable::Tensor> DecodeOp(
 
 DecodePackOp decode_pack;
 DecodeOp decode;
+
+// On the CPU alone: the states after reading `tokens`, and with `outputs` those of the last layer.
+// `packed`: of one direction or two.
+std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> decode_read(
+    const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& header,
+    const torch::stable::Tensor& h, const torch::stable::Tensor& c,
+    const torch::stable::Tensor& tokens, const torch::stable::Tensor& lengths, bool outputs);
 
 namespace cuda {
 

@@ -223,7 +223,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
   }
   // what no step writes
   const auto room = [&](const std::vector<int64_t>& shape, ScalarType type) {
-    results.push_back(torch::stable::new_empty(begin.tensors[4], shape, type));
+    results.push_back(empty(begin.tensors[4], shape, type));
     torch::stable::fill_(results.back(), type == ScalarType::Long ? -1 : 0);
     return cuda::state(results.back());
   };

@@ -21,7 +21,7 @@ class Engine {
         options_(args.options),
         q_(h_, args),
         network_(h_, args, q_.slots),
-        threads_(team(threads)),
+        threads_(network_.team(q_.slots, threads)),
         alike_(q_.slots),
         kept_(args, q_.slots, h_.vocab),
         next_(q_.slots),
@@ -49,13 +49,6 @@ class Engine {
     typename Network<Panel>::Own products;
     BeamRoom<A> room;
   };
-
-  // Enough work in a step to repay its barriers, and threads that sleep between calls.
-  int team(int threads) const {
-    constexpr int64_t kUsPerThread = 20;
-    const int64_t worth = network_.step_microseconds(q_.slots) / kUsPerThread;
-    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, worth)));
-  }
 
   void begin() {
     const bool beam = options_.strategy == Strategy::kBeam;

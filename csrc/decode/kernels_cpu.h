@@ -15,6 +15,7 @@
 #include "network_cpu.h"
 #include "beam_cpu.h"
 #include "engine_cpu.h"
+#include "reader_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -53,6 +54,13 @@ void decode(const DecodeArgs& args, int threads) {
   std::memcpy(&header, args.packed, sizeof(header));
   dispatch_panel(header.weights,
                  [&](auto panel) { Engine<decltype(panel)>(header, args, threads).run(); });
+}
+
+void read(const ReadArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.packed[0], sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { read_directions<decltype(panel)>(header, args, threads); });
 }
 
 }  // namespace FAST_S2S_ISA

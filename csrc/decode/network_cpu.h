@@ -114,6 +114,13 @@ class Network {
     return products * slots / kProductsPerUs + bytes / bytes_per_us;
   }
 
+  // Of so many threads those that repay a step's barriers, and that threads sleep between calls.
+  int team(int64_t slots, int threads) const {
+    constexpr int64_t kUsPerThread = 20;
+    const int64_t worth = step_microseconds(slots) / kUsPerThread;
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, worth)));
+  }
+
   // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
   void step_layer(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
     const int64_t count = live.size(), inputs = layout_.input_size(layer);

@@ -72,7 +72,7 @@ Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor
   take(header.vocab, header.output);
   bias_data.push_back(keep(biases.back(), "biases", acc, {header.vocab}));
   const void* input_data = keep(inputs, "inputs", acc, {header.vocab, header.inputs});
-  Tensor packed = torch::stable::new_empty(inputs, {header.bytes}, ScalarType::Byte);
+  Tensor packed = empty(inputs, {header.bytes}, ScalarType::Byte);
   const PackArgs args{header, matrix_data.data(), scaled ? scale_data.data() : nullptr,
                       bias_data.data(), input_data};
   decode_pack_cpu(args, packed.mutable_data_ptr());

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from fast_s2s.attention import Memory
-from fast_s2s.checks import check_integer, check_tensor, check_token_ids
+from fast_s2s.checks import check_integer, check_tensor, check_token_id, check_token_ids
 from fast_s2s.decoding.contract import (
     Decoder,
     Hypotheses,
@@ -21,16 +21,14 @@ from fast_s2s.decoding.contract import (
 from fast_s2s.decoding.options import (
     DecodeOptions,
     most_steps,
-    op_numbers,
     op_rules,
-    reading_rules,
 )
-from fast_s2s.decoding.packed import PackedDecoder
+from fast_s2s.decoding.packed import PackedDecoder, read_packed
 
 # the op makes room for all its steps, and for what it keeps of them
 _STEPS_AT_ONCE = 1024
 _KEPT_AT_ONCE = 2**25
-_READING = op_numbers(DecodeOptions(max_new_tokens=0))
+Part = TypeVar("Part", State, Hypotheses)
 
 
 class DecodeState(NamedTuple):
@@ -105,14 +103,16 @@ def initial_state(
     check_tensor("c", c, "(L, B, H)", (layers, batch, decoder.hidden_size), None, device)
     assert batch is not None
     memory = _memory(decoder, memory, batch)
-    if not isinstance(token, Tensor):
-        check_integer("token", token, 0)
+    if isinstance(token, Tensor):
+        check_tensor("token", token, "(B,)", (batch,), torch.int64, device)
+        check_token_ids("token", token, decoder.vocab_size)
+    else:
+        check_token_id("token", token, decoder.vocab_size)
         token = torch.full((batch,), token, device=device)
-    check_tensor("token", token, "(B,)", (batch,), torch.int64, device)
-    check_token_ids("token", token, decoder.vocab_size)
     if node is None:
         node = token.new_zeros(batch)
-    check_tensor("node", node, "(B,)", (batch,), torch.int64, device)
+    else:
+        check_tensor("node", node, "(B,)", (batch,), torch.int64, device)
     width = options.width
 
     def spread(values: Tensor, dim: int = 0) -> Tensor:
@@ -162,7 +162,7 @@ def decode(
     Raises TypeError or ValueError naming the argument that does not fit.
     """
     rules = op_rules(decoder, options, state.slots.position.size(0))
-    numbers = op_numbers(options)
+    numbers = options.numbers
     wanted = most_steps(options, rules)
     if max_steps is not None:
         check_integer("max_steps", max_steps, 0)
@@ -181,12 +181,15 @@ def decode(
         shared_steps += counts.shared
         if kept is not None:
             parts.append(Kept(*(part[: counts.steps] for part in kept)))
-        state = DecodeState(*_trimmed(slots, hypotheses, counts.longest), state.memory)
+        state = DecodeState(
+            _trimmed(slots, counts.longest),
+            hypotheses and _trimmed(hypotheses, counts.longest),
+            state.memory,
+        )
         if counts.left == 0 or steps == wanted:
             done = counts.left == 0
             work = steps, slot_steps, shared_steps, _joined(parts)
-            longest = counts.longest if state.hypotheses is None else None
-            return DecodeResult(*_returned(state, options, longest), state, done, *work)
+            return DecodeResult(*_returned(state, options), state, done, *work)
 
 
 def read(
@@ -206,25 +209,14 @@ def read(
     check_tensor("c", c, "(L, B, H)", (layers, batch, packed.hidden_size), None, device)
     check_tensor("tokens", tokens, "(B, T)", (batch, None), torch.int64, device)
     check_token_ids("tokens", tokens, packed.vocab_size)
+    if lengths is None:
+        lengths = tokens.new_full(tokens.shape[:1], tokens.size(1))
+    check_tensor("lengths", lengths, "(B,)", (batch,), torch.int64, device)
+    check_token_ids("lengths", lengths, tokens.size(1) + 1, "lengths")
+    if packed.attending is not None:
+        raise ValueError("packed: expected layers without attention, got some with it")
     h, c = h.detach().to(packed.acc), c.detach().to(packed.acc)
-    if not tokens.size(1):
-        return h, c
-    zeros = tokens.new_zeros(tokens.size(0))
-    scores = zeros.double()
-    state = State(
-        h=h,
-        c=c,
-        tokens=tokens[:, :1],
-        token_scores=scores.unsqueeze(1)[:, :0],
-        position=zeros,
-        score=scores,
-        finished=zeros.bool(),
-        node=zeros,
-    )
-    # a token is read when the next one is to be chosen: one more, of any kind
-    rules = reading_rules(torch.cat((tokens[:, 1:], tokens[:, :1]), dim=1), lengths)
-    tensors = packed.run([*state], [], [*rules], *_READING, tokens.size(1))
-    return tensors[0], tensors[1]
+    return read_packed([packed], h, c, tokens, lengths, outputs=False)[:2]
 
 
 def _joined(parts: list[Kept]) -> Kept | None:
@@ -260,37 +252,22 @@ def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _trimmed(
-    slots: State, hypotheses: Hypotheses | None, longest: int
-) -> tuple[State, Hypotheses | None]:
+def _trimmed(part: Part, longest: int) -> Part:
     """Without columns that no sequence reaches."""
-    return (
-        slots._replace(**_columns(slots, longest)),
-        hypotheses and hypotheses._replace(**_columns(hypotheses, longest)),
+    return part._replace(
+        tokens=part.tokens[:, : 1 + longest], token_scores=part.token_scores[:, :longest]
     )
 
 
-def _longest(lengths: Tensor) -> int:
-    return int(lengths.max()) if lengths.numel() else 0
-
-
-def _columns(part: State | Hypotheses, count: int) -> dict[str, Tensor]:
-    return {
-        "tokens": part.tokens[:, : 1 + count],
-        "token_scores": part.token_scores[:, :count],
-    }
-
-
-def _returned(
-    state: DecodeState, options: DecodeOptions, longest: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`longest`: of the lengths, if it is known, which saves waiting for a GPU."""
-    part: State | Hypotheses = state.slots if state.hypotheses is None else state.hypotheses
+def _returned(state: DecodeState, options: DecodeOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    slots, found, _ = state
+    if found is None:
+        return slots.tokens, slots.position, slots.token_scores, slots.score
     count, width = options.num_return_sequences, options.width
     tokens, lengths, token_scores, scores = (
         values if count == width else values.unflatten(0, (-1, width))[:, :count].flatten(0, 1)
-        for values in (part.tokens, part.position, part.token_scores, part.score)
+        for values in (found.tokens, found.position, found.token_scores, found.score)
     )
-    if longest is None:
-        longest = _longest(lengths)
+    # beams may have gone further
+    longest = int(lengths.max()) if lengths.numel() else 0
     return tokens[:, : 1 + longest], lengths, token_scores[:, :longest], scores

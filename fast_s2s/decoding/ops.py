@@ -1,4 +1,5 @@
-"""The ops `decode_pack` and `decode`: schemas and fake kernels. They have no gradients.
+"""The ops `decode_pack`, `decode` and `decode_read`: schemas and fake kernels. They have no
+gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -19,6 +20,10 @@ _library.define(
 _library.define(
     "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, "
     "int[] options, float[] parameters, int max_steps) -> Tensor[]"
+)
+_library.define(
+    "decode_read(Tensor[] packed, int[] header, Tensor h, Tensor c, Tensor tokens, "
+    "Tensor lengths, bool outputs) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -72,3 +77,18 @@ def _(
         ]
         results += [*kept, path, torch.empty_like(path)]
     return [*results, position.new_empty(5)]
+
+
+@torch.library.register_fake("fast_s2s::decode_read")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    header: list[int],
+    h: Tensor,
+    c: Tensor,
+    tokens: Tensor,
+    lengths: Tensor,
+    outputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, steps = tokens.shape
+    sizes = batch if outputs else 0, steps, len(packed) * Header(*header).output
+    return torch.empty_like(h), torch.empty_like(c), h.new_empty(sizes)

@@ -112,8 +112,18 @@ class DecodeOptions:
             raise ValueError("prefix_lengths: expected None without a prefix")
 
     @functools.cached_property
+    def numbers(self) -> tuple[list[int], list[float]]:
+        """`op_numbers`, made once."""
+        return op_numbers(self)
+
+    @functools.cached_property
     def shared_rules(self) -> dict[tuple[torch.device, int], dict[str, Tensor]]:
         """What `op_rules` made of these options before, by device and vocabulary."""
+        return {}
+
+    @functools.cached_property
+    def last_rules(self) -> dict[tuple[torch.device, int, int], Rules]:
+        """What it gave last, by device, vocabulary and rows."""
         return {}
 
     @property
@@ -181,13 +191,16 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
             f"state: expected rows of {options.width} slots, as the options say, got {slots} slots"
         )
     batch = slots // options.width
+    last = options.last_rules.get((device, vocab_size, batch))
+    if last is not None:
+        return last
     key = (device, vocab_size)
     if key not in options.shared_rules:
         options.shared_rules[key] = _shared_rules(options, device, vocab_size)
     prefix, prefix_lengths = _prefix(options, batch, vocab_size, device)
     if options.seed is not None:
         check_tensor("seed", options.seed, "(B,)", (batch,), torch.int64, device)
-    return Rules(
+    rules = Rules(
         seeds=torch.empty(0, dtype=torch.int64, device=device)
         if options.seed is None
         else options.seed,
@@ -196,6 +209,10 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
         prefix_lengths=prefix_lengths,
         **options.shared_rules[key],
     )
+    # one: batches differ in size without end
+    options.last_rules.clear()
+    options.last_rules[device, vocab_size, batch] = rules
+    return rules
 
 
 def _shared_rules(
@@ -234,19 +251,6 @@ def _shared_rules(
         "bad_offsets": bad_offsets.to(device),
         **automaton._asdict(),
     }
-
-
-def reading_rules(tokens: Tensor, lengths: Tensor | None) -> Rules:
-    """Of rows that end with a prefix, `tokens` (B, M), of which `lengths` (B,) count; default M."""
-    batch, steps = tokens.shape
-    if lengths is None:
-        lengths = tokens.new_full((batch,), steps)
-    check_tensor("lengths", lengths, "(B,)", (batch,), torch.int64, tokens.device)
-    check_token_ids("lengths", lengths, steps + 1, "lengths")
-    none = tokens.new_empty(0)
-    rest = dict.fromkeys(Rules._fields[4:-1], none)
-    limits = torch.zeros_like(lengths)
-    return Rules(none, limits, tokens, lengths, **rest, final=none.bool())
 
 
 def _bad_words(sequences: Sequence[Sequence[int]], eos: list[int]) -> tuple[Tensor, Tensor]:

@@ -116,6 +116,39 @@ def step(
     return Stepped(logits, torch.stack(hs), torch.stack(cs), weights)
 
 
+def read(
+    decoders: Sequence[DenseDecoder],
+    h: Tensor,
+    c: Tensor,
+    tokens: Tensor,
+    lengths: Tensor,
+    *,
+    outputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What layers over tokens (B, T) end with, h and c (D·L, B, …), and their outputs (B, T, D·R),
+    which are 0 past a row's length, or (0, T, D·R) unless asked for.
+
+    decoders: of one direction or two, of which the second reads each row from its end
+    """
+    batch, steps = tokens.shape
+    found = []
+    for direction, decoder in enumerate(decoders):
+        layers = len(decoder.layers)
+        here = slice(direction * layers, (direction + 1) * layers)
+        now_h, now_c = h[here], c[here]
+        out = h.new_zeros(batch, steps, h.size(2))
+        for at in reversed(range(steps)) if direction else range(steps):
+            reads = at < lengths
+            stepped = step(decoder, tokens[:, at], now_h, now_c)
+            now_h = stepped.h.where(reads.view(1, -1, 1), now_h)
+            now_c = stepped.c.where(reads.view(1, -1, 1), now_c)
+            out[:, at] = now_h[-1].where(reads.unsqueeze(1), 0.0)
+        found.append((now_h, now_c, out))
+    h_n, c_n = (torch.cat(parts) for parts in list(zip(*found, strict=True))[:2])
+    whole = torch.cat([out for _, _, out in found], 2)
+    return h_n, c_n, whole if outputs else whole[:0]
+
+
 def _attend(attention: DenseAttention, x: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
     """x (N, R) -> what the output projection reads (N, R), weights (N, heads, S)."""
     queries = x if attention.query is None else x @ attention.query.t()

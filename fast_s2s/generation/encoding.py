@@ -1,11 +1,11 @@
-"""An encoder's final state by packed weights: what `generate` needs of it without attention."""
+"""What an encoder tells the decoder, by packed weights: for `generate`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fast_s2s.decoding import read
+from fast_s2s.decoding.packed import read_packed
 from fast_s2s.generation.packing import PackedCache, layer_weights
 from fast_s2s.lstm import LSTM
 
@@ -33,24 +33,26 @@ class PackedEncoder:
         )
 
     def read(
-        self, embedding: Tensor, lstm: LSTM, src: Tensor, lengths: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """h_n, c_n (D, B, H) of rows of `src` (B, S), as `LSTM` gives them.
+        self,
+        embedding: Tensor,
+        lstm: LSTM,
+        src: Tensor,
+        lengths: Tensor,
+        dtype: torch.dtype,
+        *,
+        outputs: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h_n, c_n (D, B, H) of rows of `src` (B, S), and the outputs (B, S, D·H), as `LSTM` gives
+        them; none of the latter unless asked for.
 
         dtype: of the packed matrices
         """
-        zeros = embedding.new_zeros(1, src.size(0), lstm.hidden_size)
-        ends = []
-        for direction, layer in enumerate(layer_weights(lstm)):
-            if direction:
-                steps = torch.arange(src.size(1), device=src.device)
-                src = src.gather(1, (lengths.unsqueeze(1) - 1 - steps).clamp(min=0))
-            packed = self._caches[direction].get_encoder(embedding, layer, dtype)
-            ends.append(read(packed, zeros, zeros, src, lengths))
-        if len(ends) == 1:
-            return ends[0]
-        h, c = (torch.cat(parts) for parts in zip(*ends, strict=True))
-        return h, c
+        packs = [
+            cache.get_encoder(embedding, layer, dtype)
+            for cache, layer in zip(self._caches, layer_weights(lstm), strict=False)
+        ]
+        zeros = embedding.new_zeros(len(packs), src.size(0), lstm.hidden_size)
+        return read_packed(packs, zeros, zeros, src, lengths, outputs=outputs)
 
     def clear(self) -> None:
         """Pack anew at the next call."""

@@ -205,7 +205,7 @@ class GenerationMixin:
     def _own_precision(self) -> contextlib.AbstractContextManager[object]:
         """Packed weights have a type of their own, which autocast must not change."""
         kind = self.device.type
-        if self._runs_by_modules() or not torch.is_autocast_enabled(kind):
+        if not torch.is_autocast_enabled(kind) or self._runs_by_modules():
             # entering and leaving would cost as much as a short generation
             return contextlib.nullcontext()
         return torch.autocast(kind, enabled=False)

@@ -28,10 +28,11 @@ class _Seen(NamedTuple):
 
     def is_still(self, weight: Tensor) -> bool:
         alias = self.alias
+        # in this order: a tensor made in inference mode has no version, and is set to no other one
         return (
-            weight._version == self.version
+            weight.is_set_to(alias)
             and weight.dtype == alias.dtype
-            and weight.is_set_to(alias)
+            and weight._version == self.version
         )
 
 
@@ -65,19 +66,17 @@ class PackedCache:
         dtype: torch.dtype | None,
         pack: Callable[[], PackedDecoder],
     ) -> PackedDecoder:
-        # tensors made in inference mode have no version
-        tracked = not any(tensor.is_inference() for tensor in tensors)
         last = self._last
         if (
             last is not None
-            and tracked
             and last[1] == dtype
             and len(last[0]) == len(tensors)
-            and all(seen.is_still(now) for seen, now in zip(last[0], tensors, strict=True))
+            and all(map(_Seen.is_still, last[0], tensors))
         ):
             return last[2]
         packed = pack()
-        if tracked:
+        # tensors made in inference mode have no version
+        if not any(tensor.is_inference() for tensor in tensors):
             seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors]
             self._last = (seen, dtype, packed)
         return packed
@@ -109,17 +108,9 @@ def decoder_weights(
 def layer_weights(lstm: LSTM) -> tuple[LayerWeights, ...]:
     """Of each layer, and of each direction of it."""
     layers = []
-    for names in lstm._all_weights:
-        by_kind = {name.split("_l")[0]: lstm._weight(name) for name in names}
-        layers.append(
-            LayerWeights(
-                by_kind["weight_ih"],
-                by_kind["weight_hh"],
-                by_kind.get("bias_ih"),
-                by_kind.get("bias_hh"),
-                by_kind.get("weight_hr"),
-            )
-        )
+    for w_ih, w_hh, *rest in lstm._weights():
+        b_ih, b_hh = rest[:2] if lstm.bias else (None, None)
+        layers.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if lstm.proj_size else None))
     return tuple(layers)
 
 

@@ -1,0 +1,152 @@
+// The reading CPU kernel. Included once per instruction set.
+//
+// The network of a decode over tokens that are known, without attention and vocabulary. Threads own
+// panels of hidden units, with a barrier after each layer; two directions have threads of their
+// own, which never meet.
+
+namespace fast_s2s {
+namespace FAST_S2S_ISA {
+
+template <class Panel>
+class Reader {
+  typedef typename Panel::Acc A;
+
+ public:
+  Reader(const PackedHeader& header, const ReadArgs& args, int64_t direction)
+      : h_(header),
+        args_(args),
+        direction_(direction),
+        call_(network_arguments(args.packed[direction])),
+        network_(h_, call_, args.rows) {
+    begin();
+  }
+
+  // About how long one thread takes.
+  int64_t microseconds() const { return args_.steps * network_.step_microseconds(args_.rows); }
+  int team(int threads) const { return network_.team(args_.rows, threads); }
+
+  void run_thread(int thread, int threads) {
+    typename Network<Panel>::Own own(network_);
+    while (live_.size() > 0) {
+      for (int64_t layer = 0; layer < h_.layers; ++layer) {
+        network_.step_layer(layer, live_, thread, threads, own);
+        barrier_.wait(threads);
+        if (h_.projected) {
+          network_.project(layer, live_, thread, threads, own);
+          barrier_.wait(threads);
+        }
+      }
+      if (thread == 0) finish_step();
+      barrier_.wait(threads);
+    }
+  }
+
+ private:
+  static DecodeArgs network_arguments(const void* packed) {
+    DecodeArgs args{};
+    args.packed = packed;
+    args.options.width = 1;
+    return args;
+  }
+
+  void begin() {
+    for (int64_t row = 0; row < args_.rows; ++row) {
+      if (args_.outputs != nullptr)
+        for (int64_t at = args_.lengths[row]; at < args_.steps; ++at)
+          std::fill_n(output(row, at), h_.output, A{});
+      const bool runs = args_.lengths[row] > 0;
+      const int64_t index = live_.size();
+      for (int64_t layer = 0; layer < h_.layers; ++layer) {
+        std::copy_n(hidden(args_.h, layer, row), h_.output,
+                    runs ? network_.now().hidden(layer, index) : hidden(args_.h_n, layer, row));
+        std::copy_n(cell(args_.c, layer, row), h_.hidden,
+                    runs ? network_.now().cell(layer, index) : cell(args_.c_n, layer, row));
+      }
+      if (runs) live_.add(row, row, index, token(row));
+    }
+  }
+
+  // What the step found, and which rows take another.
+  void finish_step() {
+    network_.swap_states();
+    const LayerStates<A>& now = network_.now();
+    following_.clear();
+    for (int64_t index = 0; index < live_.size(); ++index) {
+      const int64_t row = live_.slot[index];
+      if (args_.outputs != nullptr)
+        std::copy_n(now.hidden(h_.layers - 1, index), h_.output, output(row, place(row)));
+    }
+    ++step_;
+    for (int64_t index = 0; index < live_.size(); ++index) {
+      const int64_t row = live_.slot[index];
+      if (step_ < args_.lengths[row]) {
+        following_.add(row, row, index, token(row));
+        continue;
+      }
+      for (int64_t layer = 0; layer < h_.layers; ++layer) {
+        std::copy_n(now.hidden(layer, index), h_.output, hidden(args_.h_n, layer, row));
+        std::copy_n(now.cell(layer, index), h_.hidden, cell(args_.c_n, layer, row));
+      }
+    }
+    std::swap(live_, following_);
+  }
+
+  // Which of its tokens a row reads in this step.
+  int64_t place(int64_t row) const {
+    return direction_ == 0 ? step_ : args_.lengths[row] - 1 - step_;
+  }
+  int64_t token(int64_t row) const { return args_.tokens[row * args_.steps + place(row)]; }
+
+  template <class T>
+  auto state(T* states, int64_t layer, int64_t row, int64_t size) const {
+    typedef std::conditional_t<std::is_const_v<T>, const A, A> Value;
+    return static_cast<Value*>(states) +
+           ((direction_ * h_.layers + layer) * args_.rows + row) * size;
+  }
+  template <class T>
+  auto hidden(T* states, int64_t layer, int64_t row) const {
+    return state(states, layer, row, h_.output);
+  }
+  template <class T>
+  auto cell(T* states, int64_t layer, int64_t row) const {
+    return state(states, layer, row, h_.hidden);
+  }
+  A* output(int64_t row, int64_t place) const {
+    return static_cast<A*>(args_.outputs) +
+           ((row * args_.steps + place) * args_.directions + direction_) * h_.output;
+  }
+
+  const PackedHeader& h_;
+  const ReadArgs& args_;
+  const int64_t direction_;
+  const DecodeArgs call_;
+  Network<Panel> network_;
+  LiveSlots live_, following_;
+  int64_t step_ = 0;
+  Barrier barrier_;
+};
+
+// One direction or two, with threads if there is enough work to repay them.
+template <class Panel>
+void read_directions(const PackedHeader& header, const ReadArgs& args, int threads) {
+  constexpr int64_t kUsPerDirection = 60;
+  Reader<Panel> first(header, args, 0);
+  std::optional<Reader<Panel>> second;
+  if (args.directions == 2) second.emplace(header, args, 1);
+  const bool apart = second && threads >= 2 && first.microseconds() >= kUsPerDirection;
+  const int team = apart ? 2 * first.team(threads / 2) : first.team(threads);
+#pragma omp parallel num_threads(team)
+  {
+    const int thread = omp_get_thread_num(), count = omp_get_num_threads();
+    if (apart && count > 1) {
+      if (thread % 2 == 0) first.run_thread(thread / 2, (count + 1) / 2);
+      if (thread % 2 == 1) second->run_thread(thread / 2, count / 2);
+    } else {
+      first.run_thread(thread, count);
+      if (second) second->run_thread(thread, count);
+    }
+  }
+}
+
+}  // namespace FAST_S2S_ISA
+}  // namespace fast_s2s
