@@ -154,11 +154,11 @@ void run_planned(const PackedHeader& header, const DecodePlan& plan, const Decod
   const DecodeCountArgs count{call, args.finished, args.work, groups};
   for (int64_t i = 0; i < plan.launches; ++i) {
     args.first_row = i * plan.groups * l.group_rows;
-    check_launch(decode_cuda(header.weights, plan, args, stream_here()));
+    check_launch(decode_cuda(header.weights, plan, args, current_stream()));
     args.counters += plan.groups;
     args.work += 2 * plan.groups;
   }
-  check_launch(decode_count_cuda(count, stream_here()));
+  check_launch(decode_count_cuda(count, current_stream()));
 }
 
 // Where the device has no room for the plan's blocks at once, another is made for fewer.

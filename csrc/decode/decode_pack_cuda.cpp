@@ -137,7 +137,7 @@ class CudaPacker {
   const PackedHeader& h_;
   const DecodeLayout& l_;
   const DecodePackArgs& args_;
-  const Stream stream_ = stream_here();
+  const Stream stream_ = current_stream();
   float* bias_;
   size_t next_ = 0;
   std::vector<Tensor> kept_;

@@ -11,11 +11,6 @@
 namespace fast_s2s {
 namespace cuda {
 
-// beside the registration
-void* current_stream();
-
-inline Stream stream_here() { return static_cast<Stream>(current_stream()); }
-
 using decode_arguments::kAny;
 
 inline Tensor checked(const Tensor& tensor, const std::string& name, ScalarType type,

@@ -58,14 +58,8 @@ std::vector<int64_t> with_directions(int64_t directions, const std::vector<int64
 }  // namespace
 
 Sequence Layer::sequence() const {
-  Sequence sequence{precision,
-                    steps,
-                    batch,
-                    hidden,
-                    projected() ? outputs : 0,
-                    {},
-                    {},
-                    static_cast<Stream>(current_stream())};
+  Sequence sequence{precision, steps, batch,           hidden, projected() ? outputs : 0,
+                    {},        {},    current_stream()};
   for (const Weights& w : weights) {
     sequence.w_hh.push_back(w.w_hh);
     if (w.w_hr.has_value()) sequence.w_hr.push_back(*w.w_hr);

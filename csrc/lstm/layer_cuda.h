@@ -4,12 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "lstm_ops_cuda.h"
 #include "sequence_launch.h"
 #include "weights.h"
 
 namespace fast_s2s {
 namespace cuda {
+
+// Whether float32 may be multiplied as tf32.
+bool allows_tf32();
 
 // D directions, R outputs. With two of them states and what is saved have one more dimension in
 // front, and y has their outputs side by side.

@@ -1,6 +1,6 @@
 // Host side of the LSTM ops on CUDA tensors: allocate, launch, products over the whole sequence.
 
-#include "lstm_ops_cuda.h"
+#include "lstm_ops.h"
 
 #include "layer_cuda.h"
 
@@ -13,8 +13,6 @@ namespace {
 constexpr int64_t kCellRows = 32;
 
 Tensor transposed(const Tensor& tensor) { return torch::stable::transpose(tensor, 0, 1); }
-
-Stream stream() { return static_cast<Stream>(current_stream()); }
 
 // What the sequence kernels see of the input: x · W_ihᵀ, (T·B, 4H).
 Tensor input_product(const Layer& layer, int64_t i) {
@@ -47,7 +45,7 @@ void run_cell(const Layer& layer, Outputs& out) {
                       output(out.c_n),
                       output_or_null(out.gates),
                       static_cast<float*>(output_or_null(out.cells))};
-  check_launch(lstm_cell_cuda(layer.precision, args, stream()));
+  check_launch(lstm_cell_cuda(layer.precision, args, current_stream()));
   out.y = torch::stable::copy_(out.y, torch::stable::view(out.h_n, {1, layer.batch, layer.hidden}));
 }
 
@@ -73,7 +71,7 @@ Tensor previous_hidden(const Layer& layer, int64_t i, const Tensor& y) {
   const auto* from = static_cast<const char*>(input(y)) + layer.column_bytes(i);
   const PreviousHidden args{layer.shape(i), layer.outputs,           layer.directions(),
                             from,           layer.part(layer.h0, i), output(out)};
-  check_launch(previous_hidden_cuda(layer.precision, args, stream()));
+  check_launch(previous_hidden_cuda(layer.precision, args, current_stream()));
   return out;
 }
 
@@ -91,7 +89,7 @@ Tensor recompute_gates(const Layer& layer, int64_t i, const Tensor& h_prev) {
                       input(w.b_ih),
                       input(w.b_hh),
                       output(out)};
-  check_launch(activate_cuda(layer.precision, args, stream()));
+  check_launch(activate_cuda(layer.precision, args, current_stream()));
   return out;
 }
 
@@ -99,7 +97,7 @@ Tensor recompute_gates(const Layer& layer, int64_t i, const Tensor& h_prev) {
 Tensor unprojected(const Layer& layer, const void* gates, const float* cells) {
   Tensor out = empty(layer.x, {layer.steps * layer.batch, layer.hidden});
   const Unprojected args{layer.steps * layer.batch, layer.hidden, gates, cells, output(out)};
-  check_launch(unprojected_cuda(layer.precision, args, stream()));
+  check_launch(unprojected_cuda(layer.precision, args, current_stream()));
   return out;
 }
 
@@ -207,6 +205,20 @@ Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool ne
   return d;
 }
 
+Layer check_both(const Tensor& x, const Tensor& h0, const Tensor& c0,
+                 const std::vector<Tensor>& weights, const std::vector<Tensor>& weights_reverse,
+                 bool bias, const std::optional<Tensor>& lengths,
+                 const std::optional<Tensor>& reset, const std::optional<Tensor>& reset_reverse) {
+  return check_layer(
+      {x,
+       h0,
+       c0,
+       {weights_of(weights, bias, "weights"), weights_of(weights_reverse, bias, "weights_reverse")},
+       lengths,
+       {reset, reset_reverse},
+       false});
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(
@@ -226,14 +238,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward_both(
     const std::vector<Tensor>& weights_reverse, bool bias, const std::optional<Tensor>& lengths,
     const std::optional<Tensor>& reset, const std::optional<Tensor>& reset_reverse, int64_t save) {
   const Declared declared;
-  const Layer layer = check_layer(
-      {x,
-       h0,
-       c0,
-       {weights_of(weights, bias, "weights"), weights_of(weights_reverse, bias, "weights_reverse")},
-       lengths,
-       {reset, reset_reverse},
-       false});
+  const Layer layer =
+      check_both(x, h0, c0, weights, weights_reverse, bias, lengths, reset, reset_reverse);
   const Outputs out = forward(layer, save);
   return {out.y, out.h_n, out.c_n, out.gates, out.cells};
 }
@@ -262,14 +268,8 @@ std::vector<Tensor> lstm_backward_both(
     const std::optional<Tensor>& reset_reverse, const Tensor& y, const Tensor& gates,
     const Tensor& cells, bool needs_x, bool needs_weights) {
   const Declared declared;
-  const Layer layer = check_layer(
-      {x,
-       h0,
-       c0,
-       {weights_of(weights, bias, "weights"), weights_of(weights_reverse, bias, "weights_reverse")},
-       lengths,
-       {reset, reset_reverse},
-       false});
+  const Layer layer =
+      check_both(x, h0, c0, weights, weights_reverse, bias, lengths, reset, reset_reverse);
   const Given given = check_given(layer, grad_y, grad_h_n, grad_c_n, y, gates, cells);
   const Gradients d = backward(layer, given, needs_x, needs_weights);
   std::vector<Tensor> out{d.x, d.h0, d.c0};

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "lstm_ops_cuda.h"
+#include "layer_cuda.h"
 
 namespace fast_s2s {
 namespace cuda {

@@ -37,6 +37,9 @@ inline void check_launch(const std::string& wrong) {
   STD_TORCH_CHECK(wrong.empty(), "fast_s2s CUDA kernel: ", wrong);
 }
 
+// What torch works on, of the current device; defined beside the registration.
+Stream current_stream();
+
 // What a layer's launches have in common. `w_hh` of each direction, [4H, R] and dense; `w_hr`, [R,
 // H], of none or each.
 struct Sequence {
