@@ -23,30 +23,24 @@ _LAYER = (
     "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse"
 )
-# of both directions: w_ih, w_hh, with `bias` b_ih and b_hh, and w_hr if there is one, of each
-_BOTH = (
-    "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, Tensor[] weights_reverse, bool bias, "
-    "Tensor? lengths, Tensor? reset, Tensor? reset_reverse"
-)
 # kept alive for the life of the process: the schemas go when it does
-_library = torch.library.Library("fast_s2s", "FRAGMENT")
+library = torch.library.Library("fast_s2s", "FRAGMENT")
 # of the names of the ops of each backend
 _SUFFIXES = {"native": "", "triton": "_triton"}
 for _suffix in _SUFFIXES.values():
-    _library.define(
+    library.define(
         f"lstm_forward{_suffix}({_LAYER}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
-    _library.define(
+    library.define(
         f"lstm_backward{_suffix}(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_LAYER}, "
         "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
-_library.define(f"lstm_forward_both({_BOTH}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
-_library.define(
-    f"lstm_backward_both(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_BOTH}, "
-    "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) -> Tensor[]"
+library.define(
+    "lstm_infer(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, bool bias, bool projected, "
+    "bool bidirectional, Tensor? lengths, Tensor? reset) -> (Tensor, Tensor, Tensor)"
 )
-_library.define("tf32_is_allowed() -> bool")
+library.define("tf32_is_allowed() -> bool")
 
 
 def lstm_forward(
@@ -75,6 +69,12 @@ def lstm_forward(
     return _FORWARD[backend](*args)
 
 
+def below_autograd(op: Any, *args: Any) -> Any:
+    """The op's kernel itself: its autograd is not asked."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
 def is_plainly_eager() -> bool:
     """Whether nothing traces this call, so that an `autograd.Function` may stand in for an op."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
@@ -100,8 +100,13 @@ def lstm_infer(
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All layers and directions in one call, which has no gradients: `functional.lstm` on the
-    native backend of the CPU. h0 and c0 default to zeros; the weights of each layer and direction
-    follow those before.
+    native backend of the CPU, with its shapes.
+
+    h0, c0:    None for zeros
+    weights:   those of each layer and direction after those before
+    projected: whether each has a w_hr
+
+    Returns y (T, B, D·R), h_n (L·D, B, R), c_n (L·D, B, H).
     """
     return torch.ops.fast_s2s.lstm_infer.default(
         x, h0, c0, weights, bias, projected, bidirectional, lengths, reset
@@ -220,13 +225,6 @@ def _fake_backward(
     return tuple(x.new_empty(shape) for shape in shapes)
 
 
-_library.define(
-    "lstm_infer(Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, bool bias, bool projected, "
-    "bool bidirectional, Tensor? lengths, Tensor? reset) -> (Tensor, Tensor, Tensor)"
-)
-torch.library.register_fake("fast_s2s::lstm_infer", _fake_infer)
-
-
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, ctx.reverse, ctx.save = inputs
     y, _, _, gates, cells = output
@@ -270,19 +268,14 @@ class _NativeForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = torch.ops.fast_s2s.lstm_forward.default(*args)
+        output = below_autograd(torch.ops.fast_s2s.lstm_forward.default, *args)
         _setup_context(ctx, args, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
-        return _backward(_native_backward, ctx, *grads)
-
-
-def _native_backward(*args: Any) -> tuple:
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.fast_s2s.lstm_backward.default(*args)
+        op = torch.ops.fast_s2s.lstm_backward.default
+        return _backward(functools.partial(below_autograd, op), ctx, *grads)
 
 
 def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple:
@@ -312,12 +305,17 @@ def gradients_with_graph(
     return [next(results) if t is not None and t.requires_grad else None for t in tensors]
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
-    raise RuntimeError(
-        "fast_s2s::lstm_backward has no derivative of its own; differentiate "
-        "fast_s2s::lstm_forward twice (torch.autograd.grad with create_graph=True), "
-        "or use `with fast_s2s.backend('reference')`"
-    )
+def refuse_derivative(backward: str, forward: str) -> None:
+    """Have derivatives of an op `backward` raise a RuntimeError, where torch would give zeros."""
+
+    def refuse(ctx: Any, *grads: Any) -> tuple:
+        raise RuntimeError(
+            f"{backward} has no derivative of its own; differentiate {forward} twice "
+            "(torch.autograd.grad with create_graph=True), "
+            "or use `with fast_s2s.backend('reference')`"
+        )
+
+    torch.library.register_autograd(backward, refuse)
 
 
 def _attach(suffix: str) -> None:
@@ -329,7 +327,7 @@ def _attach(suffix: str) -> None:
     torch.library.register_autograd(
         forward, functools.partial(_backward, backward_op), setup_context=_setup_context
     )
-    torch.library.register_autograd(backward, _no_second_derivative)
+    refuse_derivative(backward, forward)
 
 
 def _on_triton(name: str) -> Any:
@@ -349,7 +347,8 @@ def _tf32_is_allowed() -> bool:
 
 for _suffix in _SUFFIXES.values():
     _attach(_suffix)
-_library.impl("tf32_is_allowed", _tf32_is_allowed, "CompositeExplicitAutograd")
+torch.library.register_fake("fast_s2s::lstm_infer", _fake_infer)
+library.impl("tf32_is_allowed", _tf32_is_allowed, "CompositeExplicitAutograd")
 for _name in ("lstm_forward", "lstm_backward"):
     for _key in ("CPU", "CUDA"):
-        _library.impl(f"{_name}_triton", _on_triton(_name), _key)
+        library.impl(f"{_name}_triton", _on_triton(_name), _key)

@@ -16,6 +16,18 @@ from torch import Tensor
 from fast_s2s import ops, reference
 from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 
+_ARGUMENTS = (
+    "Tensor x, Tensor h0, Tensor c0, Tensor[] weights, Tensor[] weights_reverse, bool bias, "
+    "Tensor? lengths, Tensor? reset, Tensor? reset_reverse"
+)
+ops.library.define(
+    f"lstm_forward_both({_ARGUMENTS}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+ops.library.define(
+    f"lstm_backward_both(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_ARGUMENTS}, "
+    "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) -> Tensor[]"
+)
+
 
 def lstm_forward_both(
     x: Tensor,
@@ -61,21 +73,15 @@ class _Forward(torch.autograd.Function):
         states, weights = tensors[:3], list(tensors[3:])
         count = len(weights) // 2
         inputs = (*states, weights[:count], weights[count:], bias, *optional, save)
-        with torch._C._AutoDispatchBelowAutograd():
-            output = _forward_op(*inputs)
+        output = ops.below_autograd(_forward_op, *inputs)
         _setup_context(ctx, inputs, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
-        found = _backward(_below_autograd, ctx, *grads)
+        found = _backward(functools.partial(ops.below_autograd, _backward_op), ctx, *grads)
         d_x, d_h0, d_c0, d_weights, d_weights_reverse, *_ = found
         return (None, None, None, d_x, d_h0, d_c0, *d_weights, *d_weights_reverse)
-
-
-def _below_autograd(*args: Any) -> list[Tensor]:
-    with torch._C._AutoDispatchBelowAutograd():
-        return _backward_op(*args)
 
 
 def _fake_forward(
@@ -214,13 +220,6 @@ def _differentiable_backward(
     return ops.gradients_with_graph(outputs, grads, tensors)
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
-    raise RuntimeError(
-        "fast_s2s::lstm_backward_both has no derivative of its own; differentiate "
-        "fast_s2s::lstm_forward_both twice (torch.autograd.grad with create_graph=True)"
-    )
-
-
 torch.library.register_fake("fast_s2s::lstm_forward_both", _fake_forward)
 torch.library.register_fake("fast_s2s::lstm_backward_both", _fake_backward)
 torch.library.register_autograd(
@@ -228,4 +227,4 @@ torch.library.register_autograd(
     functools.partial(_backward, _backward_op),
     setup_context=_setup_context,
 )
-torch.library.register_autograd("fast_s2s::lstm_backward_both", _no_second_derivative)
+ops.refuse_derivative("fast_s2s::lstm_backward_both", "fast_s2s::lstm_forward_both")

@@ -14,11 +14,11 @@ from torch import Tensor
 from fast_s2s import backends, ops, reference
 from fast_s2s.reference import SAVE_NONE
 
-ops._library.define(
+ops.library.define(
     "lstm_cell(Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, "
     "Tensor? b_hh, bool save) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-ops._library.define(
+ops.library.define(
     "lstm_cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor x, Tensor h0, Tensor c0, "
     "Tensor w_ih, Tensor w_hh, Tensor gates, Tensor cells, bool needs_x, bool needs_h0, "
     "bool needs_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -131,10 +131,8 @@ def _backward(
         )[1:3]
         return (*ops.gradients_with_graph(outputs, (grad_h, grad_c), tensors), None)
     needs = ctx.needs_input_grad
-    with torch._C._AutoDispatchBelowAutograd():
-        found = _backward_op(
-            grad_h, grad_c, *tensors[:5], gates, cells, needs[0], needs[1], needs[3] or needs[4]
-        )
+    wanted = needs[0], needs[1], needs[3] or needs[4]
+    found = ops.below_autograd(_backward_op, grad_h, grad_c, *tensors[:5], gates, cells, *wanted)
     return (*(grad if need else None for grad, need in zip(found, needs, strict=False)), None)
 
 
@@ -143,8 +141,7 @@ class _Cell(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Tensor | None) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = _forward_op(*args, True)
+        output = ops.below_autograd(_forward_op, *args, True)
         _setup_context(ctx, (*args, True), output)
         return output
 
@@ -153,14 +150,7 @@ class _Cell(torch.autograd.Function):
         return _backward(ctx, *grads)[:7]
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> tuple:
-    raise RuntimeError(
-        "fast_s2s::lstm_cell_backward has no derivative of its own; differentiate "
-        "fast_s2s::lstm_cell twice (torch.autograd.grad with create_graph=True)"
-    )
-
-
 torch.library.register_fake("fast_s2s::lstm_cell", _fake_forward)
 torch.library.register_fake("fast_s2s::lstm_cell_backward", _fake_backward)
 torch.library.register_autograd("fast_s2s::lstm_cell", _backward, setup_context=_setup_context)
-torch.library.register_autograd("fast_s2s::lstm_cell_backward", _no_second_derivative)
+ops.refuse_derivative("fast_s2s::lstm_cell_backward", "fast_s2s::lstm_cell")
