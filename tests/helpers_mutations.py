@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from conftest import assert_close
 from helpers_emulator import MUTANT_NAMESPACE, VARIANTS, Emulator, build_mutant
@@ -99,33 +101,41 @@ def distinct_runs(mutations: list[Mutation]) -> list[Mutation]:
     return [m for m in mutations if m in runs.values()]
 
 
-def build_all(mutations: list[Mutation]) -> dict[str, Future[Path]]:
-    """Name -> library of each mutant, built two at a time."""
+def build_chosen(request: pytest.FixtureRequest, folder: str) -> dict[str, Future[Path]]:
+    """Name -> library of each mutant that the module's chosen tests need, built two at a time.
 
-    def build(mutation: Mutation) -> Path:
-        path = os.path.normpath(Path("csrc/lstm") / mutation.file)
-        name = mutation.name.replace(" ", "-")
+    A mutation's file is relative to `folder`.
+    """
+    tests = [item for item in request.session.items if item.path == request.path]
+    parameters = [test.callspec.params for test in tests if hasattr(test, "callspec")]
+    chosen = [given["mutation"] for given in parameters if "mutation" in given]
+
+    def build(mutation: Any) -> Path:
+        path = os.path.normpath(Path(folder) / mutation.file)
+        name = f"{Path(folder).name}-{mutation.name}".replace(" ", "-").replace("'", "")
         return build_mutant(name, path, mutation.old, mutation.new, mutation.recompiled)
 
     with ThreadPoolExecutor(2) as pool:
-        return {mutation.name: pool.submit(build, mutation) for mutation in mutations}
+        return {mutation.name: pool.submit(build, mutation) for mutation in chosen}
 
 
-def is_found_out(library: Path, mutation: Mutation) -> bool:
-    """Whether the mutant's run fails, in a process of its own: no library can be unloaded."""
+def is_found_out(library: Path, check: Callable[[Emulator], None]) -> bool:
+    """Whether the mutant fails, in a process of its own: no library can be unloaded."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_answer, args=(library, mutation, theirs))
+    child = context.Process(target=_answer, args=(library, check, theirs))
     child.start()
-    assert ours.poll(60), "the mutant does not end"
+    # so that a crash ends the wait
+    theirs.close()
+    assert ours.poll(120), "the mutant does not end"
     found = ours.recv()
     child.join()
     return found
 
 
-def _answer(library: Path, mutation: Mutation, pipe: Connection) -> None:
+def _answer(library: Path, check: Callable[[Emulator], None], pipe: Connection) -> None:
     try:
-        check(Emulator(library, MUTANT_NAMESPACE), mutation)
+        check(Emulator(library, MUTANT_NAMESPACE))
         pipe.send(False)
     except (RuntimeError, AssertionError):
         pipe.send(True)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import helpers_emulator
 import pytest
 import torch
 from conftest import assert_close
 from helpers_attention import Case, Shape, make_case
-from helpers_cuda_decode import Emulated, assert_kept_close
+from helpers_cuda_decode import Emulated
 from helpers_decode import EOS, Size, make
-from helpers_emulator import MUTANT_NAMESPACE, Emulator
+from helpers_decode_compare import assert_kept_close
+from helpers_emulator import Emulator
+from helpers_mutations import build_chosen, is_found_out
 
-import fast_s2s
 from fast_s2s.decoding import DecodeOptions
 from fast_s2s.decoding.contract import Keep
+
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.int8: "int8"}
 
 
 class Mutation(NamedTuple):
@@ -30,6 +32,10 @@ class Mutation(NamedTuple):
     old: str
     new: str
     dtype: torch.dtype = torch.float32
+
+    @property
+    def recompiled(self) -> list[str]:
+        return [f"csrc/decode/decode_cuda_{_NAMES[self.dtype]}.cu"]
 
 
 MUTATIONS = [
@@ -198,7 +204,6 @@ MUTATIONS = [
         torch.int8,
     ),
 ]
-_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.int8: "int8"}
 OPTIONS = {
     "greedy": {},
     "beam": {"num_beams": 3, "num_return_sequences": 3},
@@ -219,8 +224,8 @@ ATTENTION = [
 ]
 
 
-def fails(emulator: Emulator, dtype: torch.dtype) -> str | None:
-    """What goes wrong in a few runs; None if all is well."""
+def check(emulator: Emulator, dtype: torch.dtype) -> None:
+    """Raises an error if a run does not give what the reference does."""
     torch.manual_seed(0)
     emulator.configure(only=2, sms=3)
     size = Size(hidden=20, vocab=30)
@@ -228,54 +233,28 @@ def fails(emulator: Emulator, dtype: torch.dtype) -> str | None:
     cases += [make_case(size, shape, 4, dtype, sharpness=3) for shape in ATTENTION]
     for case, (name, kind) in product(cases, OPTIONS.items()):
         options = DecodeOptions(max_new_tokens=6, eos_token_id=[EOS, 3, 4], **kind)
-        with fast_s2s.backend("reference"):
-            expected = case.run(options)
-        try:
-            actual = case._replace(decoder=Emulated(case.decoder, emulator)).run(options)
-            assert torch.equal(actual.tokens, expected.tokens), name
-            assert_kept_close(actual, expected, name)
-            for ours, theirs in zip(actual.state[:2], expected.state[:2], strict=True):
-                if ours is not None:
-                    assert_close(ours.h, theirs.h, name)
-                    assert_close(ours.c, theirs.c, name)
-        except (RuntimeError, AssertionError) as error:
-            return str(error)
-    return None
-
-
-def _child(library: Path, dtype: torch.dtype, answer) -> None:
-    answer.send(fails(Emulator(library, MUTANT_NAMESPACE), dtype))
+        expected = case.on_reference(options)
+        actual = case._replace(decoder=Emulated(case.decoder, emulator)).run(options)
+        assert torch.equal(actual.tokens, expected.tokens), name
+        assert_kept_close(actual, expected, name)
+        for ours, theirs in zip(actual.state[:2], expected.state[:2], strict=True):
+            if ours is not None:
+                assert_close(ours.h, theirs.h, name)
+                assert_close(ours.c, theirs.c, name)
 
 
 @pytest.fixture(scope="module")
-def mutants(_emulator_library) -> dict[str, Future[Path]]:
-    """All mutants, built two at a time."""
-
-    def build(mutation: Mutation) -> Path:
-        name = "decode-" + mutation.name.replace(" ", "-").replace("'", "")
-        path = f"csrc/decode/{mutation.file}"
-        kernel = f"csrc/decode/decode_cuda_{_NAMES[mutation.dtype]}.cu"
-        return helpers_emulator.build_mutant(name, path, mutation.old, mutation.new, [kernel])
-
-    with ThreadPoolExecutor(2) as pool:
-        return {mutation.name: pool.submit(build, mutation) for mutation in MUTATIONS}
+def mutants(request, _emulator_library) -> dict[str, Future[Path]]:
+    return build_chosen(request, "csrc/decode")
 
 
 @pytest.mark.parametrize("dtype", _NAMES, ids=str)
 def test_the_kernel_as_it_is_passes(emulator, dtype):
-    assert fails(emulator, dtype) is None
+    check(emulator, dtype)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutant_is_found_out(emulator, mutants, mutation):
-    # a library cannot be unloaded: each mutant gets a process of its own
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    child = context.Process(
-        target=_child, args=(mutants[mutation.name].result(), mutation.dtype, theirs)
-    )
-    child.start()
-    assert ours.poll(120), "the mutant does not end"
-    found = ours.recv()
-    child.join()
-    assert found is not None, f"no test would notice: {mutation.name}"
+    library = mutants[mutation.name].result()
+    found = is_found_out(library, partial(check, dtype=mutation.dtype))
+    assert found, f"no test would notice: {mutation.name}"
