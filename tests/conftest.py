@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import helpers_emulator
 import pytest
 import torch
 
 # before triton is imported: without a GPU its kernels run in the interpreter
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import helpers_emulator
+from helpers_training import toy_model, toy_tokenizers
 
 import fast_s2s
 from fast_s2s import backends
@@ -74,6 +76,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(params=backends.NAMES)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test on each backend; one that this build lacks is a skip with its reason."""
@@ -82,6 +90,22 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"backend {request.param}: {why_not}")
     with fast_s2s.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a toy model with random weights, whose outputs are short and differ."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    model = toy_model(bidirectional=True)
+    with torch.no_grad():
+        model.output_projection.weight.mul_(8)
+    model.save_pretrained(folder, *toy_tokenizers())
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_pipeline(model_dir: str) -> fast_s2s.TextPipeline:
+    return fast_s2s.TextPipeline.from_pretrained(model_dir)
 
 
 def pytest_configure() -> None:

@@ -20,15 +20,17 @@ from fast_s2s.decoding import (
     initial_state,
     pack_decoder,
 )
+from fast_s2s.decoding.contract import join_state
+from fast_s2s.decoding.options import op_numbers, op_rules
 
 
 class Case(NamedTuple):
-    """A decoder and where it begins."""
+    """A decoder and where it begins; `memory` None for one without attention."""
 
     decoder: PackedDecoder
     h: Tensor
     c: Tensor
-    memory: Memory
+    memory: Memory | None = None
 
     def state(self, options: DecodeOptions):
         return initial_state(self.decoder, self.h, self.c, BOS, options, memory=self.memory)
@@ -42,6 +44,20 @@ class Case(NamedTuple):
             slot_steps += result.slot_steps
             if result.done or chunk is None:
                 return result._replace(steps=steps, slot_steps=slot_steps)
+
+    def op_arguments(self, options: DecodeOptions, max_steps: int = 2) -> list:
+        """What the op `decode` takes."""
+        state = self.state(options)
+        rules = op_rules(self.decoder, options, state.slots.position.numel())
+        return [
+            self.decoder.packed,
+            self.decoder.header,
+            join_state(state.slots, state.hypotheses),
+            list(state.memory or ()),
+            list(rules),
+            *op_numbers(options),
+            max_steps,
+        ]
 
     def on_reference(self, options: DecodeOptions) -> DecodeResult:
         with fast_s2s.backend("reference"):

@@ -7,10 +7,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fast_s2s.decoding import DecodeResult, PackedDecoder
+from fast_s2s.decoding import PackedDecoder
 
 VARIANTS = {"block": 0, "cluster": 1, "grid": 2}
 # the weights all in shared memory, in part, or all read from L2
@@ -60,28 +59,3 @@ def random_device(rng: random.Random) -> dict[str, int]:
     if device["only"] == VARIANTS["cluster"] and device["sms"] == 1:
         device["sms"] = 4
     return device
-
-
-def assert_state_close(actual: DecodeResult, expected: DecodeResult) -> None:
-    """Everything, down to what is in empty slots."""
-    for ours, theirs in zip(actual.state, expected.state, strict=True):
-        if ours is None:
-            assert theirs is None
-            continue
-        for name, value in ours._asdict().items():
-            other = getattr(theirs, name)
-            if value.is_floating_point():
-                torch.testing.assert_close(
-                    value.double(), other.double(), rtol=1e-3, atol=1e-3, msg=name
-                )
-            else:
-                assert torch.equal(value, other), name
-
-
-def assert_kept_close(actual: DecodeResult, expected: DecodeResult, what: str) -> None:
-    """What was kept of each step: the path exactly, numbers closely."""
-    assert (actual.kept is None) == (expected.kept is None), what
-    for name in actual.kept._fields if actual.kept else ():
-        ours, theirs = getattr(actual.kept, name), getattr(expected.kept, name)
-        close = {"rtol": 1e-4, "atol": 2e-4, "equal_nan": True}
-        torch.testing.assert_close(ours, theirs, **close, msg=f"{name}: {what}")

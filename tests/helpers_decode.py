@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast_s2s.attention import Memory
 from fast_s2s.decoding import (
     Automaton,
     DecodeOptions,
@@ -27,6 +28,8 @@ from fast_s2s.decoding.contract import Keep, Kept
 from fast_s2s.stored import Stored
 
 BOS, EOS = 1, 2
+# of weights
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,41 @@ def run(
             return result._replace(steps=steps, slot_steps=slot_steps, kept=kept)
 
 
+def with_logits(
+    logits: list[float], batch: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[PackedDecoder, Tensor, Tensor]:
+    """A decoder whose logits are these at every step, whatever it reads."""
+    size = Size(hidden=4, vocab=len(logits), embedding=3)
+    weights = random_weights(size)
+    weights = weights._replace(
+        output_weight=torch.zeros_like(weights.output_weight), output_bias=torch.tensor(logits)
+    )
+    return pack_decoder(weights, dtype), *random_context(size, batch)
+
+
+def kinds(batch: int = 1) -> dict[str, dict[str, Any]]:
+    """Options of every way to choose."""
+    seed = torch.arange(batch)
+    return {
+        "greedy": {},
+        "sample": {"do_sample": True, "seed": seed},
+        "beam": {"num_beams": 3, "num_return_sequences": 3},
+    }
+
+
 def log_probabilities(
-    made: tuple[PackedDecoder, Tensor, Tensor], row: int, tokens: list[int]
+    made: tuple[PackedDecoder, Tensor, Tensor],
+    row: int,
+    tokens: list[int],
+    memory: Memory | None = None,
 ) -> Tensor:
     """(len(tokens) + 1, V): of each next token, given those before it."""
     decoder, h, c = made
+    memory = memory and memory.to(decoder.acc).select(torch.tensor([row]))
     h, c = h[:, row : row + 1].to(decoder.acc), c[:, row : row + 1].to(decoder.acc)
     rows = []
     for token in [BOS, *tokens]:
-        logits, h, c, _ = reference.step(decoder.dense, torch.tensor([token]), h, c)
+        logits, h, c, _ = reference.step(decoder.dense, torch.tensor([token]), h, c, memory)
         rows.append(logits[0].double().log_softmax(0))
     return torch.stack(rows)
 

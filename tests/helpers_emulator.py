@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import helpers_lstm
 import torch
+from helpers_lstm import Inputs
 from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).parent.parent
@@ -226,7 +228,7 @@ class Emulator:
         finally:
             self.library.emulator_guard(None, None, 0)
 
-    def run(self, inputs, save: int) -> list[torch.Tensor]:
+    def run(self, inputs: Inputs, save: int) -> list[torch.Tensor]:
         """Outputs, saved tensors and gradients, in the order of `helpers_lstm.Inputs.run`."""
         tensors = [t.detach() for t in inputs.tensors]
         arguments = inputs.arguments(tensors)
@@ -237,6 +239,17 @@ class Emulator:
         found = [d_x, d_h0, d_c0, d_w_ih, d_w_hh]
         found += [d_bias, d_bias] if "b_ih" in inputs.names else []
         return [y, h_n, c_n, *found, *([d_w_hr] if "w_hr" in inputs.names else [])]
+
+
+def compare(
+    emulator: Emulator,
+    inputs: Inputs,
+    assert_close,
+    save: int = 1,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """As `helpers_lstm.compare`, of the CUDA kernels."""
+    helpers_lstm.compare(inputs, emulator.run(inputs, save), assert_close, dtype)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,35 @@ def reference_results(inputs: Inputs) -> list[Tensor]:
     return inputs.to(torch.float64).run(reference.lstm_forward)
 
 
+def compare(
+    inputs: Inputs,
+    actual: list[Tensor],
+    assert_close,
+    dtype: torch.dtype | None = None,
+    what: str = "",
+) -> None:
+    """Values and every gradient with those of the float64 reference, as close as of `dtype`."""
+    names = (*NAMES, *(f"d {name}" for name in inputs.names))
+    for name, ours, theirs in zip(names, actual, reference_results(inputs), strict=True):
+        assert_close(ours.cpu(), theirs, f"{what} {name}", dtype)
+
+
+def arguments_with(**changes: object) -> list:
+    """The forward op's, of a small LSTM of zeros, but for these."""
+    t, b, i, h = 3, 2, 5, 4
+    arguments = {
+        "x": torch.zeros(t, b, i),
+        "h0": torch.zeros(b, h),
+        "c0": torch.zeros(b, h),
+        "w_ih": torch.zeros(4 * h, i),
+        "w_hh": torch.zeros(4 * h, h),
+        **dict.fromkeys(("b_ih", "b_hh", "w_hr", "lengths", "reset")),
+        "reverse": False,
+        "save": 0,
+    }
+    return list({**arguments, **changes}.values())
+
+
 def activation_error(activation: str, dtype: torch.dtype) -> float:
     """Largest error of the kernels' "sigmoid" or "tanh", in units of the last place."""
     values = torch.cat((torch.linspace(-20, 20, 40001), torch.logspace(-30, 1, 4001))).to(dtype)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import helpers_lstm
 import torch
-from helpers_lstm import NAMES, Inputs, reference_results
+from helpers_lstm import Inputs
 
 from fast_s2s import reference
 from fast_s2s.kernels.configs import Config
@@ -44,8 +45,4 @@ def on_device(inputs: Inputs) -> Inputs:
 
 def compare(inputs: Inputs, assert_close, save: int = reference.SAVE_GATES) -> None:
     """Values and every gradient on the chosen backend with those of the float64 reference."""
-    expected = reference_results(inputs)
-    actual = on_device(inputs).run(save=save)
-    names = (*NAMES, *(f"d {name}" for name in inputs.names))
-    for name, ours, theirs in zip(names, actual, expected, strict=True):
-        assert_close(ours.cpu(), theirs, name)
+    helpers_lstm.compare(inputs, on_device(inputs).run(save=save), assert_close)

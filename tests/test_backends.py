@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from helpers_native import needs_native
 
 import fast_s2s
 from fast_s2s import backends
@@ -63,9 +64,7 @@ def test_triton_is_imported_by_the_first_call_only():
     assert done.stdout.strip() == "False", done.stderr
 
 
-@pytest.mark.skipif(
-    backends.extension is None, reason=f"no native backend: {backends.extension_reason}"
-)
+@needs_native
 def test_native_is_the_default_on_the_cpu():
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         assert backends.select("cpu", dtype).backend == "native"

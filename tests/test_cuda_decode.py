@@ -5,20 +5,25 @@ FAST_S2S_STRESS=5000 runs so many random cases, from FAST_S2S_STRESS_SEED on.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 
 import pytest
 import torch
-from helpers_cuda_decode import (
-    VARIANTS,
-    assert_kept_close,
-    assert_state_close,
-    emulated,
-    random_device,
+from helpers_cuda_decode import VARIANTS, emulated, random_device
+from helpers_decode import (
+    BOS,
+    EOS,
+    Size,
+    make,
+    random_options,
+    random_size,
+    run,
+    twin,
+    with_logits,
+    with_more,
 )
-from helpers_decode import BOS, EOS, Size, make, random_options, random_size, run, twin, with_more
+from helpers_decode_compare import assert_kept_close, assert_state_close
 
 import fast_s2s
 from fast_s2s.decoding import Automaton, DecodeOptions
@@ -67,14 +72,6 @@ def test_random_decoders_and_options_are_the_reference(emulator):
         assert_state_close(actual, expected)
         assert_kept_close(actual, expected, what)
     assert compared > 0.9 * _CASES
-
-
-def with_logits(logits: list[float], batch: int = 1):
-    """A decoder whose logits are these at every step, whatever it reads."""
-    decoder, h, c = make(Size(hidden=4, vocab=len(logits), embedding=3), batch, torch.float32)
-    zeros = decoder.output._replace(values=torch.zeros_like(decoder.output.values))
-    biases = (*decoder.biases[:-1], torch.tensor(logits))
-    return dataclasses.replace(decoder, output=zeros, biases=biases), h, c
 
 
 KINDS = {

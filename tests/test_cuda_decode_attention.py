@@ -12,8 +12,9 @@ import random
 import pytest
 import torch
 from helpers_attention import Case, Shape, make_case, random_shape
-from helpers_cuda_decode import VARIANTS, Emulated, assert_state_close, random_device
+from helpers_cuda_decode import VARIANTS, Emulated, random_device
 from helpers_decode import EOS, Size, random_options, random_size, twin
+from helpers_decode_compare import assert_state_close
 
 import fast_s2s
 from fast_s2s.attention import Memory

@@ -8,8 +8,8 @@ import random
 import pytest
 import torch
 from helpers_attention import Case, Shape, make_case, random_shape
-from helpers_cuda_decode import assert_kept_close
 from helpers_decode import EOS, Size, make, random_options, random_size, run, twin, with_more
+from helpers_decode_compare import assert_kept_close
 
 import fast_s2s
 from fast_s2s import backends

@@ -6,15 +6,14 @@ from itertools import product
 
 import pytest
 import torch
+from helpers_native import needs_native
 from test_cuda_plan import DEVICES
 
 from fast_s2s import backends
 from fast_s2s.decoding.packed import _choose_backend
 from fast_s2s.decoding.weights import CUDA_DTYPES
 
-pytestmark = pytest.mark.skipif(
-    backends.extension is None, reason=f"no planner: {backends.extension_reason}"
-)
+pytestmark = needs_native
 
 
 def plan(device="H200", **more):

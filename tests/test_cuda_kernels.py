@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_emulator import VARIANTS, Emulator, tf32_allowed
+from helpers_emulator import VARIANTS, Emulator, compare, tf32_allowed
 from helpers_lstm import NAMES, Case, make_inputs, reference_results
+from helpers_native import needs_native
 
 from fast_s2s import backends, reference
 
@@ -63,12 +64,6 @@ def plan(case, precision, backward, variant, device):
     return backends.extension.plan_lstm(**sizes, backward=backward, **values)
 
 
-def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES, dtype=None):
-    actual, expected = emulator.run(inputs, save), reference_results(inputs)
-    for name, ours, theirs in zip((*NAMES, *inputs.names), actual, expected, strict=True):
-        assert_close(ours, theirs, name, dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(emulator, case, dtype, assert_close):
@@ -87,7 +82,7 @@ def test_every_variant(emulator, case, variant, device, dtype, assert_close):
     compare(emulator, make_inputs(case, dtype), assert_close)
 
 
-@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@needs_native
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("name", VARIANTS)

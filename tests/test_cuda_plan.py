@@ -7,12 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers_native import needs_native
 
 from fast_s2s import backends
 
-pytestmark = pytest.mark.skipif(
-    backends.extension is None, reason=f"no planner: {backends.extension_reason}"
-)
+pytestmark = needs_native
 
 DEVICES = {
     "A100": {"sms": 108, "shared_bytes": 163 * 1024, "max_cluster": 1},

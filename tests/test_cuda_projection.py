@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_emulator import VARIANTS, Emulator, tf32_allowed
-from helpers_lstm import NAMES, Case, make_inputs, reference_results
+from helpers_emulator import VARIANTS, Emulator, compare, tf32_allowed
+from helpers_lstm import Case, make_inputs
+from helpers_native import needs_native
 
 from fast_s2s import backends, reference
 
@@ -38,12 +39,6 @@ VARIED = Case(4, 13, 150, projection=70, lengths=True, reset=True)
 VARIED_FLOAT32 = Case(4, 13, 70, projection=37, lengths=True, reset=True)
 
 
-def compare(emulator, inputs, assert_close, save=reference.SAVE_GATES, dtype=None):
-    actual, expected = emulator.run(inputs, save), reference_results(inputs)
-    for name, ours, theirs in zip((*NAMES, *inputs.names), actual, expected, strict=True):
-        assert_close(ours, theirs, name, dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(emulator, case, dtype, assert_close):
@@ -74,7 +69,7 @@ def test_500_units(emulator, variant, assert_close):
     compare(emulator, inputs, assert_close)
 
 
-@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@needs_native
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_the_devices_meet_all_there_is(variant, backward):

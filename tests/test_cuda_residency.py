@@ -9,7 +9,7 @@ from helpers_cuda_decode import emulated
 from helpers_decode import Size, make
 from helpers_decode import run as run_decode
 from helpers_emulator import VARIANTS
-from helpers_lstm import Case, make_inputs, reference_results
+from helpers_lstm import Case, compare, make_inputs
 
 from fast_s2s import reference
 from fast_s2s.decoding import DecodeOptions
@@ -23,8 +23,7 @@ def run(emulator, case=CASE, assert_close=None, **device):
     inputs = make_inputs(case, torch.bfloat16)
     actual = emulator.run(inputs, reference.SAVE_GATES)
     if assert_close is not None:
-        for ours, theirs in zip(actual, reference_results(inputs), strict=True):
-            assert_close(ours, theirs, str(device))
+        compare(inputs, actual, assert_close, what=str(device))
     return actual
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,29 +17,22 @@ from helpers_decode import (
     BOS,
     EOS,
     Size,
+    log_probabilities,
     random_options,
     random_size,
     random_weights,
     twin,
 )
-from torch import Tensor
+from helpers_decode_compare import assert_same, sure_rows
+from helpers_native import needs_native, run_with
 
-from fast_s2s import backends
 from fast_s2s.attention import Memory
 from fast_s2s.decoding import (
     AttentionWeights,
     DecodeOptions,
-    DecodeResult,
     DecoderWeights,
     initial_state,
     pack_decoder,
-    reference,
-)
-from fast_s2s.decoding.contract import join_state
-from fast_s2s.decoding.options import op_numbers, op_rules
-
-needs_native = pytest.mark.skipif(
-    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
 )
 
 _SEED = int(os.environ.get("FAST_S2S_STRESS_SEED", "0"))
@@ -61,30 +51,6 @@ def draw(seed: int, dtype: torch.dtype) -> tuple[random.Random, Case, DecodeOpti
     return rng, case, random_options(rng, size, batch)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_after():
-    yield
-    torch.set_num_threads(1)
-
-
-def assert_same(actual: DecodeResult, expected: DecodeResult) -> None:
-    """Tokens and counts exactly, numbers closely."""
-    assert torch.equal(actual.tokens, expected.tokens)
-    assert torch.equal(actual.lengths, expected.lengths)
-    assert (actual.done, actual.steps, actual.slot_steps) == (
-        expected.done,
-        expected.steps,
-        expected.slot_steps,
-    )
-    for ours, theirs in zip(actual.state, expected.state, strict=True):
-        for name, value in () if ours is None else ours._asdict().items():
-            other = getattr(theirs, name)
-            if value.is_floating_point():
-                torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-9, msg=name)
-            else:
-                assert torch.equal(value, other), name
-
-
 @needs_native
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_float64_is_the_reference_token_by_token(seed):
@@ -97,8 +63,8 @@ def test_float64_is_the_reference_token_by_token(seed):
 
 @needs_native
 def test_other_types_are_the_reference_of_their_own_weights():
-    """As in test_decode_random.py: tokens where they stand up to noise of the kernels' size."""
-    compared = total = 0
+    """As in test_decode_random.py."""
+    counts = []
     for seed in _SEEDS[:: 2 if len(_SEEDS) > 40 else 1]:
         dtype = random.Random(seed).choice([torch.float32, torch.bfloat16, torch.int8])
         _, case, options = draw(10**6 + seed, dtype)
@@ -106,35 +72,13 @@ def test_other_types_are_the_reference_of_their_own_weights():
             h=case.h.float(), c=case.c.float(), memory=case.memory.to(torch.float32)
         )
         exact = single._replace(decoder=twin(case.decoder)).on_reference(options)
-        others = [
-            rows_of(single._replace(decoder=twin(case.decoder, 3e-6)).on_reference(options))
+        noisy = [
+            single._replace(decoder=twin(case.decoder, 3e-6)).on_reference(options)
             for _ in range(2)
         ]
-        actual, expected = case.run(options), rows_of(exact)
-        for row, tokens in enumerate(rows_of(actual)):
-            total += 1
-            if any(other[row] != expected[row] for other in others):
-                continue
-            compared += 1
-            assert tokens == expected[row], f"seed {seed}, {dtype}, row {row}"
-            torch.testing.assert_close(
-                actual.scores[row], exact.scores[row], rtol=1e-3, atol=1e-3, msg=f"seed {seed}"
-            )
+        counts.append(sure_rows(case.run(options), exact, noisy, f"seed {seed}, {dtype}"))
+    compared, total = map(sum, zip(*counts, strict=True))
     assert compared > 0.95 * total
-
-
-def rows_of(result: DecodeResult) -> list[tuple]:
-    pairs = zip(result.tokens, result.lengths.tolist(), strict=True)
-    return [tuple(tokens[: 1 + length].tolist()) for tokens, length in pairs]
-
-
-def log_probabilities(case: Case, row: int, tokens: list[int]) -> Tensor:
-    """(V,) of the token after these, one step at a time."""
-    memory = case.memory.to(case.decoder.acc).select(torch.tensor([row]))
-    h, c = (part[:, row : row + 1].to(case.decoder.acc) for part in (case.h, case.c))
-    for token in [BOS, *tokens]:
-        logits, h, c, _ = reference.step(case.decoder.dense, torch.tensor([token]), h, c, memory)
-    return logits[0].double().log_softmax(0)
 
 
 @pytest.mark.parametrize("feeding", [False, True])
@@ -152,10 +96,8 @@ def test_beams_find_the_best_of_all_sequences(backend, additive, feeding):
     for row in range(2):
         scores = {}
         for tokens in itertools.product(range(vocab), repeat=length):
-            scores[tokens] = sum(
-                float(log_probabilities(case, row, list(tokens[:t]))[tokens[t]])
-                for t in range(length)
-            )
+            steps = log_probabilities(case[:3], row, list(tokens[:-1]), case.memory)
+            scores[tokens] = float(steps[range(length), tokens].sum())
         best = sorted(scores, key=lambda tokens: -scores[tokens])[:5]
         found = result.tokens[row * 5 : row * 5 + 5, 1:].tolist()
         assert [tuple(tokens) for tokens in found] == best
@@ -225,15 +167,14 @@ def test_empty_memory_and_no_rows(backend):
 _RUN_AN_ISA = """
 import torch
 import test_decode_attention as tests
-from fast_s2s import backends
-assert backends.extension.build_info()["cpu isa"] == "{isa}"
+from helpers_decode_compare import assert_same
 for seed in range(24):
     for dtype in (torch.float64, torch.float32, torch.int8):
         _, case, options = tests.draw(seed, dtype)
         expected = case.on_reference(options)
         actual = case.run(options)
         if dtype == torch.float64:
-            tests.assert_same(actual, expected)
+            assert_same(actual, expected)
         same = sum(map(torch.equal, actual.tokens[:, :2], expected.tokens[:, :2]))
         assert same >= 0.8 * len(actual.tokens), (seed, dtype)
 """
@@ -242,30 +183,7 @@ for seed in range(24):
 @needs_native
 @pytest.mark.parametrize("isa", ["generic", "avx2"])
 def test_other_instruction_sets(isa):
-    if isa not in backends.extension.build_info()["cpu isas available"].split():
-        pytest.skip(f"this machine has no {isa}")
-    environment = {**os.environ, "FAST_S2S_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN_AN_ISA.format(isa=isa)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def op_arguments(case: Case, options: DecodeOptions, max_steps: int = 2) -> list:
-    state = case.state(options)
-    rules = op_rules(case.decoder, options, state.slots.position.numel())
-    return [
-        case.decoder.packed,
-        case.decoder.header,
-        join_state(state.slots, state.hypotheses),
-        list(state.memory),
-        list(rules),
-        *op_numbers(options),
-        max_steps,
-    ]
+    run_with(isa, _RUN_AN_ISA)
 
 
 @needs_native
@@ -273,7 +191,7 @@ def op_arguments(case: Case, options: DecodeOptions, max_steps: int = 2) -> list
 def test_opcheck(beams):
     options = DecodeOptions(max_new_tokens=4, eos_token_id=EOS, num_beams=beams)
     case = make_case(Size(projection=3), Shape(additive=True, feeding=True), 2, torch.float32)
-    torch.library.opcheck(torch.ops.fast_s2s.decode.default, op_arguments(case, options))
+    torch.library.opcheck(torch.ops.fast_s2s.decode.default, case.op_arguments(options))
 
 
 @needs_native
@@ -289,7 +207,7 @@ def test_opcheck(beams):
     ],
 )
 def test_bad_arguments_of_the_op(index, change, message):
-    arguments = op_arguments(make_case(Size(), Shape(), 2), DecodeOptions(max_new_tokens=2))
+    arguments = make_case(Size(), Shape(), 2).op_arguments(DecodeOptions(max_new_tokens=2))
     if index is None:
         arguments[3] = change(arguments[3])
     else:

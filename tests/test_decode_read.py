@@ -7,10 +7,9 @@ from itertools import product
 import pytest
 import torch
 from helpers_decode import Size, random_context, random_weights
-from helpers_isa import AVAILABLE, instruction_set
+from helpers_native import AVAILABLE, instruction_set, needs_native
 
 import fast_s2s
-from fast_s2s import backends
 from fast_s2s.decoding import (
     AttentionWeights,
     PackedDecoder,
@@ -21,9 +20,6 @@ from fast_s2s.decoding import (
 )
 from fast_s2s.decoding.packed import read_packed
 
-needs_native = pytest.mark.skipif(
-    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
-)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
 LENGTHS = torch.tensor([6, 0, 3, 5])
 
@@ -118,14 +114,11 @@ def test_threads_change_nothing(hidden, directions):
     lengths = torch.randint(0, 13, (batch,))
     lengths[0] = 12
     expected = read_packed(packs, h, c, tokens, lengths, outputs=True)
-    try:
-        for threads in (2, 3, 4):
-            torch.set_num_threads(threads)
-            for _ in range(40):
-                actual = read_packed(packs, h, c, tokens, lengths, outputs=True)
-                assert all(map(torch.equal, actual, expected)), threads
-    finally:
-        torch.set_num_threads(1)
+    for threads in (2, 3, 4):
+        torch.set_num_threads(threads)
+        for _ in range(40):
+            actual = read_packed(packs, h, c, tokens, lengths, outputs=True)
+            assert all(map(torch.equal, actual, expected)), threads
 
 
 @needs_native

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers_emulator import VARIANTS
+from helpers_native import needs_native
 from torch import nn
 
 import fast_s2s
@@ -109,25 +110,22 @@ def test_values_and_gradients_in_cuda(emulated, variant, dtype, assert_close):
     [(70, 3, 17), (40, 1, 80), (1, 3, 500), (40, 14, 130), (5, 0, 7), (9, 31, 40)],
     ids=str,
 )
-@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@needs_native
 def test_values_and_gradients_on_the_cpu(sizes, dtype, assert_close):
     for options in ({}, {"projection": 6, "lengths": True, "reset": True}):
         arguments, cotangents = make(dtype, sizes, **options)
         expected = expected_of(arguments, cotangents)
         first = None
-        try:
-            for threads in (1, 2, 3, 5):
-                torch.set_num_threads(threads)
-                for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
-                    found = run(arguments, cotangents, save)
-                    for ours, theirs in zip(found, expected, strict=True):
-                        assert_close(ours, theirs, (options, threads, save))
-                # the kernels' own results have the same bits for any number of threads
-                first = first or found
-                for index in (0, 1, 2, 4, 5):
-                    assert torch.equal(found[index], first[index]), (index, threads)
-        finally:
-            torch.set_num_threads(1)
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            for save in (reference.SAVE_GATES, reference.SAVE_CELLS):
+                found = run(arguments, cotangents, save)
+                for ours, theirs in zip(found, expected, strict=True):
+                    assert_close(ours, theirs, (options, threads, save))
+            # the kernels' own results have the same bits for any number of threads
+            first = first or found
+            for index in (0, 1, 2, 4, 5):
+                assert torch.equal(found[index], first[index]), (index, threads)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_options(both, options, save, assert_close):
         assert_close(ours, theirs, str(options))
 
 
-@pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+@needs_native
 @pytest.mark.parametrize("projection", [0, 3])
 def test_opcheck(projection):
     arguments, cotangents = make(sizes=(3, 2, 5), projection=projection, lengths=True, reset=True)

@@ -7,13 +7,12 @@ import itertools
 import pytest
 import torch
 from helpers_lstm import Case, make_inputs
+from helpers_native import needs_native
 
 import fast_s2s
-from fast_s2s import backends, functional, ops_cell, reference
+from fast_s2s import functional, ops_cell, reference
 
-pytestmark = pytest.mark.skipif(
-    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
-)
+pytestmark = needs_native
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 CASES = [

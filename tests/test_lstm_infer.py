@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
+from helpers_native import needs_native
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast_s2s
-from fast_s2s import backends
 
-pytestmark = pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+pytestmark = needs_native
 OP = torch.ops.fast_s2s.lstm_infer.default
 OPTIONS = [
     dict(
@@ -84,16 +84,14 @@ def test_directions_side_by_side(sizes, dtype):
         if ragged:
             kwargs["lengths"] = torch.randint(0, steps + 1, (batch,))
             kwargs["reset"] = torch.rand(steps, batch) < 0.2
-        expected = lstm(x, **kwargs)  # one direction after the other, on one thread
-        try:
-            for threads in (1, 2, 3, 4, 5):
-                torch.set_num_threads(threads)
-                with torch.no_grad():
-                    actual = one_call(lambda: lstm(x, **kwargs))  # noqa: B023
-                for ours, theirs in zip(flat(actual), flat(expected), strict=True):
-                    assert torch.equal(ours, theirs), threads
-        finally:
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
+        expected = lstm(x, **kwargs)  # one direction after the other
+        for threads in (1, 2, 3, 4, 5):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                actual = one_call(lambda: lstm(x, **kwargs))  # noqa: B023
+            for ours, theirs in zip(flat(actual), flat(expected), strict=True):
+                assert torch.equal(ours, theirs), threads
 
 
 def test_frozen_weights_and_dropout_in_evaluation(assert_close):

@@ -10,16 +10,16 @@ import random
 
 import pytest
 import torch
-from helpers_isa import AVAILABLE, instruction_set
-from helpers_lstm import NAMES, Case, make_inputs, reference_results
+from helpers_lstm import NAMES, Case, compare, make_inputs
+from helpers_native import AVAILABLE, instruction_set, needs_native
 from test_lstm_stress import check_random_case, random_case
 
 import fast_s2s
-from fast_s2s import backends, ops, reference
+from fast_s2s import ops, reference
 
 _UNITS = [name for name in ("amx", "amx_emulated") if name in AVAILABLE]
 pytestmark = [
-    pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason),
+    needs_native,
     pytest.mark.skipif(not _UNITS, reason="no matrix unit (AMX), nor AVX-512 to emulate one"),
 ]
 
@@ -46,8 +46,7 @@ def unit(request):
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(1)
+    return request.param
 
 
 @pytest.mark.parametrize("save", [reference.SAVE_GATES, reference.SAVE_CELLS])
@@ -55,10 +54,7 @@ def threads(request):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case, dtype, save, assert_close):
     inputs = make_inputs(case, dtype)
-    for index, (ours, theirs) in enumerate(
-        zip(inputs.run(save=save), reference_results(inputs), strict=True)
-    ):
-        assert_close(ours, theirs, (*NAMES, *inputs.names)[index])
+    compare(inputs, inputs.run(save=save), assert_close)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -9,22 +9,22 @@ import sys
 
 import pytest
 import torch
-from helpers_isa import AVAILABLE, instruction_set
 from helpers_lstm import (
     GRADS,
     NAMES,
     Case,
     activation_error,
+    arguments_with,
+    compare,
     make_inputs,
     reference_results,
 )
+from helpers_native import AVAILABLE, instruction_set, needs_native
 
 import fast_s2s
-from fast_s2s import backends, ops, reference
+from fast_s2s import ops, reference
 
-pytestmark = pytest.mark.skipif(
-    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
-)
+pytestmark = needs_native
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 CASES = [
@@ -55,29 +55,23 @@ CASES = [
 @pytest.fixture
 def threads(request):
     torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(1)
-
-
-def compare(inputs, assert_close, **kwargs):
-    actual, expected = inputs.run(**kwargs), reference_results(inputs)
-    names = (*NAMES, *(f"d {name}" for name in inputs.names))
-    for name, ours, theirs in zip(names, actual, expected, strict=True):
-        assert_close(ours, theirs, name)
+    return request.param
 
 
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case, dtype, threads, assert_close):
-    compare(make_inputs(case, dtype), assert_close)
+    inputs = make_inputs(case, dtype)
+    compare(inputs, inputs.run(), assert_close)
 
 
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_with_the_gates_computed_again(case, dtype, threads, assert_close):
-    compare(make_inputs(case, dtype), assert_close, save=reference.SAVE_CELLS)
+    inputs = make_inputs(case, dtype)
+    compare(inputs, inputs.run(save=reference.SAVE_CELLS), assert_close)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -210,7 +204,7 @@ def test_strided_inputs(assert_close):
     ]
     assert not any(t.is_contiguous() for t in inputs.tensors)
     inputs.cotangents = [t.unsqueeze(-1).expand(*t.shape, 2)[..., 1] for t in inputs.cotangents]
-    compare(inputs, assert_close)
+    compare(inputs, inputs.run(), assert_close)
 
 
 @pytest.mark.parametrize("wanted", range(8), ids=GRADS)
@@ -299,26 +293,6 @@ def test_opcheck(case):
         torch.library.opcheck(backward, (*grads, *frozen, y, *saved, False, False))
 
 
-def _bad(**changes):
-    t, b, i, h = 3, 2, 5, 4
-    arguments = {
-        "x": torch.zeros(t, b, i),
-        "h0": torch.zeros(b, h),
-        "c0": torch.zeros(b, h),
-        "w_ih": torch.zeros(4 * h, i),
-        "w_hh": torch.zeros(4 * h, h),
-        "b_ih": None,
-        "b_hh": None,
-        "w_hr": None,
-        "lengths": None,
-        "reset": None,
-        "reverse": False,
-        "save": 0,
-    }
-    arguments.update(changes)
-    return list(arguments.values())
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -346,7 +320,7 @@ def _bad(**changes):
 )
 def test_bad_arguments(changes, message):
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.fast_s2s.lstm_forward(*_bad(**changes))
+        torch.ops.fast_s2s.lstm_forward(*arguments_with(**changes))
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"])
@@ -357,7 +331,8 @@ def test_every_instruction_set(isa, assert_close):
     with instruction_set(isa):
         for case in (*cases, Case(5, 13, 129)):
             for dtype in DTYPES:
-                compare(make_inputs(case, dtype), assert_close)
+                inputs = make_inputs(case, dtype)
+                compare(inputs, inputs.run(), assert_close)
         for activation in ("sigmoid", "tanh"):
             for dtype in (torch.float32, torch.float64):
                 assert activation_error(activation, dtype) <= 4, (activation, dtype)

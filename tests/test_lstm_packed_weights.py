@@ -11,12 +11,13 @@ import threading
 
 import pytest
 import torch
+from helpers_native import needs_native
 from torch import nn
 
 import fast_s2s
 from fast_s2s import backends
 
-pytestmark = pytest.mark.skipif(backends.extension is None, reason=backends.extension_reason)
+pytestmark = needs_native
 
 STEPS = 6  # fewer than five read the weights as they are
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}

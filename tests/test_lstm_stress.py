@@ -10,13 +10,12 @@ import random
 
 import pytest
 import torch
-from helpers_lstm import NAMES, Case, make_inputs, reference_results
+from helpers_lstm import Case, compare, make_inputs
+from helpers_native import needs_native
 
-from fast_s2s import backends, reference
+from fast_s2s import reference
 
-pytestmark = pytest.mark.skipif(
-    backends.extension is None, reason=f"no native ops: {backends.extension_reason}"
-)
+pytestmark = needs_native
 
 _SEED = int(os.environ.get("FAST_S2S_STRESS_SEED", "0"))
 _CASES = int(os.environ.get("FAST_S2S_STRESS", "100"))
@@ -42,14 +41,8 @@ def check_random_case(case: Case, rng: random.Random, dtypes, assert_close) -> N
     dtype = rng.choice(dtypes)
     save = rng.choice([reference.SAVE_GATES, reference.SAVE_CELLS])
     torch.set_num_threads(rng.choice([1, 2, 3]))
-    try:
-        inputs = make_inputs(case, dtype)
-        actual = inputs.run(save=save)
-    finally:
-        torch.set_num_threads(1)
-    names = (*NAMES, *(f"d {name}" for name in inputs.names))
-    for name, ours, theirs in zip(names, actual, reference_results(inputs), strict=True):
-        assert_close(ours, theirs, f"{case} {dtype} save={save}: {name}")
+    inputs = make_inputs(case, dtype)
+    compare(inputs, inputs.run(save=save), assert_close, what=f"{case} {dtype} save={save}")
 
 
 @pytest.mark.parametrize("seed", range(_SEED, _SEED + _CASES))

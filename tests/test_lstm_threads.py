@@ -21,23 +21,20 @@ def work(lstm, x, results, index):
 @pytest.mark.parametrize("shared", [True, False], ids=["one model", "several models"])
 def test_python_threads_do_not_disturb_each_other(shared):
     torch.set_num_threads(2)
-    try:
-        model = fast_s2s.LSTM(20, 200)
-        models = [model if shared else fast_s2s.LSTM(20, 200) for _ in range(4)]
-        inputs = [torch.randn(9, 16, 20) for _ in models]
-        expected: list = [None] * 4
-        actual: list = [None] * 4
-        for index in range(4):
-            work(models[index], inputs[index], expected, index)
-        threads = [
-            threading.Thread(target=work, args=(models[i], inputs[i], actual, i)) for i in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch.set_num_threads(1)
+    model = fast_s2s.LSTM(20, 200)
+    models = [model if shared else fast_s2s.LSTM(20, 200) for _ in range(4)]
+    inputs = [torch.randn(9, 16, 20) for _ in models]
+    expected: list = [None] * 4
+    actual: list = [None] * 4
+    for index in range(4):
+        work(models[index], inputs[index], expected, index)
+    threads = [
+        threading.Thread(target=work, args=(models[i], inputs[i], actual, i)) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for (y, gradient), (their_y, their_gradient) in zip(actual, expected, strict=True):
         assert torch.equal(y, their_y) and torch.equal(gradient, their_gradient)
 
@@ -47,19 +44,16 @@ def test_python_threads_do_not_disturb_each_other(shared):
 def test_a_process_forked_after_use_does_not_hang():
     """As a DataLoader's worker is: the parent's team of threads does not exist in it."""
     torch.set_num_threads(2)
-    try:
-        lstm = fast_s2s.LSTM(20, 200)
-        x = torch.randn(9, 16, 20)
-        with torch.inference_mode():
-            expected = lstm(x)[0]
-            child = os.fork()
-            if child == 0:
-                # a hang ends in SIGALRM, which the parent sees
-                import signal
+    lstm = fast_s2s.LSTM(20, 200)
+    x = torch.randn(9, 16, 20)
+    with torch.inference_mode():
+        expected = lstm(x)[0]
+        child = os.fork()
+        if child == 0:
+            # a hang ends in SIGALRM, which the parent sees
+            import signal
 
-                signal.alarm(20)
-                os._exit(0 if torch.equal(lstm(x)[0], expected) else 1)
-        _, status = os.waitpid(child, 0)
-    finally:
-        torch.set_num_threads(1)
+            signal.alarm(20)
+            os._exit(0 if torch.equal(lstm(x)[0], expected) else 1)
+    _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_lstm import Case, make_inputs
+from helpers_lstm import Case, arguments_with, make_inputs
 from helpers_triton import DEVICE, on_device
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 import fast_s2s
 from fast_s2s import backends, ops, reference
@@ -60,7 +61,7 @@ def test_second_derivative_of_the_backward_op_is_refused():
     y, _, _, *saved = FORWARD(*inputs.arguments(), reference.SAVE_GATES)
     grad_y = torch.randn(2, 2, 3, device=DEVICE, requires_grad=True)
     grads = BACKWARD(grad_y, None, None, *inputs.arguments(), y, *saved, True, True)
-    with pytest.raises(RuntimeError, match="lstm_backward has no derivative of its own"):
+    with pytest.raises(RuntimeError, match="lstm_backward_triton has no derivative of its own"):
         grads[0].sum().backward()
 
 
@@ -120,22 +121,6 @@ def test_cell_equals_torchs(dtype, assert_close):
         assert_close(a.cpu(), b, "cell")
 
 
-def _bad(**changes):
-    t, b, i, h = 3, 2, 5, 4
-    arguments = {
-        "x": torch.zeros(t, b, i),
-        "h0": torch.zeros(b, h),
-        "c0": torch.zeros(b, h),
-        "w_ih": torch.zeros(4 * h, i),
-        "w_hh": torch.zeros(4 * h, h),
-        **dict.fromkeys(("b_ih", "b_hh", "w_hr", "lengths", "reset")),
-        "reverse": False,
-        "save": 0,
-    }
-    arguments.update(changes)
-    return [a.to(DEVICE) if isinstance(a, torch.Tensor) else a for a in arguments.values()]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -160,7 +145,7 @@ def _bad(**changes):
 )
 def test_bad_arguments(changes, message):
     with pytest.raises(RuntimeError, match=message):
-        FORWARD(*_bad(**changes))
+        FORWARD(*tree_map_only(torch.Tensor, lambda t: t.to(DEVICE), arguments_with(**changes)))
 
 
 def test_override_reaches_the_op():
