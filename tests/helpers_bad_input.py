@@ -177,6 +177,12 @@ TABLE = {
             TypeError,
             f"source_tokenizer: {NO_TOKENIZER} NoneType",
         ),
+        (
+            lambda t: trainer(t, source_tokenizer=text.Vocabulary("01", level="char")),
+            ValueError,
+            "source_tokenizer: expected the model's 9 tokens, got 6",
+        ),
+        (lambda t: fit(t, []), ValueError, "entries: expected at least one"),
         (lambda t: trainer(t, output_dir=3), TypeError, "output_dir: expected a path, got 3"),
         (lambda t: trainer(t, quiet=1), TypeError, "quiet: expected a bool, got 1"),
         (

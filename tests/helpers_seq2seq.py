@@ -12,6 +12,8 @@ from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
 
 PAD, BOS, EOS = 0, 1, 2
 SRC_VOCAB, TGT_VOCAB = 11, 13
+SIZES = {"src_vocab_size": SRC_VOCAB, "tgt_vocab_size": TGT_VOCAB}
+
 
 # every architecture that takes a path of its own
 ARCHITECTURES = {
@@ -32,15 +34,21 @@ ARCHITECTURES = {
 
 def make_model(dtype: torch.dtype = torch.float64, **fields: object) -> Seq2Seq:
     """A small model with random weights, in eval mode, so sharp that its choices vary."""
-    sizes = {"embedding_size": 8, "hidden_size": 16}
-    config = Seq2SeqConfig(
-        **{"src_vocab_size": SRC_VOCAB, "tgt_vocab_size": TGT_VOCAB, **sizes, **fields}
-    )
+    config = Seq2SeqConfig(**{**SIZES, "embedding_size": 8, "hidden_size": 16, **fields})
     model = Seq2Seq(config, dtype=dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-2.0, 2.0)
     return model.eval()
+
+
+def lively(dtype: torch.dtype = torch.float64, **fields: object) -> Seq2Seq:
+    """A model whose rows end early, late and never."""
+    model = make_model(dtype, **fields)
+    with torch.no_grad():
+        model.output_projection.weight.mul_(0.5)
+        model.output_projection.bias[EOS] += 0.8
+    return model
 
 
 class Batch(NamedTuple):

@@ -201,6 +201,8 @@ TABLE = {
         ),
         (lambda _: PIPELINE(3), TypeError, "texts: expected a sequence of strings, got 3"),
         (lambda _: PIPELINE(None), TypeError, "texts: expected a sequence of strings, got None"),
+        (lambda _: PIPELINE("abc"), TypeError, "texts: expected a sequence of strings, got 'abc'"),
+        (lambda _: PIPELINE([None]), TypeError, "texts: expected a sequence of strings, got [No"),
         (lambda _: PIPELINE(iter(["1"])), TypeError, "texts: expected a sequence of strings, got"),
         (lambda _: PIPELINE([["1"]]), TypeError, "texts: expected a sequence of strings, got [["),
         (

@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
-import math
 import pickle
-import warnings
 
 import pytest
 import torch
+from helpers_lstm_module import SPACE, option_id, random_state, twins
 from torch import nn
-from torch.nn.utils.rnn import (
-    PackedSequence,
-    pack_padded_sequence,
-    pack_sequence,
-    pad_packed_sequence,
-)
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from torch.utils._pytree import tree_leaves
 
 import fast_s2s
-
-SPACE = [
-    {
-        "num_layers": layers,
-        "bias": bias,
-        "batch_first": batch_first,
-        "bidirectional": bidirectional,
-        "proj_size": proj_size,
-    }
-    for layers, bias, batch_first, bidirectional, proj_size in itertools.product(
-        (1, 2), (True, False), (True, False), (True, False), (0, 3)
-    )
-]
-
-
-def option_id(options):
-    return "-".join(f"{key}={value}" for key, value in options.items())
-
-
-def twins(*args, dtype=torch.float64, **kwargs):
-    """torch's module and ours from the same seed."""
-    torch.manual_seed(7)
-    theirs = nn.LSTM(*args, dtype=dtype, **kwargs)
-    torch.manual_seed(7)
-    return theirs, fast_s2s.LSTM(*args, dtype=dtype, **kwargs)
 
 
 def leaves(tree):
@@ -83,13 +51,6 @@ def rebuild(tree, tensors):
     if isinstance(tree, (tuple, list)):
         return [rebuild(item, tensors) for item in tree]
     return next(tensors) if isinstance(tree, torch.Tensor) else tree
-
-
-def random_state(module, batch=None):
-    layers = module.num_layers * (1 + module.bidirectional)
-    rows = () if batch is None else (batch,)
-    h = torch.randn(layers, *rows, module.proj_size or module.hidden_size, dtype=torch.float64)
-    return [h, torch.randn(layers, *rows, module.hidden_size, dtype=torch.float64)]
 
 
 @pytest.mark.parametrize("options", SPACE, ids=option_id)
@@ -136,88 +97,6 @@ def test_odd_shapes(batch, steps, hidden, dtype, backend, assert_close):
         assert_close(a, b, name)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert_close(a.grad, b.grad, name)
-
-
-@pytest.mark.parametrize("options", SPACE, ids=option_id)
-def test_lengths_equal_a_packed_sequence(options, backend, assert_close):
-    theirs, ours = twins(4, 5, **options)
-    lengths = torch.tensor([3, 6, 1])
-    x = torch.randn(3, 6, 4, dtype=torch.float64)
-    state = random_state(ours, 3)
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    expected, expected_state = theirs(packed, state)
-    expected, _ = pad_packed_sequence(expected, ours.batch_first)
-    y, actual_state = ours(x if ours.batch_first else x.transpose(0, 1), state, lengths=lengths)
-    assert_close(y, expected, "output")
-    for name, a, b in zip(("h_n", "c_n"), actual_state, expected_state, strict=True):
-        assert_close(a, b, name)
-
-
-def test_nothing_past_a_length_comes_back(backend):
-    ours = fast_s2s.LSTM(3, 4)
-    x = torch.randn(5, 2, 3)
-    x[1, 0] = math.nan
-    y, (h, c) = ours(x, lengths=[3, 5])
-    assert (y[3:, 0] == 0).all() and y[1:3, 0].isnan().all()
-    assert h[0, 0].isnan().all() and y[:, 1].isfinite().all() and c[0, 1].isfinite().all()
-
-
-def test_lengths_as_a_list_and_of_zero(backend):
-    ours = fast_s2s.LSTM(4, 5)
-    x, state = torch.randn(6, 3, 4), (torch.randn(1, 3, 5), torch.randn(1, 3, 5))
-    y, (h_n, c_n) = ours(x, state, lengths=[6, 0, 2])
-    assert torch.equal(h_n[0, 1], state[0][0, 1]) and torch.equal(c_n[0, 1], state[1][0, 1])
-    assert not y[:, 1].any() and not y[2:, 2].any() and y[5, 0].all()
-    assert torch.equal(h_n[0, 2], y[1, 2])
-
-
-def test_reset_splits_a_row_into_documents(backend, assert_close):
-    """Both directions of a packed row equal the documents run one by one."""
-    ours = fast_s2s.LSTM(4, 5, num_layers=2, bidirectional=True, dtype=torch.float64)
-    documents = [torch.randn(n, 4, dtype=torch.float64) for n in (3, 1, 4)]
-    reset = torch.zeros(8, dtype=torch.bool)
-    reset[[0, 3, 4]] = True
-    state = random_state(ours)
-    y, (h_n, _) = ours(torch.cat(documents), state, reset=reset)
-    zero = [torch.zeros_like(s) for s in state]
-    # the reverse direction of the last document starts from the state given, as it precedes no
-    # boundary
-    last = [
-        torch.stack([z if k % 2 == 0 else s for k, (z, s) in enumerate(zip(*pair, strict=True))])
-        for pair in zip(zero, state, strict=True)
-    ]
-    expected = [ours(documents[0], zero), ours(documents[1], zero), ours(documents[2], last)]
-    assert_close(y, torch.cat([out for out, _ in expected]), "output")
-    assert_close(h_n[0], expected[2][1][0][0], "h_n forward")
-    assert_close(h_n[1], expected[0][1][0][1], "h_n reverse")
-
-
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_reset_equals_a_loop_of_cells(batch_first, backend, assert_close):
-    """As a reinforcement learner would step it: state times (1 - done) before each step."""
-    ours = fast_s2s.LSTM(4, 5, batch_first=batch_first, dtype=torch.float64)
-    cell = nn.LSTMCell(4, 5, dtype=torch.float64)
-    cell.load_state_dict(
-        {key.removesuffix("_l0"): value for key, value in ours.state_dict().items()}
-    )
-    x = torch.randn(9, 3, 4, dtype=torch.float64)
-    done = torch.rand(9, 3) < 0.3
-    h, c = torch.randn(2, 3, 5, dtype=torch.float64).requires_grad_().unbind(0)
-    steps, state = [], (h, c)
-    for t in range(9):
-        state = cell(x[t], tuple(s * ~done[t].unsqueeze(1) for s in state))
-        steps.append(state[0])
-    hx = (h.unsqueeze(0), c.unsqueeze(0))
-    if batch_first:
-        y = ours(x.transpose(0, 1), hx, reset=done.t())[0].transpose(0, 1)
-    else:
-        y = ours(x, hx, reset=done)[0]
-    assert_close(y, torch.stack(steps), "output")
-    cotangent = torch.randn_like(y)
-    expected = torch.autograd.grad(torch.stack(steps), [h, c, *cell.parameters()], cotangent)
-    actual = torch.autograd.grad(y, [h, c, *ours.parameters()], cotangent)
-    for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
-        assert_close(a, b, f"gradient {index}")
 
 
 def test_dropout_between_layers(backend):
@@ -386,121 +265,6 @@ def test_export_with_dynamic_time():
     assert torch.equal(program.module()(x)[0], ours(x)[0])
 
 
-# constructor arguments torch refuses or warns about
-BAD_CONSTRUCTORS = [
-    {"dropout": 2},
-    {"dropout": True},
-    {"dropout": -0.1},
-    {"dropout": 0.5},
-    {"bias": 1},
-    {"batch_first": "yes"},
-    {"input_size": 4.0},
-    {"input_size": 0},
-    {"hidden_size": 5.0},
-    {"hidden_size": 0},
-    {"num_layers": 0},
-    {"proj_size": -1},
-    {"proj_size": 5},
-]
-
-
-@pytest.mark.parametrize("options", BAD_CONSTRUCTORS, ids=option_id)
-def test_constructor_errors_are_torchs(options):
-    complaints = []
-    for cls in (nn.LSTM, fast_s2s.LSTM):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                cls(**{"input_size": 4, "hidden_size": 5, **options})
-            except (TypeError, ValueError) as error:
-                caught.append(error)
-        complaints.append([(type(c), str(getattr(c, "message", c))) for c in caught])
-        if caught and not isinstance(caught[0], Exception):
-            complaints[-1] = [(c.category, str(c.message)) for c in caught]
-    assert complaints[0] == complaints[1]
-    # what torch 2.10 still took without a word
-    lenient = ("bias", "batch_first", "input_size")
-    assert complaints[0] or next(iter(options)) in lenient
-
-
 def test_meta_tensors():
     y, (h_n, _) = fast_s2s.LSTM(4, 5, device="meta")(torch.zeros(6, 3, 4, device="meta"))
     assert (y.shape, h_n.shape, y.device.type) == ((6, 3, 5), (1, 3, 5), "meta")
-
-
-BAD_CALLS = {
-    "1-D input": lambda m: m(torch.zeros(4)),
-    "4-D input": lambda m: m(torch.zeros(1, 2, 3, 4)),
-    "input size": lambda m: m(torch.zeros(6, 3, 5)),
-    "input dtype": lambda m: m(torch.zeros(6, 3, 4).double()),
-    "no steps": lambda m: m(torch.zeros(0, 3, 4)),
-    "2-D state": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 5), torch.zeros(1, 5))),
-    "3-D state, unbatched": lambda m: m(
-        torch.zeros(6, 4), (torch.zeros(1, 1, 5), torch.zeros(1, 1, 5))
-    ),
-    "h_0 size": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 2, 5), torch.zeros(1, 3, 5))),
-    "c_0 size": lambda m: m(torch.zeros(6, 3, 4), (torch.zeros(1, 3, 5), torch.zeros(1, 3, 6))),
-}
-
-
-@pytest.mark.parametrize("case", BAD_CALLS)
-def test_call_errors_are_torchs(case):
-    complaints = []
-    for module in (nn.LSTM(4, 5), fast_s2s.LSTM(4, 5)):
-        with pytest.raises((ValueError, RuntimeError)) as caught:
-            BAD_CALLS[case](module)
-        complaints.append((caught.type, str(caught.value)))
-    assert complaints[0] == complaints[1]
-
-
-X = torch.zeros(6, 3, 4)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda m: m(X, lengths=torch.tensor([1, 2])),
-            r"lengths: expected shape \(3,\).*got \(2,\)",
-        ),
-        (lambda m: m(X, lengths=[1, 2, 7]), r"lengths: expected values in 0\.\.6, got 1\.\.7"),
-        (lambda m: m(X, lengths=[-1, 2, 3]), r"lengths: expected values in 0\.\.6, got -1\.\.3"),
-        (lambda m: m(X, lengths=torch.ones(3)), "lengths: expected integers, got torch.float32"),
-        (
-            lambda m: m(X, reset=torch.zeros(6, 3)),
-            "reset: expected a bool tensor, got torch.float32",
-        ),
-        (lambda m: m(X, reset=[True]), "reset: expected a bool tensor, got list"),
-        (
-            lambda m: m(X, reset=torch.zeros(3, 6, dtype=torch.bool)),
-            r"reset: expected shape \(6, 3\)",
-        ),
-        (
-            lambda m: m(X, reset=torch.zeros(6, 3, dtype=torch.bool, device="meta")),
-            "reset: expected on the CPU or the input's device cpu, got meta",
-        ),
-        (lambda m: m([1.0]), "input: expected a tensor, got list"),
-        (lambda m: m(X, X), "hx: expected a pair of tensors, h and c, got Tensor"),
-        (lambda m: m(X, (X,)), "hx: expected a pair of tensors, h and c, got 1 of them"),
-        (lambda m: m(X, (X, X, X)), "hx: expected a pair of tensors, h and c, got 3 of them"),
-        (
-            lambda m: m(pack_sequence([X[:, 0]]), lengths=[6]),
-            "lengths, reset: expected None with a PackedSequence",
-        ),
-        (
-            lambda m: m(pack_sequence([torch.zeros(6, 5)])),
-            "input.size.-1. must be equal to input_size",
-        ),
-        (
-            lambda m: m(X, (torch.zeros(1, 3, 5).double(), torch.zeros(1, 3, 5))),
-            r"hx\[0\]: expected the input's dtype torch.float32, got torch.float64",
-        ),
-        (
-            lambda m: m(X, (torch.zeros(1, 3, 5), torch.zeros(1, 3, 5, device="meta"))),
-            r"hx\[1\]: expected on the input's device cpu, got meta",
-        ),
-    ],
-)
-def test_bad_extras(call, message):
-    with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
-        call(fast_s2s.LSTM(4, 5))

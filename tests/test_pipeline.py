@@ -15,17 +15,9 @@ from fast_s2s.cli.prefetch import prefetch
 TEXTS = ["123", "0", "4412", "3"]
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    model = toy_model(bidirectional=True).eval()
-    with torch.no_grad():
-        model.output_projection.weight.mul_(8)
-    return TextPipeline(model, *toy_tokenizers())
-
-
-def test_n_best_with_scores(pipeline):
+def test_n_best_with_scores(toy_pipeline):
     options = {"num_beams": 5, "num_return_sequences": 3, "max_new_tokens": 6, "scores": True}
-    predictions = pipeline.predict(TEXTS, length_penalty=0.0, **options)
+    predictions = toy_pipeline.predict(TEXTS, length_penalty=0.0, **options)
     for text, prediction in zip(TEXTS, predictions, strict=True):
         nbest = prediction.nbest
         assert len(nbest) == 3 and nbest[0].text == prediction.text
@@ -33,15 +25,16 @@ def test_n_best_with_scores(pipeline):
         # without a length penalty the search ranks by probability
         scores = [each.score for each in nbest]
         assert scores == sorted(scores, reverse=True)
-        (alone,) = pipeline.predict([text], length_penalty=0.0, **options)
+        (alone,) = toy_pipeline.predict([text], length_penalty=0.0, **options)
         assert [each.text for each in alone.nbest] == [each.text for each in nbest]
-    (greedy,) = pipeline.predict(["123"], scores=True)
+    (greedy,) = toy_pipeline.predict(["123"], scores=True)
     assert len(greedy.nbest) == 1 and greedy.nbest[0].score == greedy.score
 
 
-def test_score_is_that_of_teacher_forcing(pipeline):
-    (prediction,) = pipeline.predict(["123"], num_beams=3, scores=True, max_new_tokens=20)
-    model, (source, target) = pipeline.model, (pipeline.source_tokenizer, pipeline.target_tokenizer)
+def test_score_is_that_of_teacher_forcing(toy_pipeline):
+    (prediction,) = toy_pipeline.predict(["123"], num_beams=3, scores=True, max_new_tokens=20)
+    model, source = toy_pipeline.model, toy_pipeline.source_tokenizer
+    target = toy_pipeline.target_tokenizer
     src = torch.tensor([[*source.encode("123"), source.eos_token_id]])
     tgt = torch.tensor([[*target.encode(prediction.text), target.eos_token_id]])
     tgt = tgt[:, : prediction.num_tokens]
@@ -50,41 +43,41 @@ def test_score_is_that_of_teacher_forcing(pipeline):
     assert prediction.score == pytest.approx(expected, abs=1e-4)
 
 
-def test_constraint(pipeline):
+def test_constraint(toy_pipeline):
     words = ["one two", "three", "nil four nil"]
-    automaton = pipeline.compile_constraint(iter(words))
+    automaton = toy_pipeline.compile_constraint(iter(words))
     for constraint in (words, automaton):
         for options in ({}, {"num_beams": 2}, {"do_sample": True, "seed": 3}):
-            outputs = pipeline(TEXTS, constraint=constraint, **options)
+            outputs = toy_pipeline(TEXTS, constraint=constraint, **options)
             assert set(outputs) <= set(words)
-    (prediction,) = pipeline.predict(
+    (prediction,) = toy_pipeline.predict(
         ["1"], constraint=words, num_beams=6, num_return_sequences=6, scores=True
     )
     # three words, so three outputs
     assert sorted(each.text for each in prediction.nbest) == sorted(words)
 
 
-def test_samples_of_a_stream_do_not_depend_on_the_batches(pipeline):
+def test_samples_of_a_stream_do_not_depend_on_the_batches(toy_pipeline):
     options = {"do_sample": True, "seed": 5, "num_return_sequences": 2}
     runs = [
         [
             prediction
-            for batch in pipeline.stream(TEXTS, batch_size=size, **options)
+            for batch in toy_pipeline.stream(TEXTS, batch_size=size, **options)
             for prediction in batch
         ]
         for size in (1, 3, 4)
     ]
-    assert runs[0] == runs[1] == runs[2] == pipeline.predict(TEXTS, **options)
+    assert runs[0] == runs[1] == runs[2] == toy_pipeline.predict(TEXTS, **options)
     assert any(one.text != other.text for one, other in zip(runs[0], runs[0][1:], strict=False))
 
 
-def test_a_models_own_config_decides(pipeline):
-    model = pipeline.model
+def test_a_models_own_config_decides(toy_pipeline):
+    model = toy_pipeline.model
     before = model.generation_config
     try:
         values = {**before.to_dict(), "num_beams": 3, "output_scores": True}
         model.generation_config = type(before).from_dict(values)
-        assert pipeline(TEXTS) == pipeline(TEXTS, num_beams=3)
+        assert toy_pipeline(TEXTS) == toy_pipeline(TEXTS, num_beams=3)
     finally:
         model.generation_config = before
 
@@ -127,3 +120,25 @@ def test_prefetch_hands_on_errors_and_lets_its_thread_go():
             return
         time.sleep(0.01)
     raise AssertionError("the thread is still there")
+
+
+def test_prediction_scores_are_log_probabilities():
+    """Against a step-by-step loop."""
+    model = toy_model(bidirectional=True).eval()
+    pipeline = TextPipeline(model, *toy_tokenizers())
+    for text in ("0", "4321", "0x0"):
+        (prediction,) = pipeline.predict([text, "123"], max_new_tokens=6, scores=True)[:1]
+        state = model.encode(torch.tensor([[*pipeline.source_tokenizer.encode(text), 2]]))
+        token, total, count = torch.tensor([1]), 0.0, 0
+        while count < 6 and int(token) != 2:
+            logits, state = model.step(token, state)
+            token = logits.index_fill(1, torch.tensor([0, 1]), -torch.inf).argmax(1)
+            total += logits.log_softmax(1)[0, int(token)].item()
+            count += 1
+        assert prediction.num_tokens == count
+        assert prediction.score == pytest.approx(total, abs=1e-5)
+        assert prediction.unknown == text.count("x")
+
+
+def test_nothing_gives_nothing(toy_pipeline):
+    assert toy_pipeline([]) == []

@@ -1,0 +1,189 @@
+"""`fast-s2s train`: what it prints and writes, its settings, a resumed run, bad files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers_cli import QUICK, assert_wrong_usage
+from helpers_training import NAMES, toy_entries, toy_tokenizers, toy_tsv
+
+from fast_s2s.cli import main
+from fast_s2s.seq2seq import Seq2Seq
+from fast_s2s.text import load_tokenizer
+
+
+@pytest.fixture
+def tsv(tmp_path):
+    return toy_tsv(tmp_path / "train.tsv", toy_entries(40))
+
+
+def test_train_then_everything_else(tmp_path, tsv, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "--train", tsv, "--dev", tsv, "--output", str(run), *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "6 updates" in out and "ended by max_updates" in out and "best dev per" in out
+    assert f"to use it: fast-s2s generate --model {run}" in out
+    updates = [
+        json.loads(line)["update"] for line in (run / "train_log.jsonl").read_text().splitlines()
+    ]
+    assert updates == [3, 6]
+    model = Seq2Seq.from_pretrained(run)
+    assert (model.config.hidden_size, model.config.embedding_size) == (8, 4)
+    assert load_tokenizer(run / "target_tokenizer.json").level == "word"
+    assert main(["generate", "--model", str(run), "123"]) == 0
+    assert main(["evaluate", "--model", str(run), "--data", tsv]) == 0
+    assert "PER %" in capsys.readouterr().out
+
+
+def test_train_with_attention(tmp_path, tsv, capsys):
+    run = str(tmp_path / "run")
+    flags = ["--attention", "general", "--attention-heads", "2", "--input-feeding"]
+    assert main(["train", "--train", tsv, "--dev", tsv, "--output", run, *QUICK, *flags]) == 0
+    config = Seq2Seq.from_pretrained(run).config
+    assert (config.attention, config.attention_heads, config.input_feeding) == ("general", 2, True)
+    assert main(["generate", "--model", run, "--beam", "3", "123"]) == 0
+    assert main(["evaluate", "--model", run, "--data", tsv]) == 0
+    capsys.readouterr()
+    assert_wrong_usage("train", "--train", tsv, "--output", run, "--overwrite", "--attention=dots")
+    assert "attention: expected None or one of dot, general, additive" in capsys.readouterr().err
+
+
+def test_train_is_the_same_twice_and_from_any_source(tmp_path, tsv):
+    pairs = [line.split("\t") for line in (tmp_path / "train.tsv").read_text().splitlines()]
+    for side, name in enumerate(("src", "tgt")):
+        (tmp_path / name).write_text("".join(pair[side] + "\n" for pair in pairs))
+    sources = {
+        "tsv": ["--train", tsv],
+        "again": ["--train", tsv],
+        "parallel": [
+            f"--train-source={tmp_path / 'src'}",
+            f"--train-target={tmp_path / 'tgt'}",
+        ],
+    }
+    states = []
+    for name, flags in sources.items():
+        assert main(["train", *flags, "--output", str(tmp_path / name), *QUICK]) == 0
+        states.append(Seq2Seq.from_pretrained(tmp_path / name).state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(state[key], value) for key, value in states[0].items())
+
+
+def test_config_file_with_flags_overriding(tmp_path, tsv):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"train: {tsv}\nhidden_size: 10\nembedding-size: 6\nlearning_rate: 1e-3\nmax_updates: 2\n"
+        "warmup_updates: 1\nbidirectional: true\nclip_norm: null\nquiet: true\ntensorboard: false\n"
+    )
+    run = tmp_path / "run"
+    argv = ["train", "--config", str(config), "--output", str(run), "--embedding-size", "5"]
+    assert main(argv) == 0
+    model = Seq2Seq.from_pretrained(run)
+    assert (model.config.hidden_size, model.config.embedding_size) == (10, 5)
+    assert model.config.bidirectional
+    settings = json.loads((run / "run.json").read_text())["training_config"]
+    assert settings["learning_rate"] == 1e-3
+    assert settings["clip_norm"] is None and settings["max_updates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hiden_size: 3", "unknown setting 'hiden_size'"),
+        ("- a\n- b", "expected lines of the form"),
+        ("a: [", "expected YAML"),
+        ("max_updates: many", "invalid int value: 'many'"),
+        ("schedule: cosine", "invalid choice: 'cosine'"),
+    ],
+)
+def test_bad_config_file(tmp_path, capsys, content, message):
+    config = tmp_path / "config.yaml"
+    config.write_text(content)
+    assert_wrong_usage("train", "--config", str(config), "--output", str(tmp_path / "run"))
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_remembers_the_options(tmp_path, tsv, capsys, monkeypatch):
+    run = str(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    first = ["--schedule=constant", *QUICK]
+    assert main(["train", "--train", "train.tsv", "--output", run, *first]) == 0
+    # options that are not repeated, from another folder, and a later end
+    monkeypatch.chdir("/")
+    more = ["--resume", "--max-updates=9", "--quiet"]
+    assert main(["train", "--output", run, *more]) == 0
+    assert "9 updates" in capsys.readouterr().out
+    assert main(["train", "--output", run, "--resume", "--learning-rate=1", "--quiet"]) == 1
+    assert "learning_rate was 0.002, is 1.0" in capsys.readouterr().err
+
+
+def test_train_refuses_to_overwrite(tmp_path, tsv, capsys):
+    argv = ["train", "--train", tsv, "--output", str(tmp_path / "run"), *QUICK]
+    assert main(argv) == 0
+    assert main(argv) == 1
+    assert "holds a finished training run" in capsys.readouterr().err
+    assert main([*argv, "--overwrite"]) == 0
+
+
+def test_bad_lines_are_shown_and_counted(tmp_path, capsys):
+    path = tmp_path / "train.tsv"
+    path.write_text("12\ttwo one\n" + "no tab here\n" * 13 + "3\tthree\n")
+    assert main(["train", "--train", str(path), "--output", str(tmp_path / "run"), *QUICK]) == 0
+    err = capsys.readouterr().err.splitlines()
+    shown = [line for line in err if "expected 2 columns" in line]
+    assert [line.split(":")[1] for line in shown] == [str(n) for n in range(2, 12)]
+    assert "13 bad lines left out, 3 of them not shown" in err
+
+
+def test_settings_that_do_not_fit_exit_with_2(tmp_path, tsv, capsys):
+    argv = ["train", "--train", tsv, "--output", str(tmp_path / "run"), *QUICK]
+    for flag, message in (
+        ("--learning-rate=-1", "learning_rate: expected above 0"),
+        ("--dropout=2", "dropout: expected a number in"),
+        ("--device=quantum", "--device quantum"),
+        ("--device=meta", "--device: expected cpu or cuda[:N], got meta"),
+        ("--seed=99999999999999999999", "seed: expected below 2^63"),
+    ):
+        assert_wrong_usage(*argv, flag)
+        assert message in capsys.readouterr().err
+
+
+def test_saved_and_hugging_face_tokenizers(tmp_path, tsv):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<pad>", "<s>", "</s>", "<unk>", *NAMES, "spare"]
+    level = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+    target = tokenizers.Tokenizer(level)
+    target.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    target.save(str(tmp_path / "target.json"))
+    toy_tokenizers()[0].save(tmp_path / "source.json")
+    run = str(tmp_path / "run")
+    argv = ["train", "--train", tsv, "--dev", tsv, "--output", run, *QUICK]
+    argv += [f"--source-tokenizer={tmp_path / 'source.json'}"]
+    assert main([*argv, f"--target-tokenizer={tmp_path / 'target.json'}"]) == 0
+    config = Seq2Seq.from_pretrained(run).config
+    assert (config.src_vocab_size, config.tgt_vocab_size) == (9, 10)
+    assert main(["generate", "--model", run, "12"]) == 0
+
+
+def test_training_options_as_flags(tmp_path, tsv, capsys):
+    """Layer norm and zoneout from the command line to outputs; a value `none` in between."""
+    flags = ["--norm=layer", "--zoneout-cell=0.1", "--variational-dropout", "--dropout=0.1"]
+    flags += ["--recurrent-init=orthogonal", "--forget-bias=1", "--weight-dropout=0.1", "--ema=0.9"]
+    run = tmp_path / "run"
+    assert main(["train", "--train", tsv, "--output", str(run), *QUICK, *flags]) == 0
+    config = Seq2Seq.from_pretrained(run).config
+    assert (config.norm, config.zoneout_cell, config.forget_bias) == ("layer", 0.1, 1.0)
+    capsys.readouterr()
+    assert main(["generate", "--model", str(run), "--beam=2", "12"]) == 0
+    assert capsys.readouterr().out
+    assert main(["info", "--model", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "decoder, in generation: reference (native: no native kernel with layer norm, zo" in out
+    assert_wrong_usage(
+        "train", "--train", tsv, "--output", str(tmp_path / "b"), *QUICK, "--norm=batch"
+    )
+    assert (
+        main(["train", "--train", tsv, "--output", str(tmp_path / "c"), *QUICK, "--norm=none"]) == 0
+    )
