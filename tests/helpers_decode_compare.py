@@ -58,10 +58,11 @@ def sure_rows(
     Tokens are compared where the reference's own stay the same under noise of the size of the
     kernels' rounding; scores wherever tokens are.
     """
-    expected, others = _rows(exact), [_rows(result) for result in noisy]
+    found, expected = _rows(actual), _rows(exact)
+    others = [_rows(result) for result in noisy]
     sure = [r for r, row in enumerate(expected) if all(other[r] == row for other in others)]
     for row in sure:
-        assert _rows(actual)[row] == expected[row], f"{what}, row {row}"
+        assert found[row] == expected[row], f"{what}, row {row}"
     close = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(actual.scores[sure], exact.scores[sure], **close, msg=what)
     return len(sure), len(expected)
