@@ -57,36 +57,26 @@ FAST_S2S_INLINE To bit_cast(const From& from) {
 // Elementary functions, for lstm_math.h.
 struct Math {
   // e^x to 1 ulp for x in [-87, 88], saturating outside; NaN stays NaN.
-  // Cody-Waite reduction and Cephes' expf polynomial.
-  static FAST_S2S_INLINE VecF exp(VecF x) {
-    x = smaller(VecF{} + 88.f, greater(VecF{} - 87.f, x));
-    // adding and subtracting 1.5·2^23 rounds to the nearest integer
-    const float magic = 12582912.f;
-    const VecF n = (x * 1.44269504088896341f + magic) - magic;
-    const VecF r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    VecF p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.f;
-    return times_power(p, n);
+  static FAST_S2S_INLINE VecF exp(VecF x) { return exp_inside(clamp(x, -87.f, 88.f)); }
+
+  static FAST_S2S_INLINE VecF sigmoid(VecF x) {
+    return reciprocal(1.f + exp_inside(-clamp(x, -88.f, 87.f)));
   }
 
-  static FAST_S2S_INLINE VecF sigmoid(VecF x) { return reciprocal(1.f + exp(-x)); }
-
-  // Cephes' tanhf: a polynomial below 0.625, where 1 - 2/(e^2x + 1) would cancel.
+  // (e^-2|x| - 1) / (e^-2|x| + 1) with the sign of x. The numerator never cancels, as it is added
+  // up without the 1: 2^n·(e^r - 1) + (2^n - 1). Where tanh is 1 in float, |x| is cut off.
   static FAST_S2S_INLINE VecF tanh(VecF x) {
     const VecU sign = bit_cast<VecU>(x) & 0x80000000u;
-    const VecF size = bit_cast<VecF>(bit_cast<VecU>(x) ^ sign);
-    const VecF large = 1.f - 2.f * reciprocal(exp(size + size) + 1.f);
-    const VecF z = x * x;
-    VecF p = z * -5.70498872745e-3f + 2.06390887954e-2f;
-    p = p * z - 5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z - 3.33332819422e-1f;
-    const VecF small = p * z * x + x;
-    return size < 0.625f ? small : bit_cast<VecF>(bit_cast<VecU>(large) | sign);
+    const VecF size = smaller(VecF{} + 9.1f, bit_cast<VecF>(bit_cast<VecU>(x) ^ sign));
+    const VecF exponent = -2.f * size;
+    // the low bits of this sum are those of 2^n, for n > -127
+    const float magic = kRounding + 127.f;
+    const VecF shifted = exponent * kLog2E + magic;
+    const VecF power = bit_cast<VecF>(bit_cast<VecU>(shifted) << 23);
+    const VecF r = exponent - (shifted - magic) * 0.693147182464599609375f;
+    const VecF numerator = expm1_inside(r) * power + (power - 1.f);
+    const VecU value = bit_cast<VecU>(quotient(numerator, numerator + 2.f));
+    return bit_cast<VecF>((value & 0x7fffffffu) | sign);
   }
 
 #if FAST_S2S_VECTOR_BYTES == 64
@@ -110,6 +100,12 @@ struct Math {
     const VecF estimate = bit_cast<VecF>(_mm512_maskz_rcp14_ps(kAll, bit_cast<__m512>(d)));
     return estimate + estimate * (1.f - d * estimate);
   }
+  // n/d in the same way, for |n| < d.
+  static FAST_S2S_INLINE VecF quotient(VecF n, VecF d) {
+    const VecF estimate = bit_cast<VecF>(_mm512_maskz_rcp14_ps(kAll, bit_cast<__m512>(d)));
+    const VecF q = n * estimate;
+    return q + estimate * (n - d * q);
+  }
 #else
   static FAST_S2S_INLINE VecF smaller(VecF a, VecF b) { return a < b ? a : b; }
   static FAST_S2S_INLINE VecF greater(VecF a, VecF b) { return a > b ? a : b; }
@@ -118,6 +114,7 @@ struct Math {
     return p * bit_cast<VecF>(exponent);
   }
   static FAST_S2S_INLINE VecF reciprocal(VecF d) { return 1.f / d; }
+  static FAST_S2S_INLINE VecF quotient(VecF n, VecF d) { return n / d; }
 #endif
 
   static FAST_S2S_INLINE VecD sigmoid(VecD x) {
@@ -128,6 +125,32 @@ struct Math {
   static FAST_S2S_INLINE VecD tanh(VecD x) {
     for (int lane = 0; lane < Simd<double>::kWidth; ++lane) x[lane] = std::tanh(x[lane]);
     return x;
+  }
+
+ private:
+  static constexpr float kLog2E = 1.44269504088896341f;
+  // adding and subtracting 1.5·2^23 rounds to the nearest integer
+  static constexpr float kRounding = 12582912.f;
+
+  static FAST_S2S_INLINE VecF clamp(VecF x, float low, float high) {
+    return smaller(VecF{} + high, greater(VecF{} + low, x));
+  }
+
+  // e^r - 1 for |r| <= ln 2 / 2, to 0.3·2^-24 of its value before rounding; the coefficients are
+  // those of the least largest error.
+  static FAST_S2S_INLINE VecF expm1_inside(VecF r) {
+    VecF p = r * 0.00138825155f + 0.00836654846f;
+    p = p * r + 0.0416672006f;
+    p = p * r + 0.166665435f;
+    p = p * r + 0.49999997f;
+    return p * (r * r) + r;
+  }
+
+  // 2^n·e^r with the whole number n nearest to x / ln 2; ln 2 in two parts (Cody and Waite).
+  static FAST_S2S_INLINE VecF exp_inside(VecF x) {
+    const VecF n = (x * kLog2E + kRounding) - kRounding;
+    const VecF r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    return times_power(expm1_inside(r) + 1.f, n);
   }
 };
 
@@ -177,23 +200,56 @@ FAST_S2S_INLINE void store_full(bfloat16* p, V v) {
   __builtin_memcpy(p, &half, sizeof(half));
 }
 
+#if FAST_S2S_VECTOR_BYTES == 64
+// In place of loops: one becomes a call, around which a kernel saves all its registers.
+FAST_S2S_INLINE __mmask16 first_lanes(int count) {
+  return static_cast<__mmask16>(count <= 0 ? 0 : (1u << count) - 1);
+}
+FAST_S2S_INLINE VecF load_first(const float* p, int count) {
+  return bit_cast<VecF>(_mm512_maskz_loadu_ps(first_lanes(count), p));
+}
+FAST_S2S_INLINE VecD load_first(const double* p, int count) {
+  return bit_cast<VecD>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(first_lanes(count)), p));
+}
+FAST_S2S_INLINE VecF load_first(const bfloat16* p, int count) {
+  const __m256i half = _mm256_maskz_loadu_epi16(first_lanes(count), p);
+  return bit_cast<VecF>(zero_extend(bit_cast<VecHalfU>(half)) << 16);
+}
+FAST_S2S_INLINE void store_first(float* p, VecF v, int count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), bit_cast<__m512>(v));
+}
+FAST_S2S_INLINE void store_first(double* p, VecD v, int count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(count)), bit_cast<__m512d>(v));
+}
+FAST_S2S_INLINE void store_first(bfloat16* p, VecF v, int count) {
+  _mm256_mask_storeu_epi16(p, first_lanes(count), bit_cast<__m256i>(to_bfloat16(v)));
+}
+#else
+template <class T>
+FAST_S2S_INLINE typename Simd<typename Accumulate<T>::Type>::Vec load_first(const T* p, int count) {
+  typedef typename Simd<typename Accumulate<T>::Type>::Vec V;
+  T padded[sizeof(V) / sizeof(V{}[0])] = {};
+  for (int lane = 0; lane < count; ++lane) padded[lane] = p[lane];
+  return load_full<V>(padded);
+}
+template <class V, class T>
+FAST_S2S_INLINE void store_first(T* p, V v, int count) {
+  T padded[sizeof(V) / sizeof(V{}[0])];
+  store_full(padded, v);
+  for (int lane = 0; lane < count; ++lane) p[lane] = padded[lane];
+}
+#endif
+
 // The first `count` elements, zeros behind them.
 template <class V, class T>
 FAST_S2S_INLINE V load(const T* p, int count) {
-  constexpr int kWidth = sizeof(V) / sizeof(V{}[0]);
-  if (count == kWidth) return load_full<V>(p);
-  T padded[kWidth] = {};
-  for (int lane = 0; lane < count; ++lane) padded[lane] = p[lane];
-  return load_full<V>(padded);
+  return count == sizeof(V) / sizeof(V{}[0]) ? load_full<V>(p) : load_first(p, count);
 }
 
 template <class V, class T>
 FAST_S2S_INLINE void store(T* p, V v, int count) {
-  constexpr int kWidth = sizeof(V) / sizeof(V{}[0]);
-  if (count == kWidth) return store_full(p, v);
-  T padded[kWidth];
-  store_full(padded, v);
-  for (int lane = 0; lane < count; ++lane) p[lane] = padded[lane];
+  if (count == sizeof(V) / sizeof(V{}[0])) return store_full(p, v);
+  store_first(p, v, count);
 }
 
 // As if stored as `T` and loaded back.
