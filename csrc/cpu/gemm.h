@@ -307,5 +307,16 @@ FAST_S2S_INLINE void for_row_tiles(int64_t rows, const F& tile) {
   for_tiles_of<MaxRows>(low, high_tiles * (low + 1), tiles - high_tiles, tile);
 }
 
+// Calls `f(std::integral_constant<int, Vectors>)` for a panel with so many columns inside a matrix:
+// 2 vectors where that is enough.
+template <class A, class F>
+FAST_S2S_INLINE void with_vectors(int64_t columns, const F& f) {
+  if (columns <= 2 * Simd<A>::kWidth) {
+    f(std::integral_constant<int, 2>{});
+  } else {
+    f(std::integral_constant<int, kPanelVectors>{});
+  }
+}
+
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

@@ -2,7 +2,8 @@
 //
 // One parallel region per sequence. Threads own panels of units, of outputs and of hidden units
 // alike, so a step needs one barrier (two with a projection): between the gradients of the gates
-// and their product with W_hh. Of a layer of a single panel they own halves of the rows instead.
+// and their product with W_hh. Where weights are small, half of the threads take half of the rows,
+// and wait only for each other: two threads not at all.
 // Gradients of weights and of x are products of what this writes.
 
 namespace fast_s2s {
@@ -27,13 +28,13 @@ class Backward {
         halves_(halves(s_)),
         unit_panels_(ceil_div(s_.hidden, panel_columns<A>())),
         output_panels_(ceil_div(s_.output, panel_columns<A>())),
-        chunk_(chunk_steps(s_)),
+        chunk_(chunk_steps(s_, s_.batch)),
         threads_(team(s_, threads)),
         gate_w_ih_(args.weights.w_ih, s_.hidden, s_.input, recomputes_),
         gate_w_hh_(args.weights.w_hh, s_.hidden, s_.output, recomputes_),
         w_hh_(multiplies_ ? output_panels_ * 4 * s_.hidden * panel_columns<A>() : 0),
         w_hr_(projected_ ? unit_panels_ * s_.output * panel_columns<A>() : 0),
-        gates_(recomputes_ ? chunk_ * s_.batch * 4 * s_.hidden : 0),
+        gates_(recomputes_ ? chunk_ * halves_ * ceil_div(s_.batch, halves_) * 4 * s_.hidden : 0),
         d_gates_(kDirect ? 0 : 2 * s_.batch * 4 * s_.hidden),
         d_bias_(halves_ * 4 * s_.hidden),
         d_h_(s_.batch * s_.output),
@@ -42,29 +43,21 @@ class Backward {
 
   // How many of `threads` a call is worth.
   static int team(const LstmShape& shape, int threads) {
-    return team_size(shape, threads, halves(shape) * ceil_div(shape.hidden, panel_columns<A>()));
+    const int64_t panels = ceil_div(shape.hidden, panel_columns<A>()), halves_of = halves(shape);
+    const int team = team_size(shape, threads, halves_of * panels);
+    return team - team % static_cast<int>(std::min<int64_t>(team, halves_of));
   }
   int threads() const { return threads_; }
 
   void run_thread(int thread, int threads) {
-    const Share outputs(output_panels_ * halves_, thread, threads);
-    const Share units(unit_panels_ * halves_, thread, threads);
     prepare(thread, threads);
-    ChunkRows<Io> x(s_.input), h_prev(s_.output);
     barrier_.wait(threads);
-    for (int64_t step = 0; step < s_.steps; ++step) {
-      const int64_t t = time(step);
-      if (recomputes_ && step % chunk_ == 0) {
-        recompute(step, gate_panels(thread, threads), x, h_prev);
-        if (halves_ > 1) barrier_.wait(threads);
-      }
-      for (int64_t item = outputs.begin; item < outputs.end; ++item) add_grad_y(t, item);
-      if (projected_) barrier_.wait(threads);
-      A* d_gates = d_gates_of(step, t);
-      for (int64_t item = units.begin; item < units.end; ++item) step_units(step, t, item, d_gates);
-      barrier_.wait(threads);
-      if (!multiplies_) continue;
-      for_panels(outputs, step, 1, [&](int64_t item, int64_t) { to_previous(t, item, d_gates); });
+    for (int64_t half = thread % halves_; half < halves_; half += threads) {
+      // those that take the same half: all of them, if OpenMP gave fewer than there are halves
+      const int member = static_cast<int>(thread / halves_);
+      const int members = std::max<int64_t>(1, ceil_div(threads - half, halves_));
+      run_half({half, Share(output_panels_, member, members), Share(unit_panels_, member, members),
+                members});
     }
     barrier_.wait(threads);
     const Share mine(s_.batch, thread, threads);
@@ -83,21 +76,53 @@ class Backward {
   }
 
  private:
-  // 2 where the units of a layer make a single panel and the rows are many: a matter of the sizes
-  // alone, not of the threads, since each half has sums of its own for the biases.
+  // 2 where each core has room for the weights and the rows are many: a matter of the sizes alone,
+  // not of the threads, since each half has sums of its own for the biases.
   static int64_t halves(const LstmShape& shape) {
-    return shape.hidden <= panel_columns<A>() && shape.batch >= 4 * kTileRows ? 2 : 1;
+    const int64_t weights = 4 * shape.hidden * shape.output * sizeof(Io);
+    return weights <= kNear && shape.batch >= 8 ? 2 : 1;
   }
 
-  // What a thread does at a time: a panel, of all rows or of half of them.
-  struct Item {
-    int64_t panel, half, first, count;  // `count` rows run, from `first` on
+  // A thread's share of the work: panels of one half of the rows.
+  struct Work {
+    int64_t half;
+    Share outputs, units;
+    int threads;  // that share the half
   };
-  Item item_at(int64_t t, int64_t item) const {
-    const int64_t half = item % halves_, running = rows_.running(t);
-    const int64_t first = std::min(running, s_.batch * half / halves_);
-    return {item / halves_, half, first,
-            std::min(running, s_.batch * (half + 1) / halves_) - first};
+
+  void run_half(const Work& work) {
+    Barrier& barrier = barriers_[work.half];
+    ChunkRows<Io> x(s_.input), h_prev(s_.output);
+    int64_t in_chunk = 0;  // rows of the half in the steps of the chunk before this one
+    for (int64_t step = 0; step < s_.steps; ++step) {
+      const RowsOfHalf rows = rows_at(step, work.half);
+      if (step % chunk_ == 0) {
+        in_chunk = 0;
+        if (recomputes_) recompute(step, work, x, h_prev);
+      }
+      for (int64_t panel = work.outputs.begin; panel < work.outputs.end; ++panel)
+        add_grad_y(rows, panel);
+      if (projected_) barrier.wait(work.threads);
+      A* d_gates = d_gates_of(step, rows.t);
+      for (int64_t panel = work.units.begin; panel < work.units.end; ++panel)
+        step_units(rows, panel, recomputed(work.half, in_chunk), d_gates);
+      in_chunk += rows.count;
+      barrier.wait(work.threads);
+      if (!multiplies_) continue;
+      for_panels(work.outputs, step, 1,
+                 [&](int64_t panel, int64_t) { to_previous(rows, panel, d_gates); });
+    }
+  }
+
+  // The rows of a half that run at step t: every second one, so that long and short ones are in
+  // both; or all.
+  struct RowsOfHalf {
+    int64_t t, half, halves, count;
+    int64_t at(int64_t r) const { return half + r * halves; }
+  };
+  RowsOfHalf rows_at(int64_t step, int64_t half) const {
+    const int64_t t = time(step);
+    return {t, half, halves_, (rows_.running(t) - half + halves_ - 1) / halves_};
   }
 
   int64_t time(int64_t step) const { return s_.reverse ? step : s_.steps - 1 - step; }
@@ -123,7 +148,7 @@ class Backward {
                      panel * panel_columns<A>(), packed_w_hr(panel));
     }
     if (recomputes_) {
-      const Share gates = gate_panels(thread, threads);
+      const Share gates(ceil_div(s_.hidden, kWidth), thread, threads);
       for (int64_t panel = gates.begin; panel < gates.end; ++panel) {
         gate_w_ih_.pack(panel);
         gate_w_hh_.pack(panel);
@@ -152,30 +177,29 @@ class Backward {
     }
   }
 
-  // The panels of W units whose gates a thread computes again: those inside its panels of 4W units,
-  // which it then needs alone; or an equal share.
-  Share gate_panels(int thread, int threads) const {
-    const int64_t all = ceil_div(s_.hidden, kWidth);
-    if (halves_ > 1) return Share(all, thread, threads);
-    Share share(unit_panels_, thread, threads);
-    share.begin = std::min(share.begin * kPanelVectors, all);
-    share.end = std::min(share.end * kPanelVectors, all);
-    return share;
+  // Where the gates are that were computed again for a half, from so many rows of the chunk on.
+  A* recomputed(int64_t half, int64_t in_chunk) const {
+    const int64_t rows_before = half * chunk_ * ceil_div(s_.batch, halves_);
+    return gates_.get() + (rows_before + in_chunk) * 4 * s_.hidden;
   }
 
-  // The activated gates of these panels, for the chunk of steps that begins at `step`: every h is
-  // known by now, so this is one product of many rows.
-  void recompute(int64_t step, const Share& panels, ChunkRows<Io>& x, ChunkRows<Io>& h_prev) {
+  // The activated gates of a thread's units, for the chunk of steps that begins at `step`: every h
+  // is known by now, so this is one product of many rows.
+  void recompute(int64_t step, const Work& work, ChunkRows<Io>& x, ChunkRows<Io>& h_prev) {
     x.clear();
     h_prev.clear();
-    for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s)
-      for (int64_t t = time(s), j = 0; j < rows_.running(t); ++j) {
-        x.add(static_cast<const Io*>(args_.x) + rows_.padded(t, j) * s_.input);
-        h_prev.add(previous_hidden(t, j));
+    for (int64_t s = step; s < std::min(step + chunk_, s_.steps); ++s) {
+      const RowsOfHalf rows = rows_at(s, work.half);
+      for (int64_t r = 0; r < rows.count; ++r) {
+        x.add(static_cast<const Io*>(args_.x) + rows_.padded(rows.t, rows.at(r)) * s_.input);
+        h_prev.add(previous_hidden(rows.t, rows.at(r)));
       }
+    }
     x.widen_all();
     h_prev.widen_all();
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    // panels of W units in those of 4W
+    const int64_t end = std::min(work.units.end * kPanelVectors, ceil_div(s_.hidden, kWidth));
+    for (int64_t panel = work.units.begin * kPanelVectors; panel < end; ++panel) {
       const int64_t unit = panel * kWidth;
       const int count = lanes(s_.hidden, unit, kWidth);
       V bias[kPanelVectors];
@@ -189,7 +213,7 @@ class Backward {
         for (int r = 0; r < tile.value; ++r) {
           const Gates<V> gates =
               activate<Math>(Gates<V>{sums[r][0], sums[r][1], sums[r][2], sums[r][3]});
-          A* out = gates_.get() + (r0 + r) * 4 * s_.hidden + unit;
+          A* out = recomputed(work.half, r0 + r) + unit;
           store(out, gates.i, count);
           store(out + s_.hidden, gates.f, count);
           store(out + 2 * s_.hidden, gates.g, count);
@@ -206,67 +230,56 @@ class Backward {
   }
 
   // d_h += what this step's output receives; with a projection it is an output itself.
-  void add_grad_y(int64_t t, int64_t item) {
-    const Item mine = item_at(t, item);
-    const int64_t panel = mine.panel;
+  void add_grad_y(const RowsOfHalf& rows, int64_t panel) {
     const Io* grad_y = static_cast<const Io*>(args_.grad_y);
     Io* d_h_out = static_cast<Io*>(args_.d_h);
     const int64_t end = std::min((panel + 1) * panel_columns<A>(), s_.output);
-    for (int64_t j = mine.first; j < mine.first + mine.count; ++j)
-      for (int64_t k = panel * panel_columns<A>(); k < end; k += kWidth) {
+    for (int64_t r = 0; r < rows.count; ++r)
+      for (int64_t j = rows.at(r), k = panel * panel_columns<A>(); k < end; k += kWidth) {
         const int count = lanes(end, k, kWidth);
         A* d_h = d_h_.get() + j * s_.output + k;
         V sum = load<V>(d_h, count);
         if (grad_y != nullptr)
-          sum += load<V>(grad_y + rows_.padded(t, j) * args_.y_stride + k, count);
+          sum += load<V>(grad_y + rows_.padded(rows.t, j) * args_.y_stride + k, count);
         store(d_h, sum, count);
-        if (projected_) store(d_h_out + (rows_.offset(t) + j) * s_.output + k, sum, count);
+        if (projected_) store(d_h_out + (rows_.offset(rows.t) + j) * s_.output + k, sum, count);
       }
   }
 
-  void step_units(int64_t step, int64_t t, int64_t item, A* d_gates) {
-    const int64_t in_chunk = chunk_row(step);
-    const Item mine = item_at(t, item);
-    const int64_t panel = mine.panel;
-    for_row_tiles(mine.count, [&](auto tile, int64_t r0) {
-      const int64_t j0 = mine.first + r0;
+  // `recomputed`: the gates of the step's rows, unless they have been saved.
+  void step_units(const RowsOfHalf& rows, int64_t panel, const A* recomputed, A* d_gates) {
+    for_row_tiles(rows.count, [&](auto tile, int64_t r0) {
       V sums[tile.value][kPanelVectors] = {};
       if (projected_)
-        multiply_rows(row_tile<tile.value>(d_h_.get() + j0 * s_.output, s_.output),
-                      packed_w_hr(panel), s_.output, sums);
+        multiply_rows(
+            row_tile<tile.value>(d_h_.get() + rows.at(r0) * s_.output, rows.halves * s_.output),
+            packed_w_hr(panel), s_.output, sums);
       for (int v = 0; v < kPanelVectors; ++v) {
         const int64_t unit = panel * panel_columns<A>() + v * kWidth;
         if (unit >= s_.hidden) break;
         const int count = lanes(s_.hidden, unit, kWidth);
         Gates<V> total{};
         for (int r = 0; r < tile.value; ++r) {
-          const int64_t j = j0 + r;
+          const int64_t j = rows.at(r0 + r);
           const V dh = projected_ ? sums[r][v] : load<V>(d_h_.get() + j * s_.output + unit, count);
-          const Gates<V> gates = load_gates(t, j, in_chunk + j, unit, count);
-          const Gates<V> d = step_unit(t, j, unit, count, gates, dh, d_gates + j * 4 * s_.hidden);
+          const Gates<V> gates =
+              recomputes_ ? load_gates(recomputed + (r0 + r) * 4 * s_.hidden + unit, count)
+                          : load_gates(static_cast<const Io*>(args_.gates) +
+                                           rows_.padded(rows.t, j) * 4 * s_.hidden + unit,
+                                       count);
+          const Gates<V> d =
+              step_unit(rows.t, j, unit, count, gates, dh, d_gates + j * 4 * s_.hidden);
           total = {total.i + d.i, total.f + d.f, total.g + d.g, total.o + d.o};
         }
-        add_bias(mine.half, unit, count, total);
+        add_bias(rows.half, unit, count, total);
       }
     });
   }
 
-  // Where the rows of a step begin in its chunk.
-  int64_t chunk_row(int64_t step) const {
-    const int64_t first = time(step - step % chunk_), t = time(step);
-    return s_.reverse ? rows_.offset(t) - rows_.offset(first)
-                      : rows_.offset(first + 1) - rows_.offset(t + 1);
-  }
-
-  FAST_S2S_INLINE Gates<V> load_gates(int64_t t, int64_t j, int64_t chunk_row, int64_t unit,
-                                      int count) const {
-    const auto load_from = [&](const auto* at) __attribute__((always_inline)) {
-      return Gates<V>{load<V>(at, count), load<V>(at + s_.hidden, count),
-                      load<V>(at + 2 * s_.hidden, count), load<V>(at + 3 * s_.hidden, count)};
-    };
-    if (recomputes_) return load_from(gates_.get() + chunk_row * 4 * s_.hidden + unit);
-    return load_from(static_cast<const Io*>(args_.gates) + rows_.padded(t, j) * 4 * s_.hidden +
-                     unit);
+  template <class T>
+  FAST_S2S_INLINE Gates<V> load_gates(const T* at, int count) const {
+    return {load<V>(at, count), load<V>(at + s_.hidden, count), load<V>(at + 2 * s_.hidden, count),
+            load<V>(at + 3 * s_.hidden, count)};
   }
 
   FAST_S2S_INLINE Gates<V> step_unit(int64_t t, int64_t j, int64_t unit, int count,
@@ -308,21 +321,23 @@ class Backward {
   }
 
   // d_h of the step before: d_gates · W_hh
-  void to_previous(int64_t t, int64_t item, const A* d_gates) {
-    const Item mine = item_at(t, item);
-    const int64_t panel = mine.panel;
-    for_row_tiles(mine.count, [&](auto tile, int64_t r0) {
-      const int64_t j0 = mine.first + r0;
-      V sums[tile.value][kPanelVectors] = {};
-      multiply_rows(row_tile<tile.value>(d_gates + j0 * 4 * s_.hidden, 4 * s_.hidden),
-                    packed_w_hh(panel), 4 * s_.hidden, sums);
-      for (int r = 0; r < tile.value; ++r)
-        for (int v = 0; v < kPanelVectors; ++v) {
-          const int64_t k = panel * panel_columns<A>() + v * kWidth;
-          if (k >= s_.output) break;
-          store(d_h_.get() + (j0 + r) * s_.output + k, rows_.resets(t, j0 + r) ? V{} : sums[r][v],
-                lanes(s_.output, k, kWidth));
-        }
+  void to_previous(const RowsOfHalf& rows, int64_t panel, const A* d_gates) {
+    const int64_t first = panel * panel_columns<A>();
+    with_vectors<A>(s_.output - first, [&](auto vectors) {
+      constexpr int kVectors = decltype(vectors)::value;
+      for_row_tiles(rows.count, [&](auto tile, int64_t r0) {
+        V sums[tile.value][kVectors] = {};
+        multiply_rows(row_tile<tile.value>(d_gates + rows.at(r0) * 4 * s_.hidden,
+                                           rows.halves * 4 * s_.hidden),
+                      packed_w_hh(panel), 4 * s_.hidden, sums);
+        for (int r = 0; r < tile.value; ++r)
+          for (int v = 0; v < kVectors; ++v) {
+            const int64_t j = rows.at(r0 + r), k = first + v * kWidth;
+            if (k >= s_.output) break;
+            store(d_h_.get() + j * s_.output + k, rows_.resets(rows.t, j) ? V{} : sums[r][v],
+                  lanes(s_.output, k, kWidth));
+          }
+      });
     });
   }
 
@@ -339,10 +354,10 @@ class Backward {
   const bool projected_, recomputes_, multiplies_;
   const int64_t halves_, unit_panels_, output_panels_, chunk_;
   const int threads_;
-  Barrier barrier_;
+  Barrier barrier_, barriers_[2];  // of all threads; of those that take a half
   GateWeights<Io> gate_w_ih_, gate_w_hh_;
   Scratch<Io> w_hh_, w_hr_;  // packed
-  Scratch<A> gates_;         // [row of the chunk, 4H]
+  Scratch<A> gates_;         // [half][row of the chunk, 4H]
   Scratch<A> d_gates_;       // [2][B, 4H]
   Scratch<A> d_bias_;        // [halves, 4H]
   Scratch<A> d_h_;           // [B, R]

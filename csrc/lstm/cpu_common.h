@@ -19,6 +19,12 @@ inline int team_size(const LstmShape& shape, int threads, int64_t panels) {
       1, std::min<int64_t>({threads, panels, step_work(shape) / kWorkPerThread})));
 }
 
+// Bytes of weights that stay in a core's own cache, by and large.
+constexpr int64_t kNear = 1536 << 10;
+
+// So much work, in the same measure, is worth another thread that need not be waited for but once.
+constexpr int64_t kWorthHelp = 1 << 19;
+
 // Runs a kernel on its team.
 template <class Kernel, class Args>
 void run(int threads, const Args& args) {
@@ -32,7 +38,6 @@ void run(int threads, const Args& args) {
 // over that a single call could use.
 template <class Kernel>
 bool side_by_side(const LstmShape& shape, int threads) {
-  constexpr int64_t kWorthHelp = 1 << 19;
   return threads > 1 && shape.steps * step_work(shape) >= kWorthHelp &&
          2 * Kernel::team(shape, threads / 2) >= Kernel::team(shape, threads);
 }
@@ -75,17 +80,17 @@ void zero_finished(void* data, const Rows& rows, const LstmShape& shape, int64_t
   if (data == nullptr || shape.lengths == nullptr) return;
   const Share mine(shape.steps, thread, threads);
   for (int64_t t = mine.begin; t < mine.end; ++t)
-    for (int64_t j = rows.running(t); j < shape.batch; ++j)
-      std::memset(static_cast<Io*>(data) + rows.padded(t, j) * (stride == 0 ? width : stride), 0,
-                  sizeof(Io) * width);
+    for (int64_t j = 0; j < shape.batch; ++j)
+      if (t >= rows.length(j))
+        std::memset(static_cast<Io*>(data) + rows.padded(t, j) * (stride == 0 ? width : stride), 0,
+                    sizeof(Io) * width);
 }
 
 // Steps taken together for products that need not wait for the recurrence: enough rows to reuse
 // weights while they are near, few enough to stay near themselves.
-inline int64_t chunk_steps(const LstmShape& shape) {
+inline int64_t chunk_steps(const LstmShape& shape, int64_t rows) {
   constexpr int64_t kChunkRows = 96;
-  return std::min(shape.steps,
-                  std::max<int64_t>(1, kChunkRows / std::max<int64_t>(1, shape.batch)));
+  return std::min(shape.steps, std::max<int64_t>(1, kChunkRows / std::max<int64_t>(1, rows)));
 }
 
 // Rows of a chunk as operands of a product, wherever they lie: pointers into the source, or into

@@ -21,6 +21,9 @@ class RowInputs {
       : input_(args.shape.input),
         weights_(args.weights.w_ih, args.shape.hidden, args.shape.input, packed, keep) {}
 
+  // Whether threads may own rows: nothing is laid out for all of them together.
+  static constexpr bool kByRows = true;
+
   // The thread's view of the rows of a chunk.
   class Chunk : public ChunkRows<Io> {
    public:
@@ -73,39 +76,48 @@ class RowHidden {
       row(half, j)[k] = h0 == nullptr ? Value{} : operand(h0[k]);
   }
 
-  FAST_S2S_INLINE void store_state(int64_t half, int64_t j, int64_t unit, int count, V h) {
-    store(row(half, j) + unit, round_to<Io>(h), count);
-  }
+  // One of the two halves of the states.
+  struct States {
+    Value* rows;
+    int64_t width;
+    FAST_S2S_INLINE void store(int64_t j, int64_t unit, int count, V h) const {
+      FAST_S2S_ISA::store(rows + j * width + unit, round_to<Io>(h), count);
+    }
+  };
+  States states(int64_t half) { return {row(half, 0), output_}; }
 
   // Panels that `step` had better take together.
   int64_t group(int64_t rows) const { return packed_ && rows <= kPairRows ? 2 : 1; }
 
   // Adds h·W_hhᵀ to what `input(panel, row)` points to, and calls `finish(panel, row, gates)`.
   template <class Begins, class Input, class Finish>
-  FAST_S2S_INLINE void step(MatrixUnit&, int64_t half, int64_t rows, const Begins&, int64_t panel,
-                            int64_t count, const Input& input, const Finish& finish) const {
+  FAST_S2S_INLINE void step(MatrixUnit&, int64_t half, int64_t first, int64_t rows, const Begins&,
+                            int64_t panel, int64_t count, const Input& input,
+                            const Finish& finish) const {
     if (count == 2) {
-      step_panels<kPairRows, 2>(half, rows, panel, input, finish);
+      step_panels<kPairRows, 2>(half, first, rows, panel, input, finish);
     } else {
-      step_panels<kTileRows, 1>(half, rows, panel, input, finish);
+      step_panels<kTileRows, 1>(half, first, rows, panel, input, finish);
     }
   }
 
  private:
   template <int MaxRows, int Panels, class Input, class Finish>
-  FAST_S2S_INLINE void step_panels(int64_t half, int64_t rows, int64_t panel, const Input& input,
-                                   const Finish& finish) const {
-    for_row_tiles<MaxRows>(rows, [&](auto tile, int64_t j0) {
+  FAST_S2S_INLINE void step_panels(int64_t half, int64_t first, int64_t rows, int64_t panel,
+                                   const Input& input, const Finish& finish) const {
+    for_row_tiles<MaxRows>(rows, [&](auto tile, int64_t r0) {
+      const int64_t j0 = first + r0;
       V sums[tile.value][Panels * kPanelVectors];
       for (int r = 0; r < tile.value; ++r)
         for (int v = 0; v < Panels * kPanelVectors; ++v)
           sums[r][v] =
               load_full<V>(input(panel + v / kPanelVectors, j0 + r) + v % kPanelVectors * kWidth);
       weights_.multiply(row_tile<tile.value>(row(half, j0), output_), panel, sums);
+      const Finish finish_here = finish;  // not by reference: see Forward::Step
       for (int p = 0; p < Panels; ++p)
         for (int r = 0; r < tile.value; ++r) {
           const V* pre = sums[r] + p * kPanelVectors;
-          finish(panel + p, j0 + r, Gates<V>{pre[0], pre[1], pre[2], pre[3]});
+          finish_here(panel + p, j0 + r, Gates<V>{pre[0], pre[1], pre[2], pre[3]});
         }
     });
   }

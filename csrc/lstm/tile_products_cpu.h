@@ -82,6 +82,8 @@ class TileInputs {
         weights_(args.weights.w_ih, args.shape.hidden, input_, keep),
         halves_{{chunk_rows, input_, kTileHeight}, {chunk_rows, input_, kTileHeight}} {}
 
+  static constexpr bool kByRows = false;
+
   class Chunk {
    public:
     Chunk(TileInputs& inputs, int thread, int threads)
@@ -139,26 +141,31 @@ class TileHidden {
     halves_[1 - half].store_row(j, nullptr, output_);
   }
 
-  FAST_S2S_INLINE void store_state(int64_t half, int64_t j, int64_t unit, int count, VecF h) {
-    halves_[half].store(j, unit, count, h);
-  }
+  struct States {
+    TileRows<Io>* rows;
+    FAST_S2S_INLINE void store(int64_t j, int64_t unit, int count, VecF h) const {
+      rows->store(j, unit, count, h);
+    }
+  };
+  States states(int64_t half) { return {&halves_[half]}; }
 
   int64_t group(int64_t) const { return 1; }
 
   template <class Begins, class Input, class Finish>
-  FAST_S2S_INLINE void step(MatrixUnit& unit, int64_t half, int64_t rows, const Begins& begins,
-                            int64_t panel, int64_t, const Input& input,
+  FAST_S2S_INLINE void step(MatrixUnit& unit, int64_t half, int64_t /* first: 0 */, int64_t rows,
+                            const Begins& begins, int64_t panel, int64_t, const Input& input,
                             const Finish& finish) const {
     const TileRows<Io>& h = halves_[half];
     float* sums = input(panel, 0);
     // h0 alone can be infinite
     weights_.multiply(unit, h, rows, panel, {sums, kSumsStride, sums},
                       [&](int64_t j) { return h.infinite(j) && begins(j); });
+    const Finish finish_here = finish;  // not by reference: see Forward::Step
     for (int64_t j = 0; j < rows; ++j) {
       const auto gate = [&](int v) __attribute__((always_inline)) {
         return load_full<VecF>(sums + (j * kPanelVectors + v) * Simd<float>::kWidth);
       };
-      finish(panel, j, Gates<VecF>{gate(0), gate(1), gate(2), gate(3)});
+      finish_here(panel, j, Gates<VecF>{gate(0), gate(1), gate(2), gate(3)});
     }
   }
 
