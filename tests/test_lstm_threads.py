@@ -7,8 +7,33 @@ import threading
 
 import pytest
 import torch
+from helpers_lstm import Case, make_inputs
 
 import fast_s2s
+from fast_s2s import reference
+
+# rows by threads and panels by threads, one block of rows and several
+CASES = [
+    Case(9, 13, 40, lengths=True, reset=True),
+    Case(24, 33, 17, inputs=70, lengths=True, reverse=True),
+    Case(12, 26, 100, projection=70),
+    Case(6, 2, 300, inputs=40),
+]
+
+
+@pytest.mark.parametrize("save", [reference.SAVE_GATES, reference.SAVE_CELLS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(case, dtype, save):
+    inputs = make_inputs(case, dtype)
+    one = inputs.run(save=save)
+    try:
+        for threads in (2, 3, 5):
+            torch.set_num_threads(threads)
+            for ours, theirs in zip(inputs.run(save=save), one, strict=True):
+                assert torch.equal(ours, theirs)
+    finally:
+        torch.set_num_threads(1)
 
 
 def work(lstm, x, results, index):

@@ -10,6 +10,8 @@ void lstm_forward(const LstmForwardArgs& args, int threads);
 void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
 void lstm_backward(const LstmBackwardArgs& args, int threads);
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads);
+void multiply(const MatrixProduct& product, bool add, int threads);
+void sum_over_rows(const MatrixProduct& product, int threads);
 }  // namespace fast_s2s::avx512
 namespace fast_s2s::amx_emulated {
 namespace without_tiles = avx512;

@@ -67,5 +67,12 @@ void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second
   return without_tiles::lstm_backward(first, second, threads);
 }
 
+void multiply(const MatrixProduct& product, bool add, int threads) {
+  without_tiles::multiply(product, add, threads);
+}
+void sum_over_rows(const MatrixProduct& product, int threads) {
+  without_tiles::sum_over_rows(product, threads);
+}
+
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

@@ -11,6 +11,7 @@
 #include "row_products_cpu.h"
 #include "forward_cpu.h"
 #include "backward_cpu.h"
+#include "matrix_product_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -40,6 +41,18 @@ void lstm_backward(const LstmBackwardArgs& args, int threads) {
 }
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
   dispatch_dtype<Backward>(threads, first, second);
+}
+
+template <template <class> class Kernel>
+void dispatch_product(int threads, const ProductArgs& args) {
+  if (args.dtype == DType::kFloat64) return run<Kernel<double>>(threads, args);
+  run<Kernel<float>>(threads, args);
+}
+void multiply(const MatrixProduct& product, bool add, int threads) {
+  dispatch_product<Multiply>(threads, {product, add});
+}
+void sum_over_rows(const MatrixProduct& product, int threads) {
+  dispatch_product<SumOverRows>(threads, {product, false});
 }
 
 }  // namespace FAST_S2S_ISA

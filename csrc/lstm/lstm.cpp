@@ -7,7 +7,7 @@
 #include "../cpu/thread_count.h"
 #include "layer_cpu.h"
 #include "lstm_ops.h"
-#include "matrix_products_cpu.h"
+#include "tensor_products.h"
 #include "rows.h"
 
 namespace fast_s2s {
@@ -164,7 +164,7 @@ Tensor input_gradient(const Directions& directions, const std::vector<Rowwise>& 
   const bool packed = s.lengths != nullptr;
   const Tensor rows = packed ? empty(layer.x, {n, s.input}) : by_rows(d_x, n, s.input);
   multiply(rowwise[0].d_gates, layer.weights.w_ih, rows);
-  if (directions.size() == 2) add_product(rowwise[1].d_gates, directions[1].weights.w_ih, rows);
+  if (directions.size() == 2) multiply(rowwise[1].d_gates, directions[1].weights.w_ih, rows, true);
   if (packed)
     scatter_rows(s, rows.const_data_ptr(), d_x.mutable_data_ptr(), layer.row_bytes(s.input),
                  threads);
@@ -220,7 +220,7 @@ Gradients backward(const Directions& directions, const Given& given, bool needs_
               {}};
   run_kernels(directions, given, rowwise, d.h0, d.c0, threads);
 
-  // what is left are products over all running rows at once, best done by torch's own
+  // what is left are products over all running rows at once
   if (needs_x) d.x = input_gradient(directions, rowwise, threads);
   const Tensor x = needs_weights ? input_rows(layer, n, threads) : none();
   for (size_t i = 0; i < count; ++i) {

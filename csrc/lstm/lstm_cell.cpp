@@ -5,7 +5,7 @@
 #include "../cpu/thread_count.h"
 #include "layer_cpu.h"
 #include "lstm_ops.h"
-#include "matrix_products_cpu.h"
+#include "tensor_products.h"
 
 namespace fast_s2s {
 

@@ -2,6 +2,7 @@
 
 #include "../cpu/isa.h"
 #include "lstm.h"
+#include "matrix_product.h"
 
 namespace fast_s2s {
 
@@ -11,6 +12,8 @@ namespace fast_s2s {
   void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);    \
   void lstm_backward(const LstmBackwardArgs& args, int threads);                                  \
   void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads); \
+  void multiply(const MatrixProduct& product, bool add, int threads);                             \
+  void sum_over_rows(const MatrixProduct& product, int threads);                                  \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -51,6 +54,14 @@ void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
 
 void lstm_backward_cpu(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
   FAST_S2S_DISPATCH(lstm_backward(first, second, threads))
+}
+
+void multiply_cpu(const MatrixProduct& product, bool add, int threads) {
+  FAST_S2S_DISPATCH(multiply(product, add, threads))
+}
+
+void sum_over_rows_cpu(const MatrixProduct& product, int threads) {
+  FAST_S2S_DISPATCH(sum_over_rows(product, threads))
 }
 
 }  // namespace fast_s2s

@@ -22,4 +22,5 @@
 #include "../cpu/packing_count.h"
 #include "../cpu/scratch.h"
 #include "lstm.h"
+#include "matrix_product.h"
 #include "rows.h"
