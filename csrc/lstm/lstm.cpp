@@ -7,8 +7,8 @@
 #include "../cpu/thread_count.h"
 #include "layer_cpu.h"
 #include "lstm_ops.h"
-#include "tensor_products.h"
 #include "rows.h"
+#include "tensor_products.h"
 
 namespace fast_s2s {
 
