@@ -82,7 +82,9 @@ class G2P:
         given = split_words(words) if isinstance(words, str) else _spellings(words)
         if nbest > 1:
             beams = max(nbest, self.pipeline.model.generation_config.num_beams)
-            options = {"num_beams": beams, **options, "num_return_sequences": nbest}
+            # by probability: the search's usual penalty would put longer ones first
+            ranked = {"num_beams": beams, "length_penalty": 0.0}
+            options = {**ranked, **options, "num_return_sequences": nbest}
         unknown = [word for word in dict.fromkeys(given) if word not in self.dictionary]
         predictions = self.pipeline.predict(unknown, scores=scores or nbest > 1, **options)
         said = {

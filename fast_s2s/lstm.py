@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fast_s2s import functional
@@ -135,6 +135,8 @@ class LSTM(LSTMOptions):
                 )
             _check_types(input.data, hx)
             return self._forward_packed(input, hx)
+        if isinstance(input, fx.Proxy):
+            return _recorded(self, input, hx, lengths=lengths, reset=reset)
         _check_types(input, hx)
         if input.dim() not in (2, 3):
             raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -251,6 +253,8 @@ class LSTMCell(nn.LSTMCell):
 
         Raises ValueError or RuntimeError for input that does not fit, with torch's own messages.
         """
+        if isinstance(input, fx.Proxy):
+            return _recorded(self, input, hx)
         _check_types(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -293,15 +297,26 @@ class LSTMCell(nn.LSTMCell):
                 )
 
 
+def _recorded(module: nn.Module, input: fx.Proxy, hx: Any, **options: Any) -> Any:
+    """The call as `torch.fx` records those of torch's own layers: whole, by the module's name."""
+    tracer: Any = input.tracer
+    arguments = (input,) if hx is None else (input, hx)
+    given = {name: value for name, value in options.items() if value is not None}
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, given)
+
+
 def _check_types(input: object, hx: object) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
     if hx is None:
         return
-    pair = isinstance(hx, (tuple, list)) and len(hx) == 2
-    if not pair or not all(isinstance(state, Tensor) for state in hx):  # type: ignore[attr-defined]
-        kind = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else type(hx).__name__
-        raise TypeError(f"hx: expected a pair of tensors, h and c, got {kind}")
+    kind = type(hx).__name__
+    if isinstance(hx, (tuple, list)):
+        if len(hx) == 2 and all(isinstance(state, Tensor) for state in hx):
+            return
+        kinds = " and ".join(type(state).__name__ for state in hx)
+        kind = kinds if len(hx) == 2 else f"{len(hx)} of them"
+    raise TypeError(f"hx: expected a pair of tensors, h and c, got {kind}")
 
 
 def _check_reset(reset: Tensor | None, input: Tensor) -> Tensor | None:

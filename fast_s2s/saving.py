@@ -38,10 +38,11 @@ class PretrainedMixin(nn.Module):
         config.json last. A model compiled to int8, bfloat16 or float16 is written in that type,
         encoder and embeddings included: a quarter or half of the size, for generation.
 
-        Raises TypeError naming the argument that does not fit, or OSError; a model that was there
-        is then untouched.
+        Raises TypeError naming the argument that does not fit, ValueError for a model with other
+        parameters than its config tells of, or OSError; a model that was there is then untouched.
         """
         tensors = _stored(self.state_dict(), self.config)
+        self._check_loadable(tensors)
         contents = pretrained.Pretrained(
             self.config, self.generation_config, tensors, self._file_dtype()
         )
@@ -99,6 +100,18 @@ class PretrainedMixin(nn.Module):
                 "whose weights are rounded; train the one it was made from"
             )
         return super().train(mode)
+
+    def _check_loadable(self, tensors: dict[str, Tensor]) -> None:
+        """`from_pretrained` takes these names, and no others."""
+        plain = _stored(type(self)(self.config, device="meta").state_dict(), self.config)
+        if missing := sorted(plain.keys() - tensors.keys()):
+            raise ValueError(
+                f"save_pretrained: expected plain parameters, but {missing} are parametrised or "
+                "pruned; make that permanent first: "
+                "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove"
+            )
+        if more := sorted(tensors.keys() - plain.keys()):
+            raise ValueError(f"save_pretrained: expected the parameters of its config, got {more}")
 
     def _file_dtype(self) -> torch.dtype | None:
         """What matrices are rounded to in a file, if they are."""

@@ -316,6 +316,14 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
     def _decoder_is_plain(self) -> bool:
         return self.decoder.is_plain
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # `to_empty`, for one, makes a new parameter for each name
+        tied = self.output_projection.weight is self.tgt_embedding.weight
+        super()._apply(fn, recurse)
+        if tied:
+            self._tie_embeddings()
+        return self
+
     def _tie_embeddings(self) -> None:
         self.output_projection.weight = self.tgt_embedding.weight
 

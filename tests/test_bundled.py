@@ -54,6 +54,9 @@ def test_nbest_and_confidence():
     assert len({each.phonemes for each in said}) == 4
     probabilities = [each.confidence for each in said]
     assert 0 < sum(probabilities) <= 1 and probabilities[0] == max(probabilities)
+    # one that a penalty of length ranks otherwise
+    (said,) = G2P().predict("blorptastic", nbest=3)
+    assert [each.confidence for each in said] == sorted((e.confidence for e in said), reverse=True)
     (plain,), (scored,) = G2P().predict("sit"), G2P().predict("sit", scores=True)
     assert plain == [Pronunciation("S IH T", None)] and scored[0].confidence > 0.5
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 from helpers_cli import assert_wrong_usage
-from helpers_training import toy_entries, toy_tokenizers
+from helpers_training import NAMES, toy_entries, toy_tokenizers
 
 from fast_s2s.cli import main
 from fast_s2s.pipeline import TextPipeline
@@ -131,6 +132,31 @@ def test_generate_file_to_file(model_dir, toy_pipeline, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
 
 
+def test_byte_order_marks_are_no_symbols(model_dir, toy_pipeline, tmp_path, capsys):
+    texts, known = tmp_path / "texts.txt", tmp_path / "known.txt"
+    texts.write_bytes(b"\xef\xbb\xbf12\r\n3\r\n")
+    known.write_bytes(("\ufeff" + "\r\n".join(NAMES)).encode())
+    argv = ["generate", "--model", model_dir, "--input", str(texts)]
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == toy_pipeline(["12", "3"])
+    assert "unknown" not in captured.err
+    assert main([*argv, "--constrain", str(known)]) == 0
+
+
+def test_output_that_is_a_folder_is_named(model_dir, tmp_path, capsys):
+    assert main(["generate", "--model", model_dir, "--output", str(tmp_path), "12"]) == 1
+    assert f"--output {tmp_path}: expected a file, got a folder" in capsys.readouterr().err
+
+
+def test_closed_streams_are_empty(model_dir):
+    command = shlex.join([sys.executable, "-m", "fast_s2s", "generate", "--model", model_dir])
+    for line in (f"{command} <&-", f"{command} 12 >&-", f"{command} 12 2>&-"):
+        done = subprocess.run(line, shell=True, capture_output=True, timeout=120)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_generate_streams(model_dir, toy_pipeline):
     """The first batch's output comes while the input is still open."""
     process = subprocess.Popen(
@@ -180,6 +206,14 @@ def test_interactive(model_dir, toy_pipeline, capsys, monkeypatch):
     sys.stdin.close()
     out = capsys.readouterr().out.splitlines()
     assert out == [toy_pipeline(["12"])[0], toy_pipeline(["9"])[0] + "  (1 unknown symbols)", ""]
+
+
+def test_interactive_reads_what_is_not_utf_8(model_dir):
+    argv = [sys.executable, "-m", "fast_s2s", "interactive", "--model", model_dir, "--nbest", "1"]
+    # as in a locale of UTF-8; in the C locale Python never refuses
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(argv, input=b"1\xff\n", capture_output=True, env=environment, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("1\ufffd\t".encode()), done.stderr
 
 
 def test_interactive_n_best(model_dir, toy_pipeline, capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -88,3 +90,38 @@ def test_subclasses_are_left_with_a_warning():
     with pytest.warns(UserWarning, match="left a Peephole, a subclass of torch's, as it is"):
         fast_s2s.replace_lstm(model)
     assert type(model[0]) is Peephole and type(model[1]) is fast_s2s.LSTM
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.LSTM(3, 4), nn.LSTM(4, 5, bidirectional=True)])
+        self.cell = nn.LSTMCell(10, 2)
+
+    def forward(self, x):
+        x, state = self.layers[0](x)
+        x, _ = self.layers[1](x)
+        return self.cell(x[-1])[0] + state[0].sum()
+
+
+def test_torch_fx_records_a_layer_whole_as_torchs_own():
+    torch.manual_seed(0)
+    theirs, x = Tagger(), torch.randn(6, 2, 3)
+    ours = fast_s2s.replace_lstm(copy.deepcopy(theirs))
+    graphs = [torch.fx.symbolic_trace(model) for model in (theirs, ours)]
+    assert graphs[0].code == graphs[1].code
+    torch.testing.assert_close(graphs[1](x), ours(x), rtol=0, atol=0)
+
+
+def test_torch_fx_keeps_lengths():
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = fast_s2s.LSTM(3, 4)
+
+        def forward(self, x, lengths):
+            return self.lstm(x, lengths=lengths)[0]
+
+    model, x, lengths = Ragged(), torch.randn(6, 2, 3), torch.tensor([6, 2])
+    traced = torch.fx.symbolic_trace(model)
+    torch.testing.assert_close(traced(x, lengths), model(x, lengths), rtol=0, atol=0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -115,6 +118,27 @@ def test_symbols_are_text_and_never_markup():
     found = trace(pipeline_of("heads"), "<b>&", max_new_tokens=3)
     text = page([found])
     assert "<b>&</" not in text and "&lt;b&gt;&amp;" in text
+
+
+def test_long_symbols_have_room():
+    found = trace(pipeline_of("heads"), "3121", max_new_tokens=3)
+    words = ["opposite", "<unk>", "I_TURN_RIGHT", "a", "</s>"][: len(found.source)]
+    long = dataclasses.replace(found, source=words, target=[f"{s}{s}" for s in found.target])
+    for svg in re.findall("<svg.*?</svg>", page([long])):
+        rows: dict = {}
+        for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*middle">(.*?)<', svg):
+            rows.setdefault(y, []).append((float(x), len(unescape(text))))
+        for labels in rows.values():
+            for (left, before), (right, after) in itertools.pairwise(labels):
+                # half of each, of letters 7 pixels wide
+                assert right - left >= 3.5 * (before + after)
+
+
+def test_a_dollar_sign_in_a_picture_begins_no_formula(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = trace(pipeline_of("plain"), "3121", max_new_tokens=3)
+    save_png([dataclasses.replace(found, text=r"$\frac$")], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").exists()
 
 
 @pytest.mark.parametrize("name", ["plain", "heads"])

@@ -235,3 +235,8 @@ def test_an_output_has_no_other_names():
     assert isinstance(output, GenerateOutput)
     with pytest.raises(KeyError):
         output[0]
+
+
+def test_a_model_without_values_is_refused():
+    with pytest.raises(ValueError, match="generate: expected parameters with values, got the meta"):
+        make_model().to("meta").generate(SRC.to("meta"))

@@ -105,6 +105,10 @@ X = torch.zeros(6, 3, 4)
         (lambda m: m(X, (X,)), "hx: expected a pair of tensors, h and c, got 1 of them"),
         (lambda m: m(X, (X, X, X)), "hx: expected a pair of tensors, h and c, got 3 of them"),
         (
+            lambda m: m(X, (None, X)),
+            "hx: expected a pair of tensors, h and c, got NoneType and Tensor",
+        ),
+        (
             lambda m: m(pack_sequence([X[:, 0]]), lengths=[6]),
             "lengths, reset: expected None with a PackedSequence",
         ),

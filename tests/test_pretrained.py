@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 from helpers_seq2seq import ARCHITECTURES, TGT_VOCAB, make_batch, make_model
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import random_unstructured
 
 from fast_s2s import serialization
 from fast_s2s.generation import GenerationConfig
@@ -58,6 +61,25 @@ def test_a_loaded_model_trains_and_its_tied_weight_stays_one(tmp_path):
     assert all(parameter.grad.any() for parameter in model.parameters())
     optimizer.step()
     assert model(batch.src, batch.tgt).loss < before
+
+
+def test_a_tied_weight_stays_one_where_parameters_are_made_anew():
+    model = make_model(tie_embeddings=True, embedding_size=8, hidden_size=8).to("meta")
+    assert model.output_projection.weight is model.tgt_embedding.weight
+    assert model.to_empty(device="cpu").output_projection.weight is model.tgt_embedding.weight
+
+
+@pytest.mark.parametrize("change", [weight_norm, partial(random_unstructured, amount=0.5)])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, change):
+    model = make_model()
+    change(model.decoder, "weight_hh_l0")
+    with pytest.raises(ValueError, match=r"\['decoder.weight_hh_l0'\] are parametrised or pruned"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model = make_model()
+    model.head = torch.nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=r"got \['head.bias', 'head.weight'\]"):
+        model.save_pretrained(tmp_path / "model")
 
 
 def test_device_and_dtype(tmp_path):

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fast_s2s import __version__
 from fast_s2s.cli import (
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse itself exits with 2, or 0 for --help."""
+    _replace_closed_streams()
     args = build_parser().parse_args(argv)
     try:
         code: int = args.run(args)
@@ -80,6 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, text, 1)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         return _fail(args.command, str(error), 1)
+
+
+def _replace_closed_streams() -> None:
+    """Streams that were closed when the process began, as a daemon's are: Python has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # open until the process ends
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _fail(command: str, message: str, code: int) -> int:

@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         help="how fast it is on this machine, beside torch.nn.LSTM",
         description="Time a few typical cases beside torch's own LSTM, in turns, after both were "
         "checked against float64. Ctrl-C keeps what was measured. For evidence rather than a look, "
-        "see docs/performance.md.",
+        "see docs/benchmarks.md.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)

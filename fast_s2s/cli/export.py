@@ -25,9 +25,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run, device="cpu", threads=None)
     parser.add_argument("model", metavar="RUN", help="folder of a trained model")
     parser.add_argument("output", metavar="DIR", help="folder to write")
-    generating.add_dtype_option(parser)
-    generating.add_beam_option(parser)
-    parser.add_argument(
+    generating.add_dtype_option(parser, "all matrices in the file")
+    group = parser.add_argument_group("how the new model generates unless told otherwise")
+    generating.add_beam_option(group)
+    group.add_argument(
         "--max-new-tokens", type=positive_int, metavar="N", help="longest output in tokens"
     )
 

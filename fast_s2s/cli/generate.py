@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("expected inputs as arguments or in --input FILE, got both")
     if args.output and not Path(args.output).parent.is_dir():
         raise FileNotFoundError(f"--output {args.output}: no such folder")
+    if args.output and Path(args.output).is_dir():
+        raise IsADirectoryError(f"--output {args.output}: expected a file, got a folder")
     pipeline = generating.load(args)
     options = generating.generation_options(args, pipeline)
     seeds = pipeline.seeds(options)
@@ -81,12 +83,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_lines(path: str | None) -> Iterator[str]:
-    """Lines of a file, or of standard input, without their ends.
+    """Lines of a file, or of standard input, without their ends and without a byte order mark.
 
     Bytes that are not UTF-8 become U+FFFD, a symbol like any other.
     """
     source: Any = 0 if path is None else path
-    with open(source, encoding="utf-8", errors="replace", closefd=path is not None) as file:
+    with open(source, encoding="utf-8-sig", errors="replace", closefd=path is not None) as file:
         for line in file:
             yield line.rstrip("\r\n")
 

@@ -32,12 +32,14 @@ def add_beam_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_dtype_option(parser: argparse._ActionsContainer) -> None:
-    """--dtype."""
+def add_dtype_option(
+    parser: argparse._ActionsContainer, what: str = "the decoder's weights"
+) -> None:
+    """--dtype, the type of `what`."""
     parser.add_argument(
         "--dtype",
         choices=DECODER_DTYPES,
-        help="type of the decoder's weights; float16 is for GPUs (default: the model's own)",
+        help=f"type of {what}; float16 is for GPUs (default: the model's own)",
     )
 
 
@@ -167,7 +169,7 @@ def _checked(options: dict[str, Any], pipeline: TextPipeline) -> dict[str, Any]:
 
 
 def _constraint(path: str, pipeline: TextPipeline) -> Any:
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         texts = [line.strip() for line in file]
     try:
         return pipeline.compile_constraint([text for text in texts if text])

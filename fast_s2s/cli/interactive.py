@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from typing import Any
 
@@ -29,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
     options = generating.generation_options(args, pipeline)
     seeds = pipeline.seeds(options)
     prompt = ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # as `generate` reads them
+        sys.stdin.reconfigure(errors="replace")
     if sys.stdin.isatty():
         # line editing and history for input()
         import readline  # noqa: F401

@@ -19,15 +19,16 @@ def save_png(traces: Sequence[Trace], path: str | os.PathLike[str]) -> None:
     """
     if not traces:
         raise ValueError("traces: expected at least one, got none")
-    require("matplotlib")
-    figures = require("matplotlib.figure")
+    matplotlib, figures = require("matplotlib"), require("matplotlib.figure")
     heights = [2.6 + _CELL * (len(t.target) + 1) for t in traces]
     width = max(4.5 + _CELL * len(t.source) for t in traces) + 5.0
-    figure = figures.Figure(figsize=(width, sum(heights)), dpi=110, layout="constrained")
-    parts = figure.subfigures(len(traces), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, found in zip(parts, traces, strict=True):
-        _draw(part, found)
-    figure.savefig(path, facecolor="white")
+    # a dollar sign is a symbol like any other, and begins no formula
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = figures.Figure(figsize=(width, sum(heights)), dpi=110, layout="constrained")
+        parts = figure.subfigures(len(traces), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, found in zip(parts, traces, strict=True):
+            _draw(part, found)
+        figure.savefig(path, facecolor="white")
 
 
 def _draw(part: Any, found: Trace) -> None:
@@ -61,7 +62,9 @@ def _alignment(axes: Any, found: Trace) -> None:
             colour = "white" if value > 0.55 else "#1f3b5c"
             text = f"{100 * value:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(list(steps), found.source)
+    # words would run into each other
+    upright = max(map(len, found.source)) > 5
+    axes.set_xticks(list(steps), found.source, rotation=90 if upright else 0)
     axes.tick_params(length=0)
 
 

@@ -93,17 +93,18 @@ def _states(
     escaped: bool = False,
 ) -> str:
     steps, units = states.shape
+    cell = _cell([html.unescape(text) for text in (*below, *(above or ()))])
     head = 40 if above is not None else 6
     body = head + units * _UNIT
-    width, height = steps * _CELL + 2, body + 44
+    width, height = steps * cell + 2, body + 44
     shapes = [
-        _rectangle(t * _CELL + 1, head + u * _UNIT, _CELL - 3, _UNIT, _diverging(value))
+        _rectangle(t * cell + 1, head + u * _UNIT, cell - 3, _UNIT, _diverging(value))
         for t, column in enumerate(states.tolist())
         for u, value in enumerate(column)
     ]
     labels = []
     for t in range(steps):
-        middle = t * _CELL + _CELL / 2 - 1
+        middle = t * cell + cell / 2 - 1
         text = below[t] if escaped else html.escape(below[t])
         labels.append(_text(middle, body + 16, text, "quiet" if above is not None else ""))
         if above is not None and chances is not None:
@@ -131,21 +132,27 @@ choosing that output. Numbers are percent.</p>
 
 def _matrix(found: Trace, weights: Tensor, name: str) -> str:
     left = 16 + 9 * max(len(symbol) for symbol in found.target)
+    cell = _cell(found.source)
     top = 24
     shapes, labels = [], []
     for t, row in enumerate(weights.tolist()):
         labels.append(_text(left - 8, top + t * 26 + 17, html.escape(found.target[t]), end=True))
         for s, value in enumerate(row):
-            x, y = left + s * _CELL, top + t * 26
-            shapes.append(_rectangle(x, y, _CELL - 2, 24, _sequential(value)))
+            x, y = left + s * cell, top + t * 26
+            shapes.append(_rectangle(x, y, cell - 2, 24, _sequential(value)))
             if value >= 0.05:
                 kind = "small light" if value > 0.55 else "small"
-                labels.append(_text(x + _CELL / 2 - 1, y + 16, f"{100 * value:.0f}", kind))
+                labels.append(_text(x + cell / 2 - 1, y + 16, f"{100 * value:.0f}", kind))
     for s, symbol in enumerate(found.source):
-        labels.append(_text(left + s * _CELL + _CELL / 2 - 1, 16, html.escape(symbol)))
-    width, height = left + len(found.source) * _CELL, top + len(found.target) * 26 + 20
+        labels.append(_text(left + s * cell + cell / 2 - 1, 16, html.escape(symbol)))
+    width, height = left + len(found.source) * cell, top + len(found.target) * 26 + 20
     labels.append(_text(left + (width - left) / 2, height - 4, name, "small quiet"))
     return _svg(width, height, shapes + labels, f"attention {name}".strip())
+
+
+def _cell(symbols: Sequence[str]) -> int:
+    """Width of a column in which each symbol has room."""
+    return max(_CELL, *(8 * len(symbol) + 4 for symbol in symbols))
 
 
 def _alternatives(found: Trace) -> str:

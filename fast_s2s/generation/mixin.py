@@ -85,6 +85,8 @@ class GenerationMixin:
 
         Raises TypeError or ValueError naming the argument that does not fit.
         """
+        if self.device.type == "meta":
+            raise ValueError("generate: expected parameters with values, got the meta device's")
         resolved = arguments.resolve(
             self.generation_config if generation_config is None else generation_config,
             options,
