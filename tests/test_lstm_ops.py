@@ -45,7 +45,7 @@ CASES = [
     Case(5, 4, 20, inputs=1, bias=False),
     Case(3, 4, 20, inputs=70, bias=False),
     Case(100, 2, 20, inputs=33, lengths=True, reverse=True),
-    Case(63, 9, 17, inputs=40, lengths=True),
+    Case(63, 9, 17, inputs=40),
     Case(2, 40, 30, inputs=100, reset=True),
     Case(6, 26, 40, projection=17),
     Case(6, 9, 40, projection=17),
