@@ -1,6 +1,6 @@
-// Matrix products of tensors, those of bfloat16 by torch's own CPU kernel. By the C functions of
-// these few ops: `torch::stable::matmul` and its like look an op up by its name at every call,
-// which takes as long as the product of a few rows.
+// Matrix products of tensors, those of bfloat16 and few rows by torch's own CPU kernel. By the C
+// functions of these few ops: `torch::stable::matmul` and its like look an op up by its name at
+// every call, which takes as long as the product of a few rows.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -39,9 +39,10 @@ inline MatrixProduct matrix_product(const Tensor& a, const Tensor& b, const Tens
           out.mutable_data_ptr()};
 }
 
-// out (N, M) = a (N, K) · b (K, M), all dense; or `add` it.
+// out (N, M) = a (N, K) · b (K, M), all dense; or `add` it. Few rows do not repay packing b.
 inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool add = false) {
-  if (a.scalar_type() != ScalarType::BFloat16)
+  constexpr int64_t kPackedRows = 16;
+  if (a.scalar_type() != ScalarType::BFloat16 && a.size(0) >= kPackedRows)
     return multiply_cpu(matrix_product(a, b, out), add, thread_count());
   if (add) {
     TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
