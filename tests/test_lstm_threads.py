@@ -17,7 +17,7 @@ CASES = [
     Case(9, 13, 40, lengths=True, reset=True),
     Case(24, 33, 17, inputs=70, lengths=True, reverse=True),
     Case(12, 26, 100, projection=70),
-    Case(6, 2, 300, inputs=40),
+    Case(6, 3, 300, inputs=40),
 ]
 
 
