@@ -323,7 +323,10 @@ def test_memory_does_not_grow():
 
 @pytest.mark.parametrize(
     "architecture",
-    ["plain", "deep-decoder", "bidirectional-deep-decoder", "general-heads", "additive-tied"],
+    [
+        *("plain", "deep-decoder", "bidirectional-deep-decoder", "general-heads"),
+        *("additive-tied", "deep-encoder", "bidirectional"),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_packed_encoder_reads_as_the_layer_does(architecture, dtype, assert_close):

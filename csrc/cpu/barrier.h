@@ -20,9 +20,15 @@ class Barrier {
  public:
   // Returns when `threads` threads have called it; what each wrote before is then visible to all.
   void wait(int threads) {
-    if (threads == 1) return;
+    wait(threads, [] {});
+  }
+  // The last one to come calls `finish` before any returns.
+  template <class Finish>
+  void wait(int threads, const Finish& finish) {
+    if (threads == 1) return finish();
     const uint32_t phase = phase_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
+      finish();
       arrived_.store(0, std::memory_order_relaxed);
       // one order with `sleepers_`: either this sees the sleeper, or it sees the new phase
       phase_.store(phase + 1, std::memory_order_seq_cst);

@@ -31,11 +31,11 @@ DecodePackOp decode_pack;
 DecodeOp decode;
 
 // On the CPU alone: the states after reading `tokens`, and with `outputs` those of the last layer.
-// `packed`: of one direction or two.
+// `packed`: of one direction or two. `inputs`: tokens, or what is read in place of embeddings.
 std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> decode_read(
     const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& header,
     const torch::stable::Tensor& h, const torch::stable::Tensor& c,
-    const torch::stable::Tensor& tokens, const torch::stable::Tensor& lengths, bool outputs);
+    const torch::stable::Tensor& inputs, const torch::stable::Tensor& lengths, bool outputs);
 
 namespace cuda {
 

@@ -180,17 +180,16 @@ class Engine {
         network_.attend(live_, thread, threads, own.products, barrier_);
       if (needs_logits) {
         network_.compute_logits(live_, wanted_, thread, threads, own.products);
-        barrier_.wait(threads);
+        if (rows > 1) barrier_.wait(threads);
       }
-      // one row is not worth a barrier
-      const bool together = threads > 1 && rows > 1;
-      if (together || thread == 0) {
-        const Share mine(rows, together ? thread : 0, together ? threads : 1);
-        for (int64_t i = mine.begin; i < mine.end; ++i) advance(live_.rows[i], own);
-      }
-      if (together) barrier_.wait(threads);
-      if (thread == 0) finish_step();
-      barrier_.wait(threads);
+      // one row is not worth sharing
+      const bool together = rows > 1;
+      const Share mine(together ? rows : 0, thread, threads);
+      for (int64_t i = mine.begin; i < mine.end; ++i) advance(live_.rows[i], own);
+      barrier_.wait(threads, [&] {
+        if (!together) advance(live_.rows[0], own);
+        finish_step();
+      });
       if (steps_ == args_.max_steps || live_.size() == 0) return;
     }
   }

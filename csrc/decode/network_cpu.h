@@ -78,6 +78,24 @@ class Network {
         attended_(header.heads > 0 && !header.feeding ? slots * header.output : 0),
         logits_(slots * vocab_padded()) {}
 
+  // What sums of the first layer's units begin with, [padded 4H] for each token, in place of
+  // products and the table.
+  void begin_with(const A* sums) { begun_ = sums; }
+  int64_t units_padded() const { return layout_.unit_panels * kColumns; }
+  // The thread's columns of them, of rows of `a`: row i at sums + where[i] · units_padded().
+  void sum_inputs(const Operand& a, const int64_t* named, const int64_t* where, int64_t count,
+                  int thread, int threads, A* part, A* sums) const {
+    const Share units(layout_.unit_panels, thread, threads);
+    for (int64_t panel = units.begin; panel < units.end; ++panel) {
+      const A* bias = at<A>(layout_.bias(0, panel));
+      for (int64_t i = 0; i < count; ++i) std::copy_n(bias, kColumns, part + i * kColumns);
+      multiply_rows_of(a, named, count, h_.inputs, base_ + layout_.unit_panel(0, panel), part);
+      for (int64_t i = 0; i < count; ++i)
+        std::copy_n(part + i * kColumns, kColumns,
+                    sums + where[i] * units_padded() + panel * kColumns);
+    }
+  }
+
   int64_t vocab_padded() const { return layout_.vocab_panels * kColumns; }
   int64_t vocab_panels() const { return layout_.vocab_panels; }
   A* logits(int64_t index) const { return logits_.get() + index * vocab_padded(); }
@@ -123,7 +141,7 @@ class Network {
 
   // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
   void step_layer(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
-    const int64_t count = live.size(), inputs = layout_.input_size(layer);
+    const int64_t count = live.size(), inputs = multiplied(layer);
     for (int64_t i = 0; i < count; ++i) {
       if (inputs > 0)
         own.input_rows[i] = layer == 0 ? first_input(i, live, own) : after_->hidden(layer - 1, i);
@@ -212,8 +230,14 @@ class Network {
     return upward_ ? index : mine.begin + mine.end - index - count;
   }
 
+  // Values that a step multiplies with a layer's input weights.
+  int64_t multiplied(int64_t layer) const {
+    return layer == 0 && begun_ != nullptr ? 0 : layout_.input_size(layer);
+  }
   // What the sums of a slot's units begin with.
   const A* first_sums(int64_t layer, int64_t panel, int64_t index, const LiveSlots& live) const {
+    if (layer == 0 && begun_ != nullptr)
+      return begun_ + live.token[index] * units_padded() + panel * kColumns;
     return layer == 0 && h_.table ? input(live.token[index]) + panel * kColumns
                                   : at<A>(layout_.bias(layer, panel));
   }
@@ -273,7 +297,7 @@ class Network {
           sums[p][r][gate] = load_full<V>(first_sums(layer, panel + p, r, live) + gate * kWidth);
     const char* weights = base_ + layout_.unit_panel(layer, panel);
     const int64_t* rows = own.identity.data();
-    const int64_t stride = layout_.unit_bytes(layer), inputs = layout_.input_size(layer);
+    const int64_t stride = layout_.unit_bytes(layer), inputs = multiplied(layer);
     if (inputs > 0)
       Panel::template multiply<Panels, Rows>(own.input, rows, 0, weights, stride, inputs, sums);
     weights += layout_.input_bytes(layer);
@@ -288,7 +312,7 @@ class Network {
     for (int64_t i = 0; i < count; ++i)
       std::copy_n(first_sums(layer, panel, i, live), kColumns, sums + i * kColumns);
     const char* weights = base_ + layout_.unit_panel(layer, panel);
-    const int64_t inputs = layout_.input_size(layer);
+    const int64_t inputs = multiplied(layer);
     if (inputs > 0) multiply_rows_of(own.input, own.identity.data(), count, inputs, weights, sums);
     weights += layout_.input_bytes(layer);
     multiply_rows_of(own.state, own.identity.data(), count, h_.output, weights, sums);
@@ -359,6 +383,7 @@ class Network {
   LayerStates<A>* now_ = &states_[0];
   LayerStates<A>* after_ = &states_[1];
   bool upward_ = true;
+  const A* begun_ = nullptr;
   Scratch<A> unprojected_;  // [slots, H]
   Scratch<A> queries_;      // [slots, A]
   Scratch<A> joined_;       // [slots, M + R]

@@ -12,7 +12,7 @@ using namespace decode_checks;
 
 std::tuple<Tensor, Tensor, Tensor> decode_read(const std::vector<Tensor>& packed,
                                                const std::vector<int64_t>& numbers, const Tensor& h,
-                                               const Tensor& c, const Tensor& tokens,
+                                               const Tensor& c, const Tensor& inputs,
                                                const Tensor& lengths, bool outputs) {
   STD_TORCH_CHECK(packed.size() == 1 || packed.size() == 2,
                   "packed: expected weights of one direction or of two, got ", packed.size());
@@ -27,13 +27,16 @@ std::tuple<Tensor, Tensor, Tensor> decode_read(const std::vector<Tensor>& packed
                   "packed: expected one layer in each of two directions, got ", header.layers);
   const ScalarType acc = acc_type(header.weights);
   const int64_t layers = args.directions * header.layers;
-  const Tensor ids = dense(tokens, "tokens", ScalarType::Long, {kAny, kAny});
-  args.rows = ids.size(0);
-  args.steps = ids.size(1);
+  const bool ids = inputs.scalar_type() == ScalarType::Long;
+  STD_TORCH_CHECK(ids || !header.table, "packed: expected weights without a table for values");
+  const Tensor given = ids ? dense(inputs, "inputs", ScalarType::Long, {kAny, kAny})
+                           : dense(inputs, "inputs", acc, {kAny, kAny, header.inputs});
+  args.rows = given.size(0);
+  args.steps = given.size(1);
   const Tensor ends = dense(lengths, "lengths", ScalarType::Long, {args.rows});
   const Tensor h0 = dense(h, "h", acc, {layers, args.rows, header.output});
   const Tensor c0 = dense(c, "c", acc, {layers, args.rows, header.hidden});
-  check_range(ids, "tokens", 0, header.vocab - 1);
+  if (ids) check_range(given, "inputs", 0, header.vocab - 1);
   check_range(ends, "lengths", 0, args.steps);
   const Tensor h_n = empty(h0, {layers, args.rows, header.output});
   const Tensor c_n = empty(c0, {layers, args.rows, header.hidden});
@@ -41,7 +44,11 @@ std::tuple<Tensor, Tensor, Tensor> decode_read(const std::vector<Tensor>& packed
       empty(h0, {outputs ? args.rows : 0, args.steps, args.directions * header.output});
   args.h = h0.const_data_ptr();
   args.c = c0.const_data_ptr();
-  args.tokens = data<int64_t>(ids);
+  if (ids) {
+    args.tokens = data<int64_t>(given);
+  } else {
+    args.values = given.const_data_ptr();
+  }
   args.lengths = data<int64_t>(ends);
   args.h_n = h_n.mutable_data_ptr();
   args.c_n = c_n.mutable_data_ptr();

@@ -1,4 +1,5 @@
-// Contract of the reading kernel: packed layers over tokens that are given, without a vocabulary.
+// Contract of the reading kernel: packed layers over tokens or values that are given, without a
+// vocabulary.
 //
 // Sizes and `Acc` as in decode.h. D directions of one layer each, or one direction of L layers; the
 // second direction reads each row from its end. Arrays are dense and row-major, none overlaps
@@ -16,7 +17,8 @@ struct ReadArgs {
   int64_t steps;           // T
   const void* h;           // Acc [D·L, B, R]
   const void* c;           // Acc [D·L, B, H]
-  const int64_t* tokens;   // [B, T], below V
+  const int64_t* tokens;   // [B, T], below V; or null
+  const void* values;      // then Acc [B, T, E], in place of embeddings; packed without a table
   const int64_t* lengths;  // [B] in 0..T
   void* h_n;               // as h, after each row's last token
   void* c_n;

@@ -2,7 +2,7 @@
 //
 // The network of a decode over tokens that are known, without attention and vocabulary. Threads own
 // panels of hidden units, with a barrier after each layer; two directions have threads of their
-// own, which never meet.
+// own, which never meet. Values are multiplied for many steps at once.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
@@ -17,7 +17,10 @@ class Reader {
         args_(args),
         direction_(direction),
         call_(network_arguments(args.packed[direction])),
-        network_(h_, call_, args.rows) {
+        network_(h_, call_, args.rows),
+        chunk_(args.values == nullptr ? 0 : steps_at_once()),
+        sums_(chunk_ * args.rows * network_.units_padded()) {
+    if (chunk_ > 0) network_.begin_with(sums_.get());
     begin();
   }
 
@@ -27,21 +30,71 @@ class Reader {
 
   void run_thread(int thread, int threads) {
     typename Network<Panel>::Own own(network_);
+    OwnInputs inputs(chunk_ > 0 ? h_.inputs : 0);
     while (live_.size() > 0) {
-      for (int64_t layer = 0; layer < h_.layers; ++layer) {
-        network_.step_layer(layer, live_, thread, threads, own);
+      if (chunk_ > 0 && step_ % chunk_ == 0) {
+        sum_inputs(thread, threads, inputs);
         barrier_.wait(threads);
-        if (h_.projected) {
-          network_.project(layer, live_, thread, threads, own);
-          barrier_.wait(threads);
-        }
       }
-      if (thread == 0) finish_step();
-      barrier_.wait(threads);
+      for (int64_t layer = 0; layer < h_.layers; ++layer) {
+        const auto finish = [&] {
+          if (layer == h_.layers - 1) finish_step();
+        };
+        network_.step_layer(layer, live_, thread, threads, own);
+        if (h_.projected) {
+          barrier_.wait(threads);
+          network_.project(layer, live_, thread, threads, own);
+        }
+        barrier_.wait(threads, finish);
+      }
     }
   }
 
  private:
+  // Rows of values that a thread multiplies at once, and where their sums go.
+  static constexpr int64_t kInputRows = 96;
+  struct OwnInputs {
+    explicit OwnInputs(int64_t size)
+        : rows(size > 0 ? kInputRows : 0, size),
+          named(kInputRows),
+          part(size > 0 ? kInputRows * Network<Panel>::kColumns : 0) {
+      std::iota(named.begin(), named.end(), 0);
+    }
+    typename Panel::Operand rows;
+    std::vector<int64_t> named, where;
+    std::vector<const A*> values;
+    Scratch<A> part;
+  };
+
+  // As many as have room for their sums near a core.
+  int64_t steps_at_once() const {
+    constexpr int64_t kBytes = 2 << 20;
+    const int64_t bytes = std::max<int64_t>(1, args_.rows) * network_.units_padded() *
+                          static_cast<int64_t>(sizeof(A));
+    return std::clamp<int64_t>(kBytes / bytes, 1, std::max<int64_t>(1, args_.steps));
+  }
+
+  // Of the next steps.
+  void sum_inputs(int thread, int threads, OwnInputs& own) {
+    const auto finish = [&] {
+      const int64_t count = static_cast<int64_t>(own.where.size());
+      own.rows.set(own.values.data(), count, h_.inputs);
+      network_.sum_inputs(own.rows, own.named.data(), own.where.data(), count, thread, threads,
+                          own.part.get(), sums_.get());
+      own.values.clear(), own.where.clear();
+    };
+    const A* values = static_cast<const A*>(args_.values);
+    for (int64_t step = step_; step < std::min(step_ + chunk_, args_.steps); ++step)
+      for (int64_t row = 0; row < args_.rows; ++row) {
+        if (step >= args_.lengths[row]) continue;
+        own.values.push_back(values + (row * args_.steps + place(row, step)) * h_.inputs);
+        own.where.push_back(sums_of(row, step));
+        if (own.where.size() == kInputRows) finish();
+      }
+    if (!own.where.empty()) finish();
+  }
+  int64_t sums_of(int64_t row, int64_t step) const { return step % chunk_ * args_.rows + row; }
+
   static DecodeArgs network_arguments(const void* packed) {
     DecodeArgs args{};
     args.packed = packed;
@@ -74,7 +127,7 @@ class Reader {
     for (int64_t index = 0; index < live_.size(); ++index) {
       const int64_t row = live_.slot[index];
       if (args_.outputs != nullptr)
-        std::copy_n(now.hidden(h_.layers - 1, index), h_.output, output(row, place(row)));
+        std::copy_n(now.hidden(h_.layers - 1, index), h_.output, output(row, place(row, step_)));
     }
     ++step_;
     for (int64_t index = 0; index < live_.size(); ++index) {
@@ -91,11 +144,15 @@ class Reader {
     std::swap(live_, following_);
   }
 
-  // Which of its tokens a row reads in this step.
-  int64_t place(int64_t row) const {
-    return direction_ == 0 ? step_ : args_.lengths[row] - 1 - step_;
+  // Which of its inputs a row reads in a step.
+  int64_t place(int64_t row, int64_t step) const {
+    return direction_ == 0 ? step : args_.lengths[row] - 1 - step;
   }
-  int64_t token(int64_t row) const { return args_.tokens[row * args_.steps + place(row)]; }
+  // What the first layer looks up.
+  int64_t token(int64_t row) const {
+    if (chunk_ > 0) return sums_of(row, step_);
+    return args_.tokens[row * args_.steps + place(row, step_)];
+  }
 
   template <class T>
   auto state(T* states, int64_t layer, int64_t row, int64_t size) const {
@@ -121,6 +178,8 @@ class Reader {
   const int64_t direction_;
   const DecodeArgs call_;
   Network<Panel> network_;
+  const int64_t chunk_;  // steps whose values are multiplied at once; 0: it reads tokens
+  Scratch<A> sums_;      // [chunk][B][padded 4H]
   LiveSlots live_, following_;
   int64_t step_ = 0;
   Barrier barrier_;

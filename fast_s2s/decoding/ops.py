@@ -22,7 +22,7 @@ _library.define(
     "int[] options, float[] parameters, int max_steps) -> Tensor[]"
 )
 _library.define(
-    "decode_read(Tensor[] packed, int[] header, Tensor h, Tensor c, Tensor tokens, "
+    "decode_read(Tensor[] packed, int[] header, Tensor h, Tensor c, Tensor inputs, "
     "Tensor lengths, bool outputs) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -85,10 +85,10 @@ def _(
     header: list[int],
     h: Tensor,
     c: Tensor,
-    tokens: Tensor,
+    inputs: Tensor,
     lengths: Tensor,
     outputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, steps = tokens.shape
+    batch, steps = inputs.shape[:2]
     sizes = batch if outputs else 0, steps, len(packed) * Header(*header).output
     return torch.empty_like(h), torch.empty_like(c), h.new_empty(sizes)

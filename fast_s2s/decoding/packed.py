@@ -302,20 +302,21 @@ def read_packed(
     packs: Sequence[PackedDecoder],
     h: Tensor,
     c: Tensor,
-    tokens: Tensor,
+    inputs: Tensor,
     lengths: Tensor,
     *,
     outputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op `decode_read`, which is there for the CPU, or `reference.read`, which says what it
-    does. Packs are of one kind, without attention; of two directions they have one layer each.
+    does. Packs are of one kind, without attention, and without a table for values; of two
+    directions they have one layer each.
     """
     first = packs[0]
     if first.backend == "reference" or first.device.type != "cpu":
         dense = [pack.dense for pack in packs]
-        return reference.read(dense, h, c, tokens, lengths, outputs=outputs)
+        return reference.read(dense, h, c, inputs, lengths, outputs=outputs)
     return torch.ops.fast_s2s.decode_read.default(
-        [pack.packed for pack in packs], first.header, h, c, tokens, lengths, outputs
+        [pack.packed for pack in packs], first.header, h, c, inputs, lengths, outputs
     )
 
 

@@ -120,17 +120,22 @@ def read(
     decoders: Sequence[DenseDecoder],
     h: Tensor,
     c: Tensor,
-    tokens: Tensor,
+    inputs: Tensor,
     lengths: Tensor,
     *,
     outputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What layers over tokens (B, T) end with, h and c (D·L, B, …), and their outputs (B, T, D·R),
-    which are 0 past a row's length, or (0, T, D·R) unless asked for.
+    """What layers end with, h and c (D·L, B, …), and their outputs (B, T, D·R), which are 0 past a
+    row's length, or (0, T, D·R) unless asked for.
 
     decoders: of one direction or two, of which the second reads each row from its end
+    inputs:   tokens (B, T), or values (B, T, E) in place of their embeddings
     """
-    batch, steps = tokens.shape
+    batch, steps = inputs.shape[:2]
+    tokens = inputs
+    if inputs.dim() == 3:
+        tokens = torch.arange(batch * steps, device=inputs.device).view(batch, steps)
+        decoders = [each._replace(embedding=inputs.flatten(0, 1)) for each in decoders]
     found = []
     for direction, decoder in enumerate(decoders):
         layers = len(decoder.layers)

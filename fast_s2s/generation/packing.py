@@ -54,11 +54,18 @@ class PackedCache:
         return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
 
     def get_encoder(
-        self, embedding: Tensor, layer: LayerWeights, dtype: torch.dtype
+        self, embedding: Tensor | None, layer: LayerWeights, dtype: torch.dtype
     ) -> PackedDecoder:
-        """`pack_encoder` of one layer, likewise."""
-        tensors = [embedding, *(part for part in layer if part is not None)]
-        return self._kept(tensors, dtype, lambda: pack_encoder(embedding, [layer], dtype, "on"))
+        """`pack_encoder` of one layer, likewise; of one that reads values without an embedding."""
+        tensors = [part for part in (embedding, *layer) if part is not None]
+
+        def pack() -> PackedDecoder:
+            if embedding is None:
+                none = layer.w_ih.new_zeros(1, layer.w_ih.size(1))
+                return pack_encoder(none, [layer], dtype, "off")
+            return pack_encoder(embedding, [layer], dtype, "on")
+
+        return self._kept(tensors, dtype, pack)
 
     def _kept(
         self,
