@@ -280,6 +280,7 @@ class _NativeForward(torch.autograd.Function):
 
 def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple:
     *tensors, lengths, reset = inputs
+    tensors = apart(tensors)
     x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr = tensors
     outputs = reference.lstm_forward(
         x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, SAVE_NONE
@@ -287,10 +288,20 @@ def _differentiable_backward(inputs: list, reverse: bool, grads: tuple) -> tuple
     return (*gradients_with_graph(outputs, grads, tensors), *_NO_GRADIENT)
 
 
+def apart(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """The tensors of a call as inputs of their own: one may have been made from another, or be the
+    same, and autograd would count the ways between them too.
+    """
+    return [None if t is None else t.view_as(t) for t in tensors]
+
+
 def gradients_with_graph(
     outputs: Sequence[Tensor], grads: Sequence[Tensor | None], tensors: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradients of those tensors that want one, by autograd, to be differentiated again."""
+    """The gradients of those tensors that want one, by autograd, to be differentiated again.
+
+    tensors: what the outputs were computed from, by `apart`
+    """
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     results = iter(

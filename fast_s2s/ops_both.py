@@ -166,7 +166,7 @@ def _backward(op: Any, ctx: Any, *grads: Tensor | None) -> tuple:
         return nothing
     if torch.is_grad_enabled():
         # create_graph=True: as for one direction
-        tensors = [x, h0, c0, *weights, *weights_reverse]
+        tensors = ops.apart([x, h0, c0, *weights, *weights_reverse])
         found = _differentiable_backward(tensors, ctx.bias, optional, grads)
         by_weight = found[3 : 3 + count], found[3 + count :]
         return (*found[:3], list(by_weight[0]), list(by_weight[1]), *nothing[5:])

@@ -125,6 +125,7 @@ def _backward(
     *tensors, gates, cells = ctx.saved_tensors
     if torch.is_grad_enabled():
         # create_graph=True: as for a sequence
+        tensors = ops.apart(tensors)
         x, h0, c0, w_ih, w_hh, b_ih, b_hh = tensors
         outputs = reference.lstm_forward(
             x.unsqueeze(0), h0, c0, w_ih, w_hh, b_ih, b_hh, None, None, None, False, SAVE_NONE
