@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,7 +153,7 @@ def check_lengths(
 
 
 def integer_tensor(name: str, values: object) -> Tensor:
-    """A tensor of integers as it is, or one made of a sequence of them.
+    """A tensor of integers as it is, or one on the CPU made of a sequence or a numpy array of them.
 
     Raises TypeError for anything else, ValueError for another dtype or too large a number.
     """
@@ -160,11 +161,18 @@ def integer_tensor(name: str, values: object) -> Tensor:
         if values.dtype not in _INTEGER_DTYPES:
             raise ValueError(f"{name}: expected integers, got {values.dtype}")
         return values
-    if not isinstance(values, Sequence) or not all(type(value) is int for value in values):
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or not all(map(_is_integer, values)):
         raise TypeError(f"{name}: expected a tensor or a sequence of integers, got {values!r}")
     if not all(-(2**63) <= value < 2**63 for value in values):
         raise ValueError(f"{name}: expected integers of 64 bits, got {values!r}")
-    return torch.tensor(values, dtype=torch.int64)
+    # not on the device of `torch.set_default_device`
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
+def _is_integer(value: object) -> bool:
+    return type(value) is int or isinstance(value, np.integer)
 
 
 def _describe(value: object) -> str:

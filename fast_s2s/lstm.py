@@ -263,6 +263,11 @@ class LSTMCell(nn.LSTMCell):
                 raise ValueError(
                     f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {value.dim()}D instead"
                 )
+            # torch accepts (H,) states beside a batch of one row, but only by accident
+            if value.dim() != input.dim():
+                raise RuntimeError(
+                    f"hx[{index}]: expected {input.dim()}D, as the input is, got {value.dim()}D"
+                )
         batched = input.dim() == 2
         if not batched:
             input = input.unsqueeze(0)
@@ -283,9 +288,7 @@ class LSTMCell(nn.LSTMCell):
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
         for index, value in enumerate(hx):
-            # torch accepts (H,) states beside a batch of one row only by accident; both sizes must
-            # fit here
-            if value.dim() != 2 or value.size(0) != input.size(0):
+            if value.size(0) != input.size(0):
                 raise RuntimeError(
                     f"Input batch size {input.size(0)} doesn't match hidden{index} "
                     f"batch size {value.size(0)}"

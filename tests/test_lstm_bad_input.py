@@ -129,3 +129,16 @@ X = torch.zeros(6, 3, 4)
 def test_bad_extras(call, message):
     with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
         call(fast_s2s.LSTM(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("x", "state", "message"),
+    [
+        ((4,), (1, 5), r"hx\[0\]: expected 1D, as the input is, got 2D"),
+        ((1, 4), (5,), r"hx\[0\]: expected 2D, as the input is, got 1D"),
+        ((2, 4), (3, 5), "Input batch size 2 doesn't match hidden0 batch size 3"),
+    ],
+)
+def test_states_of_a_cell(x, state, message):
+    with pytest.raises(RuntimeError, match=message):
+        fast_s2s.LSTMCell(4, 5)(torch.zeros(x), (torch.zeros(state), torch.zeros(state)))

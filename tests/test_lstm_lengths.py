@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers_lstm_module import SPACE, option_id, random_state, twins
@@ -44,6 +45,23 @@ def test_lengths_as_a_list_and_of_zero(backend):
     assert torch.equal(h_n[0, 1], state[0][0, 1]) and torch.equal(c_n[0, 1], state[1][0, 1])
     assert not y[:, 1].any() and not y[2:, 2].any() and y[5, 0].all()
     assert torch.equal(h_n[0, 2], y[1, 2])
+
+
+@pytest.mark.parametrize("kind", [np.array, lambda values: list(np.array(values)), tuple])
+def test_lengths_from_numpy(kind):
+    # what `pack_padded_sequence` takes, `lengths` takes
+    ours, x = fast_s2s.LSTM(4, 5), torch.randn(6, 3, 4)
+    expected = ours(x, lengths=torch.tensor([6, 1, 2]))[0]
+    assert torch.equal(ours(x, lengths=kind([6, 1, 2]))[0], expected)
+    with pytest.raises(TypeError, match="lengths: expected a tensor or a sequence of integers"):
+        ours(x, lengths=kind([6.0, 1.0, 2.0]))
+
+
+def test_lengths_are_not_put_on_the_default_device():
+    ours, x = fast_s2s.LSTM(4, 5), torch.randn(6, 3, 4)
+    with torch.device("meta"):
+        y = ours(x, lengths=[6, 1, 2])[0]
+    assert torch.equal(y, ours(x, lengths=[6, 1, 2])[0])
 
 
 def test_reset_splits_a_row_into_documents(backend, assert_close):
