@@ -29,6 +29,9 @@ from fast_s2s.checks import (
 )
 from fast_s2s.tokenizer import PathLike, Tokenizer, check_tokenizer, normalize
 
+# characters of a bad line
+_SHOWN = 80
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,7 +67,9 @@ class BadLine:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line_number}: {self.reason}: {self.text!r}"
+        # a file of another kind may have lines of any length
+        text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}…"
+        return f"{self.path}:{self.line_number}: {self.reason}: {text!r}"
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,9 @@ class LSTMCell(nn.LSTMCell):
         """
         if isinstance(input, fx.Proxy):
             return _recorded(self, input, hx)
+        if not self.hidden_size:
+            # torch takes it; there is nothing for a kernel to do
+            return super().forward(input, hx)
         _check_types(input, hx)
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")

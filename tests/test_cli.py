@@ -11,17 +11,18 @@ import torch
 from helpers_cli import assert_wrong_usage
 from helpers_training import toy_model, toy_tokenizers
 
-from fast_s2s.cli import main
+from fast_s2s.cli import build_parser, main
 from fast_s2s.cli.options import field_help
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
 from fast_s2s.training import TrainingConfig
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [[], ["train"], ["generate"], ["evaluate"], ["interactive"], ["info"], ["demo"], ["average"]],
-    ids=" ".join,
-)
+def commands():
+    """Each with its parser."""
+    return build_parser()._subparsers._group_actions[0].choices
+
+
+@pytest.mark.parametrize("argv", [[], *([name] for name in commands())], ids=" ".join)
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*argv, "--help"])

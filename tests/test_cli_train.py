@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -187,3 +189,16 @@ def test_training_options_as_flags(tmp_path, tsv, capsys):
     assert (
         main(["train", "--train", tsv, "--output", str(tmp_path / "c"), *QUICK, "--norm=none"]) == 0
     )
+
+
+def test_without_matplotlib_a_run_says_so_in_one_line(tmp_path, tsv):
+    code = (
+        "import sys; sys.modules['matplotlib.figure'] = None\n"
+        "from fast_s2s.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["train", "--train", tsv, "--output", str(tmp_path / "run"), *QUICK]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fast-s2s train: no curve.png: ") and "matplotlib" in line

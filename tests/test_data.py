@@ -75,6 +75,7 @@ def test_tsv_bad_lines_are_told(tmp_path):
         BadLine(str(path), 7, "x\t\\xff\\xfe", "not UTF-8 at byte 2"),
     ]
     assert str(bad[0]) == f"{path}:2: {columns} 1: 'no tab'"
+    assert str(BadLine("a", 1, "x" * 10**6, "no")) == f"a:1: no: '{'x' * 80}…'"
 
 
 def test_empty_and_missing_files(tmp_path):

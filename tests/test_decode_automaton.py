@@ -73,6 +73,9 @@ def test_a_long_word_list_becomes_a_trie(assert_close):
         ("ab", TypeError, "sequences: expected a sequence of token sequences, got one str"),
         ([], ValueError, "sequences: expected at least one, got none"),
         ([["a"]], TypeError, "sequences: expected sequences of integers"),
+        ([3], TypeError, "sequences: expected sequences of integers"),
+        ([[3.5]], TypeError, "sequences: expected sequences of integers"),
+        ([[2**63]], TypeError, "sequences: expected sequences of integers"),
         ([[1], [-2]], ValueError, "sequences: expected token ids >= 0, got -2"),
     ],
 )

@@ -18,7 +18,7 @@ def twins(*args, **kwargs):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [(), (1,), (3,)], ids=str)
-@pytest.mark.parametrize("hidden", [1, 17, 500])
+@pytest.mark.parametrize("hidden", [0, 1, 17, 500])
 @pytest.mark.parametrize("with_state", [True, False])
 def test_equals_torch(bias, rows, hidden, with_state, backend, assert_close):
     theirs, ours = twins(4, hidden, bias=bias)

@@ -40,6 +40,14 @@ def test_config_accepts_an_int_for_a_float():
     assert TrainingConfig(clip_norm=2, learning_rate=1).clip_norm == 2
 
 
+def test_the_default_warm_up_fits_any_run():
+    assert TrainingConfig().warmup_updates == TrainingConfig(max_updates=400).warmup_updates == 200
+    assert TrainingConfig(max_updates=100).warmup_updates == 50
+    assert TrainingConfig(max_updates=1).warmup_updates == 0
+    # which may go on to a later end
+    assert TrainingConfig(max_updates=100, schedule="constant").warmup_updates == 200
+
+
 def rates(updates, **settings):
     schedule = Schedule(TrainingConfig(learning_rate=0.1, **settings))
     return [schedule.rate(update) for update in updates]

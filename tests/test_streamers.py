@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 
 import pytest
@@ -25,6 +26,19 @@ class Recorder:
     @property
     def tokens(self):
         return torch.cat([part.flatten() for part in self.parts]).tolist()
+
+
+def test_tokens_are_whole_numbers_whatever_the_default_type():
+    model = make_model(torch.float32, tgt_vocab_size=3000)
+    src = make_batch(rows=2).src
+    streamers = [Recorder(), Recorder()]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        tokens = model.generate(src, max_new_tokens=9, streamer=streamers)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert tokens.max() > 256
+    assert [each.tokens for each in streamers] == tokens.tolist()
 
 
 CASES = {
@@ -121,6 +135,8 @@ def test_a_streamer_that_raises_leaves_the_model_usable(options):
 
 
 def test_ctrl_c_is_heard_and_leaves_the_model_usable():
+    # a shell's background jobs begin with it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     model = make_model(torch.float32)
     with torch.no_grad():
         model.output_projection.bias[2] = -1e4
@@ -132,6 +148,7 @@ def test_ctrl_c_is_heard_and_leaves_the_model_usable():
         # a minute's work, broken off after a chunk
         model.generate(src, max_new_tokens=10**9)
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert torch.equal(model.generate(src, max_new_tokens=20), expected)
 
 

@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 failed with one line on stderr, 2 wrong usage, 130 interru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fast_s2s import __version__
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _replace_closed_streams()
     args = build_parser().parse_args(argv)
     try:
-        code: int = args.run(args)
+        with _short_warnings(args.command):
+            code: int = args.run(args)
         sys.stdout.flush()
         return code
     except UsageError as error:
@@ -82,6 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, text, 1)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         return _fail(args.command, str(error), 1)
+
+
+@contextlib.contextmanager
+def _short_warnings(command: str) -> Iterator[None]:
+    """Warnings in one line each, without the line of the source that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"fast-s2s {command}: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _replace_closed_streams() -> None:

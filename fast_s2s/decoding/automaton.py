@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,12 +37,15 @@ class Automaton(NamedTuple):
         check_sequence("sequences", sequences, "token sequences")
         if not len(sequences):
             raise ValueError("sequences: expected at least one, got none")
-        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         try:
+            lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+            # index: a number with a fraction is no token
             flat = np.fromiter(
-                (token for sequence in sequences for token in sequence), np.int64, lengths.sum()
+                (operator.index(token) for sequence in sequences for token in sequence),
+                np.int64,
+                lengths.sum(),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(f"sequences: expected sequences of integers ({error})") from error
         if flat.size and flat.min() < 0:
             raise ValueError(f"sequences: expected token ids >= 0, got {flat.min()}")

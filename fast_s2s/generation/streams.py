@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from fast_s2s.decoding import DecodeResult
@@ -86,7 +87,8 @@ class Streams:
 
 
 def _one(token: int) -> Tensor:
-    return Tensor([token]).long()
+    # not Tensor([token]), which is of the default type, bfloat16 perhaps
+    return torch.tensor([token])
 
 
 def _stable(result: DecodeResult, slots: slice) -> list[int]:

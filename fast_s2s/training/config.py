@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 Metric = Literal["loss", "per", "wer", "exact_match", "bleu"]
 
+_WARMUP_UPDATES = 200
+
 # of two dev scores the higher one is better; of the others the lower one
 HIGHER_IS_BETTER = frozenset({"exact_match", "bleu"})
 
@@ -34,7 +36,8 @@ class TrainingConfig:
     schedule:           the learning rate after the warm-up: constant; linear: to zero at
                         max_updates; inverse_sqrt: of the update; plateau: lower whenever the dev
                         score stands still
-    warmup_updates:     updates over which the learning rate rises from zero
+    warmup_updates:     updates over which the learning rate rises from zero; None: 200, with the
+                        linear schedule half of max_updates at most
     plateau_factor:     plateau: what the learning rate is multiplied by
     plateau_patience:   plateau: evaluations without a better dev score until that happens
     clip_norm:          largest norm of the gradient; None: no clipping
@@ -75,7 +78,7 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     schedule: Literal["constant", "linear", "inverse_sqrt", "plateau"] = "linear"
-    warmup_updates: int = 200
+    warmup_updates: int | None = None
     plateau_factor: float = 0.5
     plateau_patience: int = 2
     clip_norm: float | None = 1.0
@@ -113,7 +116,11 @@ class TrainingConfig:
                 raise ValueError(f"{name}: expected between 0 and 1, got {value}")
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"scheduled_sampling: expected in 0..1, got {self.scheduled_sampling}")
-        if self.schedule == "linear" and self.warmup_updates >= self.max_updates:
+        linear = self.schedule == "linear"
+        if self.warmup_updates is None:
+            most = self.max_updates // 2 if linear else _WARMUP_UPDATES
+            object.__setattr__(self, "warmup_updates", min(_WARMUP_UPDATES, most))
+        elif linear and self.warmup_updates >= self.max_updates:
             raise ValueError(
                 f"warmup_updates: expected fewer than max_updates = {self.max_updates} with the "
                 f"linear schedule, got {self.warmup_updates}"

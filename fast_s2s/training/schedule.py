@@ -21,6 +21,8 @@ class Schedule:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
+        # a config has filled it in
+        self._warmup = config.warmup_updates or 0
         self._scale = 1.0
         self._best = math.inf
         self._stale = 0
@@ -30,12 +32,11 @@ class Schedule:
 
         time_used: the fraction of `max_minutes` spent so far
         """
-        warmup = self.config.warmup_updates
-        rise = update / warmup if warmup else 1.0
+        rise = update / self._warmup if self._warmup else 1.0
         return self.config.learning_rate * min(rise, self._factor(update, time_used))
 
     def _factor(self, update: int, time_used: float) -> float:
-        warmup, last = self.config.warmup_updates, self.config.max_updates
+        warmup, last = self._warmup, self.config.max_updates
         if self.config.schedule == "linear":
             left = min((last - update + 1) / last, 1.0 - time_used)
             return max(0.0, left * last / (last - warmup))
