@@ -22,8 +22,9 @@ def from_torch(module: nn.LSTMCell) -> LSTMCell: ...
 def from_torch(module: nn.Module) -> nn.Module:
     """The fast module with the very parameters, hooks and mode of a `torch.nn.LSTM` or `LSTMCell`.
 
-    Training one trains the other. Raises TypeError for any other class, subclasses included: what
-    they add would be lost.
+    Training one trains the other. What `module.compile()` did is to be done again. Raises TypeError
+    for any other class, subclasses included: what they add would be lost; ValueError for a module
+    with a `forward` of its own, as some tools put in.
     """
     return _twin(module, _TO_FAST, "module")
 
@@ -35,8 +36,8 @@ def to_torch(module: LSTMCell) -> nn.LSTMCell: ...
 def to_torch(module: nn.Module) -> nn.Module:
     """The `torch.nn` module with the very parameters, hooks and mode of a fast one.
 
-    The inverse of `from_torch`. Raises TypeError for any other class, ValueError for a module with
-    options that torch's lacks, such as layer norm.
+    The inverse of `from_torch`. Raises as that does, and ValueError for a module with options that
+    torch's lacks, such as layer norm.
     """
     return _twin(module, _TO_TORCH, "module")
 
@@ -47,20 +48,24 @@ def replace_lstm(model: M) -> M:
 
     Returns the model; a model that is itself an LSTM is returned as its twin. A module used in
     several places stays one module. Subclasses (parametrised modules too) may override anything, so
-    they are left alone, with a warning. Raises TypeError for anything but a module.
+    they are left alone, with a warning, and so are modules with a `forward` of their own. Raises
+    TypeError for anything but a module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
-        if type(module) in _TO_FAST:
-            twins[module] = _twin(module, _TO_FAST, "model")
-        elif isinstance(module, tuple(_TO_FAST)) and type(module) not in _TO_TORCH:
+        if not isinstance(module, tuple(_TO_FAST)) or isinstance(module, tuple(_TO_TORCH)):
+            continue
+        why_not = "a subclass of torch's" if type(module) not in _TO_FAST else _own_forward(module)
+        if why_not:
             warnings.warn(
-                f"replace_lstm: left a {type(module).__name__}, a subclass of torch's, as it is",
+                f"replace_lstm: left a {type(module).__name__}, {why_not}, as it is",
                 UserWarning,
                 stacklevel=2,
             )
+        else:
+            twins[module] = _twin(module, _TO_FAST, "model")
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in twins:
@@ -78,6 +83,8 @@ def _twin(
         kind = type(module)
         got = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
         raise TypeError(f"{name}: expected {expected}, got {got}")
+    if _own_forward(module):
+        raise ValueError(f"{name}: expected the forward of its class, got {_own_forward(module)}")
     options = module.options() if isinstance(module, LSTM) else {}
     if options:
         raise ValueError(
@@ -88,8 +95,18 @@ def _twin(
     # one module does not add to the other, while the parameters inside are shared
     for key, value in module.__dict__.items():
         twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
+    # what is bound to the other module would run that one
+    twin.__dict__.pop("_compiled_call_impl", None)
+    for key, hook in twin._load_state_dict_pre_hooks.items():
+        if hook.with_module:
+            twin._load_state_dict_pre_hooks[key] = type(hook)(hook.hook, twin)
     if isinstance(twin, nn.RNNBase):
         # torch's cached list of weights, which our class derives
         twin.__dict__.pop("_flat_weights", None)
         twin._init_flat_weights()
     return twin
+
+
+def _own_forward(module: nn.Module) -> str:
+    """Says so if a tool has put a `forward` into this one module; it is bound to it."""
+    return "one with a forward of its own" if "forward" in module.__dict__ else ""

@@ -92,6 +92,43 @@ def test_subclasses_are_left_with_a_warning():
     assert type(model[0]) is Peephole and type(model[1]) is fast_s2s.LSTM
 
 
+def test_subclasses_of_ours_are_fast_already():
+    class Cell(fast_s2s.LSTMCell):
+        pass
+
+    # warnings are errors here
+    assert type(fast_s2s.replace_lstm(nn.Sequential(Cell(4, 5)))[0]) is Cell
+
+
+def test_a_forward_put_into_one_module_is_not_lost():
+    # it is bound to torch's module, which would go on running in the place of ours
+    theirs = nn.LSTM(4, 5)
+    theirs.forward = theirs.forward
+    model = nn.Sequential(theirs, nn.LSTM(5, 5))
+    with pytest.warns(UserWarning, match="left a LSTM, one with a forward of its own, as it is"):
+        fast_s2s.replace_lstm(model)
+    assert model[0] is theirs and type(model[1]) is fast_s2s.LSTM
+    with pytest.raises(ValueError, match="module: expected the forward of its class"):
+        fast_s2s.from_torch(theirs)
+
+
+def test_what_compile_made_is_left_behind():
+    theirs = nn.LSTM(4, 5)
+    theirs.compile(backend="eager")
+    ours = fast_s2s.from_torch(theirs)
+    seen = []
+    ours.forward = lambda x: seen.append(x)
+    ours(torch.zeros(3, 4))
+    assert len(seen) == 1
+
+
+def test_hooks_of_loading_are_given_the_new_module():
+    model, seen = nn.Sequential(nn.LSTM(4, 5)), []
+    model[0].register_load_state_dict_pre_hook(lambda module, *_: seen.append(module))
+    fast_s2s.replace_lstm(model).load_state_dict(model.state_dict())
+    assert seen == [model[0]]
+
+
 class Tagger(nn.Module):
     def __init__(self):
         super().__init__()
