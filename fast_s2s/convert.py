@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -97,9 +97,10 @@ def _twin(
         twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
     # what is bound to the other module would run that one
     twin.__dict__.pop("_compiled_call_impl", None)
-    for key, hook in twin._load_state_dict_pre_hooks.items():
+    hooks: dict[int, Any] = twin._load_state_dict_pre_hooks
+    for index, hook in hooks.items():
         if hook.with_module:
-            twin._load_state_dict_pre_hooks[key] = type(hook)(hook.hook, twin)
+            hooks[index] = type(hook)(hook.hook, twin)
     if isinstance(twin, nn.RNNBase):
         # torch's cached list of weights, which our class derives
         twin.__dict__.pop("_flat_weights", None)
