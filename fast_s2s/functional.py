@@ -133,15 +133,20 @@ def _infers_at_once(
     """Whether one call of the CPU's kernels will do: nothing has gradients, nothing is compiled."""
     if not x.is_cpu or torch.compiler.is_compiling() or ops.is_transformed():
         return False
-    if _want_gradients(x, *(hx or ()), *(weight for layer in weights for weight in layer)):
+    if _gradients_are_on() and _want_gradients(
+        x, *(hx or ()), *(weight for layer in weights for weight in layer)
+    ):
         return False
     return backends.current("cpu", x.dtype).backend == "native"
 
 
-def _want_gradients(*tensors: Tensor) -> bool:
+def _gradients_are_on() -> bool:
     # torch.jit's tracer runs again without gradients, and wants to see the same graph then
-    enabled = torch.is_grad_enabled() or torch.jit.is_tracing()
-    return enabled and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() or torch.jit.is_tracing()
+
+
+def _want_gradients(*tensors: Tensor) -> bool:
+    return _gradients_are_on() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _zero_state(x: Tensor, weights: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -171,13 +176,11 @@ def lstm_cell(
     b_hh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step: x (B, I), hx = h (B, H) and c (B, H) -> (h, c)."""
-    bias = b_ih is not None and b_hh is not None
-    weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-    x, (h0, c0), layers = _autocast(x, hx, [weights])
+    biases = (b_ih, b_hh) if b_ih is not None and b_hh is not None else ()
+    x, (h0, c0), layers = _autocast(x, hx, [(w_ih, w_hh, *biases)])
     if ops_cell.serves(x):
-        biases = layers[0][2:] if bias else (None, None)
-        return ops_cell.lstm_cell(x, h0, c0, *layers[0][:2], *biases)
-    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bias, None, None, False, "save")
+        return ops_cell.lstm_cell(x, h0, c0, *layers[0])
+    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bool(biases), None, None, False, "save")
     return h, c
 
 
@@ -319,7 +322,8 @@ def _autocast(
     x: Tensor, hx: _Hx, weights: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, _Hx, Sequence[Sequence[Tensor]]]:
     """Everything but float64 in autocast's type, if it is on for this device."""
-    dtype = autocast_dtype(x.device.type)
+    # the type of a device is a string made anew each time
+    dtype = autocast_dtype("cpu" if x.is_cpu else x.device.type)
     if dtype is None:
         return x, hx, weights
 

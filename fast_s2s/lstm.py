@@ -216,21 +216,14 @@ class LSTM(LSTMOptions):
         """Whether `check_forward_args` and `_check_same_kind` have nothing to say, as fast as can
         be.
         """
-        weight = self._weight("weight_ih_l0")
-        dtype, device = input.dtype, input.device
-        fits = (
-            weight.dtype == dtype and weight.device == device and input.size(-1) == self.input_size
-        )
-        if hx is None or not fits:
-            return bool(fits)
+        if input.size(-1) != self.input_size or not _alike(input, self._weight("weight_ih_l0"), hx):
+            return False
+        if hx is None:
+            return True
         layers = self.num_layers * (2 if self.bidirectional else 1)
-        h, c = hx
-        return (
-            h.shape == (layers, batch, self.proj_size or self.hidden_size)
-            and c.shape == (layers, batch, self.hidden_size)
-            and h.dtype == dtype == c.dtype
-            and h.device == device == c.device
-        )
+        return hx[0].shape == (layers, batch, self.proj_size or self.hidden_size) and hx[
+            1
+        ].shape == (layers, batch, self.hidden_size)
 
     def _check_same_kind(self, input: Tensor, hx: State | None) -> None:
         states = {} if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
@@ -259,6 +252,32 @@ class LSTMCell(nn.LSTMCell):
             # torch takes it; there is nothing for a kernel to do
             return super().forward(input, hx)
         _check_types(input, hx)
+        batched = input.dim() == 2
+        if not batched or not self._fits(input, hx):
+            # says what is wrong, slowly
+            input, hx = self._checked(input, hx)
+        if hx is None:
+            zeros = input.new_zeros(input.size(0), self.hidden_size)
+            hx = (zeros, zeros)
+        h, c = functional.lstm_cell(input, hx, *self._weights())
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+    def _weights(self) -> tuple[Any, ...]:
+        own = self._parameters
+        try:
+            return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"]
+        except KeyError:  # parametrised ones are attributes only
+            return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+
+    def _fits(self, input: Tensor, hx: State | None) -> bool:
+        """Whether `_checked` has nothing to say of a batch."""
+        if input.size(1) != self.input_size or not _alike(input, self._weights()[0], hx):
+            return False
+        size = (input.size(0), self.hidden_size)
+        return hx is None or (hx[0].shape == size and hx[1].shape == size)
+
+    def _checked(self, input: Tensor, hx: State | None) -> tuple[Tensor, State | None]:
+        """Both, batched."""
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         for index, value in enumerate(hx or ()):
@@ -271,21 +290,15 @@ class LSTMCell(nn.LSTMCell):
                 raise RuntimeError(
                     f"hx[{index}]: expected {input.dim()}D, as the input is, got {value.dim()}D"
                 )
-        batched = input.dim() == 2
-        if not batched:
+        if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        if hx is None:
-            zeros = input.new_zeros(input.size(0), self.hidden_size)
-            hx = (zeros, zeros)
-        self._check_sizes(input, hx)
-        _check_same_kind(input, {"hx[0]": hx[0], "hx[1]": hx[1], "weight_ih": self.weight_ih})
-        h, c = functional.lstm_cell(
-            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        )
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+        self._check_sizes(input, hx or ())
+        states = {} if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
+        _check_same_kind(input, {**states, "weight_ih": self.weight_ih})
+        return input, hx
 
-    def _check_sizes(self, input: Tensor, hx: State) -> None:
+    def _check_sizes(self, input: Tensor, hx: Sequence[Tensor]) -> None:
         if input.size(1) != self.input_size:
             raise RuntimeError(
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
@@ -351,6 +364,16 @@ def _check_state_dims(hx: State, batched: bool) -> None:
             f"For {kind} input, hx and cx should also be {dims}-D but got "
             f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
         )
+
+
+def _alike(input: Tensor, weight: Tensor, hx: State | None) -> bool:
+    """Whether all are of one type, on one device."""
+    dtype, device = input.dtype, input.device
+    if weight.dtype != dtype or weight.device != device:
+        return False
+    return hx is None or (
+        hx[0].dtype == dtype == hx[1].dtype and hx[0].device == device == hx[1].device
+    )
 
 
 def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:

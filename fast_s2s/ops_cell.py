@@ -31,8 +31,8 @@ def lstm_cell(
     c0: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of one layer, where `serves` says so.
 

@@ -49,9 +49,7 @@ typedef uint16_t VecHalfU __attribute__((vector_size(FAST_S2S_VECTOR_BYTES / 2))
 
 template <class To, class From>
 FAST_S2S_INLINE To bit_cast(const From& from) {
-  To to;
-  __builtin_memcpy(&to, &from, sizeof(to));
-  return to;
+  return __builtin_bit_cast(To, from);
 }
 
 // Elementary functions, for lstm_math.h.

@@ -216,13 +216,11 @@ struct Int8Panel {
                                        PanelSums<Panels, Rows, float>& sums) {
     static_assert(Panels == 1);
     constexpr int kDigits = DigitRows::kDigits;
-    __m512i s[Rows][kDigits][kPanelVectors];
+    // as vectors of integers: those of intrinsics the compiler stores in each turn
+    VecI s[Rows][kDigits][kPanelVectors] = {};
     const uint8_t* digit[Rows][kDigits];
     for (int r = 0; r < Rows; ++r)
-      for (int i = 0; i < kDigits; ++i) {
-        digit[r][i] = a.digit(rows[r], i) + k0;
-        for (int v = 0; v < kPanelVectors; ++v) s[r][i][v] = _mm512_setzero_si512();
-      }
+      for (int i = 0; i < kDigits; ++i) digit[r][i] = a.digit(rows[r], i) + k0;
     for (int64_t k = 0; k < k_size; k += 4, panel += 4 * kColumns) {
       __m512i w[kPanelVectors];
       for (int v = 0; v < kPanelVectors; ++v) w[v] = load_full<__m512i>(panel + v * 64);
@@ -232,7 +230,7 @@ struct Int8Panel {
           __builtin_memcpy(&four, digit[r][i] + k, sizeof(four));
           const __m512i x = _mm512_set1_epi32(four);
           for (int v = 0; v < kPanelVectors; ++v)
-            s[r][i][v] = _mm512_dpbusd_epi32(s[r][i][v], x, w[v]);
+            s[r][i][v] = (VecI)_mm512_dpbusd_epi32((__m512i)s[r][i][v], x, w[v]);
         }
     }
     for (int v = 0; v < kPanelVectors; ++v) {
@@ -240,9 +238,9 @@ struct Int8Panel {
       const VecF scales = load_full<VecF>(panel + 4 * kColumns + v * 64);
       for (int r = 0; r < Rows; ++r) {
         // the digits stand for the integer plus 2^23: the top one for its 128 too much
-        const VecI high = bit_cast<VecI>(s[r][2][v]) - totals * 128;
-        const VecF exact = to_float(bit_cast<VecI>(s[r][0][v])) +
-                           to_float(bit_cast<VecI>(s[r][1][v])) * 256.f + to_float(high) * 65536.f;
+        const VecI high = s[r][2][v] - totals * 128;
+        const VecF exact =
+            to_float(s[r][0][v]) + to_float(s[r][1][v]) * 256.f + to_float(high) * 65536.f;
         sums[0][r][v] += exact * (scales * a.scale(rows[r]));
       }
     }
