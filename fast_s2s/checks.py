@@ -134,7 +134,7 @@ def check_lengths(
     """`lengths` (batch,) as int64 on `device`.
 
     They may be on the CPU too. Values, 0..steps, are looked at where that needs no wait for a
-    device: on the CPU.
+    device: on the CPU, outside `torch.compile` and `torch.func`.
 
     Raises TypeError for anything but a tensor or a sequence of integers, else ValueError.
     """
@@ -145,7 +145,8 @@ def check_lengths(
         raise ValueError(
             f"{name}: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
         )
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if lengths.device.type == "cpu" and not hidden and batch:
         low, high = (int(value) for value in lengths.aminmax())
         if low < 0 or high > steps:
             raise ValueError(f"{name}: expected values in 0..{steps}, got {low}..{high}")

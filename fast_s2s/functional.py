@@ -82,7 +82,12 @@ def lstm(
               (H,) of `reference.Variant`
 
     Returns y (T, B, D·R) and (h_n, c_n) shaped as hx.
+
+    Raises ValueError for another `memory` or number of weights, RuntimeError for shapes, dtypes and
+    devices that do not fit.
     """
+    check_memory(memory)
+    _check_weights(weights, bias, bidirectional)
     x, hx, weights = _autocast(x, hx, weights)
     drops = training and (dropout > 0 or regularization is not None)
     extras = regularization or _NONE
@@ -122,6 +127,26 @@ def lstm(
         if dropout > 0 and first + directions < len(weights):
             x = variational_dropout(x, dropout, training, extras.variational_dropout)
     return x, (_join(h_n), _join(c_n))
+
+
+def check_memory(memory: object) -> None:
+    """Raises ValueError for anything but one of `MEMORY_MODES`."""
+    if memory not in MEMORY_MODES:
+        expected = ", ".join(map(repr, MEMORY_MODES))
+        raise ValueError(f"memory: expected one of {expected}, got {memory!r}")
+
+
+def _check_weights(weights: Sequence[Sequence[Tensor]], bias: bool, bidirectional: bool) -> None:
+    if not weights or (bidirectional and len(weights) % 2):
+        kind = "layer and direction, an even number," if bidirectional else "layer"
+        raise ValueError(f"weights: expected those of each {kind} in turn, got {len(weights)}")
+    least = 4 if bias else 2
+    for layer in weights:
+        if not least <= len(layer) <= least + 1:
+            raise ValueError(
+                f"weights: expected {least} tensors for each layer and direction with bias={bias}, "
+                f"one more with a projection, got {len(layer)}"
+            )
 
 
 def _infers_at_once(

@@ -62,9 +62,7 @@ class LSTM(LSTMOptions):
         0..1 or a `forget_bias` without biases; TypeError and ValueError as torch does.
         """
         super().__init__("LSTM", *args, **kwargs)
-        if memory not in functional.MEMORY_MODES:
-            expected = ", ".join(map(repr, functional.MEMORY_MODES))
-            raise ValueError(f"memory: expected one of {expected}, got {memory!r}")
+        functional.check_memory(memory)
         self.memory = memory
         self._set_regularization(
             variational_dropout, recurrent_dropout, weight_dropout, zoneout_hidden, zoneout_cell

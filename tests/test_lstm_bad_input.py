@@ -142,3 +142,22 @@ def test_bad_extras(call, message):
 def test_states_of_a_cell(x, state, message):
     with pytest.raises(RuntimeError, match=message):
         fast_s2s.LSTMCell(4, 5)(torch.zeros(x), (torch.zeros(state), torch.zeros(state)))
+
+
+def weights_of(*sizes):
+    return [[torch.zeros(20, size), torch.zeros(20, 5), *torch.zeros(2, 20)] for size in sizes]
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ([], {}, "weights: expected those of each layer in turn, got 0"),
+        (weights_of(4), {"bidirectional": True}, "an even number, in turn, got 1"),
+        (weights_of(4), {"bias": False}, "expected 2 tensors .* with bias=False, .*, got 4"),
+        ([weights_of(4)[0][:3]], {}, "expected 4 tensors .* with bias=True, .*, got 3"),
+        (weights_of(4), {"memory": "none"}, "memory: expected one of 'save', 'recompute', got 'no"),
+    ],
+)
+def test_the_function(weights, options, message):
+    with pytest.raises(ValueError, match=message):
+        fast_s2s.functional.lstm(X, None, weights, **options)

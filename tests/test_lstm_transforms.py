@@ -91,6 +91,14 @@ def test_vmap_over_batches(grad_enabled, assert_close):
     assert_close(found, expected, "y")
 
 
+def test_vmap_over_lengths(assert_close):
+    model, x = small_lstm(), torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    lengths = torch.tensor([[6, 1, 2], [3, 6, 0]])
+    found = vmap(lambda one, lengths: model(one, lengths=lengths)[0])(x, lengths)
+    expected = [model(one, lengths=own)[0] for one, own in zip(x, lengths, strict=True)]
+    assert_close(found, torch.stack(expected), "y")
+
+
 def test_cells_too(assert_close):
     cell = fast_s2s.LSTMCell(4, 5, dtype=torch.float64)
 
