@@ -20,12 +20,14 @@ def check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a bool, got {_describe(value)}")
 
 
-def check_integer(name: str, value: object, minimum: int) -> None:
-    """Raises TypeError unless `value` is an int, ValueError if it is below `minimum`."""
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
+    """Raises TypeError unless `value` is an int, ValueError outside minimum..maximum."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {_describe(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected an integer <= {maximum}, got {value}")
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:

@@ -60,6 +60,16 @@ CALLS = {
     "seed dtype": ({"seed": torch.ones(5)}, ValueError, "seed: expected dtype torch.int64"),
     "max_length": ({"max_length": 1}, ValueError, "max_length: expected more than the 1 tokens"),
     "max_length kind": ({"max_length": 2.5}, TypeError, "max_length: expected an integer"),
+    "max_length size": (
+        {"max_length": 2**63},
+        ValueError,
+        "max_length: expected an integer <= 109",
+    ),
+    "max_new_tokens size": (
+        {"max_new_tokens": torch.tensor([1, 2, 2**62, 3, 4])},
+        ValueError,
+        "max_new_tokens: expected integers in 0..1099511627776, got 4611686018427387904",
+    ),
     "max_length twice": (
         {"max_length": 9, "max_new_tokens": 3},
         ValueError,
@@ -174,7 +184,8 @@ FIELDS = {
     "num_return_sequences": [(0, ValueError, "an integer >= 1")],
     "seed": [(-1, ValueError, "an integer >= 0"), (2**63, ValueError, "below 2^63")],
     "temperature": [(0.0, ValueError, "a number above 0"), (float("nan"), ValueError, "a number")],
-    "top_k": [(-1, ValueError, "an integer >= 0"), (2.0, TypeError, "an integer")],
+    "max_new_tokens": [(2**63, ValueError, "an integer <= 1099511627776, got 9223372036854775808")],
+    "top_k": [(2**64, ValueError, "an integer <= "), (2.0, TypeError, "an integer")],
     "top_p": [(1.1, ValueError, "a number in [0, 1]"), (None, TypeError, "a number")],
     "min_p": [(-0.1, ValueError, "a number in [0, 1]")],
     "repetition_penalty": [(0, ValueError, "a number above 0")],
@@ -221,7 +232,7 @@ def test_bad_fields_of_the_config(name):
 
 
 def test_every_field_has_its_bad_values():
-    elsewhere = {"max_new_tokens", "min_new_tokens", "pad_token_id", "bos_token_id"}
+    elsewhere = {"min_new_tokens", "pad_token_id", "bos_token_id"}
     assert GenerationConfig.__dataclass_fields__.keys() - elsewhere == FIELDS.keys()
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fast_s2s.checks import check_bool, check_integer, check_number, check_sequence
+from fast_s2s.checks import check_bool, check_integer, check_sequence
 from fast_s2s.configuration.common import check_special_tokens, from_dict
-
-EARLY_STOPPING = (False, True, "never")
+from fast_s2s.configuration.ranges import MOST, check_ranges
 
 
 @dataclass(frozen=True)
@@ -86,22 +85,10 @@ class GenerationConfig:
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))
         if self.bad_words_ids is not None:
             object.__setattr__(self, "bad_words_ids", _sequences(self.bad_words_ids))
-        for name, least in _INTEGERS.items():
-            check_integer(name, getattr(self, name), least)
+        check_integer("max_new_tokens", self.max_new_tokens, 1, MOST)
+        check_ranges(self, optional=("min_p",))
         for name in _BOOLS:
             check_bool(name, getattr(self, name))
-        for name, (low, high) in _NUMBERS.items():
-            if name != "min_p" or self.min_p is not None:
-                check_number(name, getattr(self, name), low, high)
-        for name in ("temperature", "repetition_penalty"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        if not any(self.early_stopping is known for known in EARLY_STOPPING[:2]) and not (
-            isinstance(self.early_stopping, str) and self.early_stopping == "never"
-        ):
-            raise ValueError(
-                f"early_stopping: expected True, False or 'never', got {self.early_stopping!r}"
-            )
         if self.seed is not None:
             check_integer("seed", self.seed, 0)
             if self.seed >= 2**63:
@@ -158,14 +145,6 @@ _TOKENS = (
 )
 _ONE = ("forced_bos_token_id",)
 _ONE_OR_MORE = ("forced_eos_token_id", "eos_token_id")
-_INTEGERS = {
-    "max_new_tokens": 1,
-    "min_new_tokens": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "top_k": 0,
-    "no_repeat_ngram_size": 0,
-}
 _BOOLS = (
     "do_sample",
     "renormalize_logits",
@@ -174,13 +153,6 @@ _BOOLS = (
     "output_logits",
     "output_attentions",
 )
-_NUMBERS = {
-    "temperature": (0, 1e30),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (0, 1e30),
-    "length_penalty": (-1e3, 1e3),
-}
 
 
 def _token_ids(name: str, value: Any) -> Any:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fast_s2s.checks import (
     check_integer,
-    check_number,
     check_tensor,
     check_token_ids,
     integer_tensor,
 )
+from fast_s2s.configuration import MOST, check_ranges
 from fast_s2s.decoding.automaton import Automaton
 from fast_s2s.decoding.contract import (
     Decoder,
@@ -89,17 +89,8 @@ class DecodeOptions:
     keep: Keep = Keep(0)
 
     def __post_init__(self) -> None:
-        for name, least in _INTEGERS.items():
-            check_integer(name, getattr(self, name), least)
-        for name, (low, high) in _NUMBERS.items():
-            value = getattr(self, name)
-            check_number(name, value, low, high)
-            # NaN is in no range; 0 divides
-            if low == 0 and name in _POSITIVE and not value > 0:
-                raise ValueError(f"{name}: expected a number > 0, got {value}")
-        stops = self.early_stopping
-        if not isinstance(stops, (bool, str)) or stops not in _EARLY_STOPPING:
-            raise ValueError(f"early_stopping: expected True, False or 'never', got {stops!r}")
+        check_ranges(self)
+        check_integer("pad_token_id", self.pad_token_id, 0, MOST)
         if self.do_sample and self.seed is None:
             raise ValueError("seed: expected a tensor (B,) to sample, got None")
         most = None if self.strategy == Strategy.SAMPLE else self.num_beams
@@ -137,24 +128,6 @@ class DecodeOptions:
         """Slots per row: see `fast_s2s.decoding.contract`."""
         sampling = self.strategy == Strategy.SAMPLE
         return self.num_return_sequences if sampling else self.num_beams
-
-
-_INTEGERS = {
-    "min_new_tokens": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "top_k": 0,
-    "no_repeat_ngram_size": 0,
-    "pad_token_id": 0,
-}
-_NUMBERS = {
-    "temperature": (0, 1e30),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (0, 1e30),
-    "length_penalty": (-1e3, 1e3),
-}
-_POSITIVE = ("temperature", "repetition_penalty")
 
 
 def op_numbers(options: DecodeOptions) -> tuple[list[int], list[float]]:
@@ -270,11 +243,13 @@ def _limits(options: DecodeOptions, batch: int, device: torch.device) -> Tensor:
     limits = options.max_new_tokens
     least = 1 if options.strategy == Strategy.BEAM else 0
     if not isinstance(limits, Tensor):
-        check_integer("max_new_tokens", limits, least)
+        check_integer("max_new_tokens", limits, least, MOST)
         return torch.full((batch,), limits, device=device)
     check_tensor("max_new_tokens", limits, "(B,)", (batch,), torch.int64, device)
-    if limits.numel() and int(limits.min()) < least:
-        raise ValueError(f"max_new_tokens: expected integers >= {least}, got {int(limits.min())}")
+    low, high = (int(value) for value in limits.aminmax()) if limits.numel() else (least, least)
+    if low < least or high > MOST:
+        got = low if low < least else high
+        raise ValueError(f"max_new_tokens: expected integers in {least}..{MOST}, got {got}")
     return limits
 
 

@@ -22,6 +22,7 @@ from fast_s2s.checks import (
 )
 from fast_s2s.configuration import (
     DECODER_DTYPES,
+    MOST,
     GenerationConfig,
     Seq2SeqConfig,
     check_special_tokens_fit,
@@ -86,7 +87,7 @@ def _resolved(
     lengths = {name: given.pop(name) for name in _LENGTHS if name in given}
     for name, new in zip(_LENGTHS, ("max_new_tokens", "min_new_tokens"), strict=True):
         if name in lengths:
-            check_integer(name, lengths[name], 0)
+            check_integer(name, lengths[name], 0, MOST)
             if new in given:
                 raise ValueError(f"{name}: expected None beside {new}, got both")
     limits, seeds = (
