@@ -201,7 +201,12 @@ def lstm_cell(
     b_hh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step: x (B, I), hx = h (B, H) and c (B, H) -> (h, c)."""
-    biases = (b_ih, b_hh) if b_ih is not None and b_hh is not None else ()
+    biases: Sequence[Tensor]
+    if b_ih is not None and b_hh is not None:
+        biases = (b_ih, b_hh)
+    else:
+        one = b_hh if b_ih is None else b_ih
+        biases = () if one is None else (one, torch.zeros_like(one))
     x, (h0, c0), layers = _autocast(x, hx, [(w_ih, w_hh, *biases)])
     if ops_cell.serves(x):
         return ops_cell.lstm_cell(x, h0, c0, *layers[0])

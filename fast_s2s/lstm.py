@@ -251,13 +251,15 @@ class LSTMCell(nn.LSTMCell):
             return super().forward(input, hx)
         _check_types(input, hx)
         batched = input.dim() == 2
-        if not batched or not self._fits(input, hx):
+        # once: parametrised ones are computed anew at each look
+        weights = self._weights()
+        if not batched or not self._fits(input, hx, weights[0]):
             # says what is wrong, slowly
-            input, hx = self._checked(input, hx)
+            input, hx = self._checked(input, hx, weights[0])
         if hx is None:
             zeros = input.new_zeros(input.size(0), self.hidden_size)
             hx = (zeros, zeros)
-        h, c = functional.lstm_cell(input, hx, *self._weights())
+        h, c = functional.lstm_cell(input, hx, *weights)
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
     def _weights(self) -> tuple[Any, ...]:
@@ -267,14 +269,16 @@ class LSTMCell(nn.LSTMCell):
         except KeyError:  # parametrised ones are attributes only
             return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
-    def _fits(self, input: Tensor, hx: State | None) -> bool:
+    def _fits(self, input: Tensor, hx: State | None, weight: Tensor) -> bool:
         """Whether `_checked` has nothing to say of a batch."""
-        if input.size(1) != self.input_size or not _alike(input, self._weights()[0], hx):
+        if input.size(1) != self.input_size or not _alike(input, weight, hx):
             return False
         size = (input.size(0), self.hidden_size)
         return hx is None or (hx[0].shape == size and hx[1].shape == size)
 
-    def _checked(self, input: Tensor, hx: State | None) -> tuple[Tensor, State | None]:
+    def _checked(
+        self, input: Tensor, hx: State | None, weight: Tensor
+    ) -> tuple[Tensor, State | None]:
         """Both, batched."""
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -293,7 +297,7 @@ class LSTMCell(nn.LSTMCell):
             hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
         self._check_sizes(input, hx or ())
         states = {} if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}
-        _check_same_kind(input, {**states, "weight_ih": self.weight_ih})
+        _check_same_kind(input, {**states, "weight_ih": weight})
         return input, hx
 
     def _check_sizes(self, input: Tensor, hx: Sequence[Tensor]) -> None:

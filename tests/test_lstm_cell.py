@@ -64,3 +64,34 @@ def test_wrong_dtype_names_the_argument():
         RuntimeError, match="weight_ih: expected the input's dtype torch.float64, got torch.float32"
     ):
         fast_s2s.LSTMCell(4, 5)(torch.zeros(2, 4).double())
+
+
+@pytest.mark.parametrize("missing", ["bias_ih", "bias_hh"])
+def test_one_bias_alone_counts(missing, backend, assert_close):
+    theirs, ours = twins(4, 5)
+    x, state = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        getattr(theirs, missing).zero_()
+    setattr(ours, missing, None)
+    results = []
+    for cell in (theirs, ours):
+        h, c = cell(x, tuple(state))
+        bias = cell.bias_ih if missing == "bias_hh" else cell.bias_hh
+        results.append([h, c, *torch.autograd.grad((h + c).sum(), [cell.weight_ih, bias])])
+    for index, (a, b) in enumerate(zip(*results, strict=True)):
+        assert_close(b, a, str(index))
+
+
+def test_a_parametrisation_runs_once_a_call():
+    seen = []
+
+    class Count(nn.Module):
+        def forward(self, weight):
+            seen.append(1)
+            return weight
+
+    _, ours = twins(4, 5)
+    nn.utils.parametrize.register_parametrization(ours, "weight_ih", Count())
+    seen.clear()
+    ours(torch.randn(3, 4, dtype=torch.float64))
+    assert len(seen) == 1
