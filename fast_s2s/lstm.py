@@ -170,10 +170,10 @@ class LSTM(LSTMOptions):
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         if hx is None:
             hx = self._zero_state(data, int(batch_sizes[0]))
-        else:
-            hx = self.permute_hidden(hx, sorted_indices)
+        # before rows are picked out of the states, however many these have
         self.check_forward_args(data, hx, batch_sizes)
         self._check_same_kind(data, hx)
+        hx = self.permute_hidden(hx, sorted_indices)
         padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
         ragged = int(batch_sizes[-1]) < int(batch_sizes[0])
         output, state = self._run(padded, hx, lengths.to(data.device) if ragged else None, None)

@@ -161,3 +161,14 @@ def weights_of(*sizes):
 def test_the_function(weights, options, message):
     with pytest.raises(ValueError, match=message):
         fast_s2s.functional.lstm(X, None, weights, **options)
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_states_beside_a_packed_sequence_have_its_rows(rows, in_order):
+    # torch looks at the states after sorting, which picks the first three of five
+    sequences = [torch.zeros(n, 4) for n in ((5, 3, 2) if in_order else (2, 5, 3))]
+    packed = pack_sequence(sequences, enforce_sorted=in_order)
+    state = (torch.zeros(1, rows, 5), torch.zeros(1, rows, 5))
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size \(1, 3, 5\), got \[1, "):
+        fast_s2s.LSTM(4, 5)(packed, state)
