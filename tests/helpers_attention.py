@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 import torch
-from helpers_decode import BOS, Size, random_context, random_weights
+from helpers_decode import BOS, Size, random_context, random_weights, run_from
 from torch import Tensor
 
 import fast_s2s
@@ -16,7 +16,6 @@ from fast_s2s.decoding import (
     DecodeOptions,
     DecodeResult,
     PackedDecoder,
-    decode,
     initial_state,
     pack_decoder,
 )
@@ -36,14 +35,8 @@ class Case(NamedTuple):
         return initial_state(self.decoder, self.h, self.c, BOS, options, memory=self.memory)
 
     def run(self, options: DecodeOptions, chunk: int | None = None) -> DecodeResult:
-        """The whole generation, in chunks of steps if told to; counts are summed."""
-        state, steps, slot_steps = self.state(options), 0, 0
-        while True:
-            result = decode(self.decoder, state, options, chunk)
-            state, steps = result.state, steps + result.steps
-            slot_steps += result.slot_steps
-            if result.done or chunk is None:
-                return result._replace(steps=steps, slot_steps=slot_steps)
+        """As `helpers_decode.run`."""
+        return run_from(self.decoder, self.state(options), options, chunk)
 
     def op_arguments(self, options: DecodeOptions, max_steps: int = 2) -> list:
         """What the op `decode` takes."""

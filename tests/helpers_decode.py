@@ -17,6 +17,7 @@ from fast_s2s.decoding import (
     DecodeOptions,
     DecodeResult,
     DecoderWeights,
+    DecodeState,
     LayerWeights,
     PackedDecoder,
     decode,
@@ -89,7 +90,13 @@ def run(
 ) -> DecodeResult:
     """The whole generation, in chunks of steps if told to: counts summed, what is kept joined."""
     decoder, h, c = made
-    state, steps, slot_steps = initial_state(decoder, h, c, BOS, options), 0, 0
+    return run_from(decoder, initial_state(decoder, h, c, BOS, options), options, chunk)
+
+
+def run_from(
+    decoder: PackedDecoder, state: DecodeState, options: DecodeOptions, chunk: int | None = None
+) -> DecodeResult:
+    steps = slot_steps = 0
     parts = []
     while True:
         result = decode(decoder, state, options, chunk)
@@ -203,13 +210,13 @@ def random_automaton(rng: random.Random, vocab: int) -> Automaton:
     )
 
 
-def with_more(seed: int, options: DecodeOptions) -> DecodeOptions:
+def with_more(seed: int, options: DecodeOptions, *, attends: bool = False) -> DecodeOptions:
     """Some of them with beams by chance, or what is kept of each step."""
     more = random.Random(f"{seed}, with more")
     return dataclasses.replace(
         options,
         do_sample=options.do_sample or (options.num_beams > 1 and more.random() < 0.4),
-        keep=Keep(more.choice([0, 0, 1, 2, 4, 7])),
+        keep=Keep(more.choice([0, 0, 1, 2, 4, 7, 8, 15]) & (15 if attends else 7)),
     )
 
 

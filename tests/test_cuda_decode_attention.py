@@ -13,8 +13,8 @@ import pytest
 import torch
 from helpers_attention import Case, Shape, make_case, random_shape
 from helpers_cuda_decode import VARIANTS, Emulated, random_device
-from helpers_decode import EOS, Size, random_options, random_size, twin
-from helpers_decode_compare import assert_state_close
+from helpers_decode import EOS, Size, random_options, random_size, twin, with_more
+from helpers_decode_compare import assert_kept_close, assert_state_close
 
 import fast_s2s
 from fast_s2s.attention import Memory
@@ -48,7 +48,8 @@ def test_random_decoders_memories_and_options_are_the_reference(emulator):
         shape, dtype = random_shape(rng, size, 40), rng.choice(CUDA_DTYPES)
         table, sharpness = rng.choice(["on", "off"]), rng.choice([0.5, 2])
         case = make_case(size, shape, batch, dtype, table, sharpness)
-        options, device = random_options(rng, size, batch), random_device(rng)
+        options = with_more(seed, random_options(rng, size, batch), attends=True)
+        device = random_device(rng)
         emulator.configure(**device)
         expected = case.run(options)
         noisy = case._replace(decoder=twin(case.decoder, 3e-6)).run(options)
@@ -63,6 +64,7 @@ def test_random_decoders_memories_and_options_are_the_reference(emulator):
         assert actual.slot_steps == expected.slot_steps and actual.done == expected.done, what
         torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-4, atol=1e-4, msg=what)
         assert_state_close(actual, expected)
+        assert_kept_close(actual, expected, what)
     assert compared > 0.9 * _CASES
 
 

@@ -152,6 +152,18 @@ MUTATIONS = [
         "kept_.keep_logit(i, token, logit);",
     ),
     Mutation(
+        "weights of attention kept by place, not by slot",
+        "attention_cuda.cuh",
+        "kept.keep_attention(live_.slot(i),",
+        "kept.keep_attention(i,",
+    ),
+    Mutation(
+        "weights of attention are not kept inside a prefix",
+        "decode_cuda.cuh",
+        "|| l_.feeding || kept_.attention())",
+        "|| l_.feeding)",
+    ),
+    Mutation(
         "the parent of a kept step is itself",
         "beam_cuda.cuh",
         "kept_.goes_on(slot, token, slot_of(row, i));",
@@ -204,16 +216,21 @@ MUTATIONS = [
         torch.int8,
     ),
 ]
+DRAWN = {
+    "num_beams": 3,
+    "num_return_sequences": 3,
+    "do_sample": True,
+    "seed": torch.arange(4),
+    "temperature": 2.0,
+}
 OPTIONS = {
     "greedy": {},
     "beam": {"num_beams": 3, "num_return_sequences": 3},
-    "drawn": {
-        "num_beams": 3,
-        "num_return_sequences": 3,
-        "do_sample": True,
-        "seed": torch.arange(4),
-        "temperature": 2.0,
-        "keep": Keep.SCORES | Keep.LOGITS,
+    "drawn": {**DRAWN, "keep": Keep.SCORES | Keep.LOGITS},
+    "attentive": {
+        **DRAWN,
+        "prefix": torch.tensor([[5, 6]]).expand(4, 2),
+        "keep": Keep.ATTENTION,
     },
 }
 
@@ -232,6 +249,8 @@ def check(emulator: Emulator, dtype: torch.dtype) -> None:
     cases = [Case(*make(size, 4, dtype, sharpness=3), None)]
     cases += [make_case(size, shape, 4, dtype, sharpness=3) for shape in ATTENTION]
     for case, (name, kind) in product(cases, OPTIONS.items()):
+        if kind.get("keep", Keep(0)) & Keep.ATTENTION and case.memory is None:
+            continue
         options = DecodeOptions(max_new_tokens=6, eos_token_id=[EOS, 3, 4], **kind)
         expected = case.on_reference(options)
         actual = case._replace(decoder=Emulated(case.decoder, emulator)).run(options)

@@ -22,6 +22,7 @@ from helpers_decode import (
     random_size,
     random_weights,
     twin,
+    with_more,
 )
 from helpers_decode_compare import assert_same, sure_rows
 from helpers_native import needs_native, run_with
@@ -48,7 +49,7 @@ def draw(seed: int, dtype: torch.dtype) -> tuple[random.Random, Case, DecodeOpti
     table, sharpness = rng.choice(["on", "off"]), rng.choice([0.5, 2, 5])
     case = make_case(size, shape, batch, dtype, table, sharpness)
     torch.set_num_threads(rng.choice([1, 1, 2, 3]))
-    return rng, case, random_options(rng, size, batch)
+    return rng, case, with_more(seed, random_options(rng, size, batch), attends=True)
 
 
 @needs_native

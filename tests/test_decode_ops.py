@@ -131,8 +131,10 @@ def test_what_is_kept_does_not_depend_on_how_often_the_op_is_called(monkeypatch)
     options = DecodeOptions(max_new_tokens=11, num_beams=3, keep=Keep.SCORES | Keep.LOGITS)
     whole = run(made, options)
     monkeypatch.setattr("fast_s2s.decoding.api._KEPT_AT_ONCE", 4 * 6 * 11)
-    for ours, theirs in zip(run(made, options).kept, whole.kept, strict=True):
-        assert len(ours) == 11 and torch.equal(ours, theirs)
+    parts = run(made, options).kept
+    assert len(parts.scores) == len(parts.logits) == len(parts.tokens) == 11
+    for ours, theirs in zip(parts, whole.kept, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @needs_native

@@ -98,7 +98,7 @@ inline DecodeOptions read_options(const std::vector<int64_t>& options,
   check("forced_bos", options[7], -1, vocab - 1);
   check("renormalize", options[8], 0, 1);
   check("sample_beams", options[9], 0, 1);
-  check("keep", options[10], 0, 7);
+  check("keep", options[10], 0, 15);
   STD_TORCH_CHECK(parameters[0] > 0, "temperature: expected a number > 0, got ", parameters[0]);
   STD_TORCH_CHECK(parameters[3] > 0, "repetition_penalty: expected a number > 0, got ",
                   parameters[3]);
@@ -192,10 +192,10 @@ inline StateTensors grown(const StateTensors& like, int64_t max_steps) {
 }
 
 // What the call keeps, where `room(shape, type)` puts it; bits of `keep`: scores, logits, path
-// alone.
+// alone, weights of attention over `steps`.
 template <class Room>
-DecodeKept take_kept(int64_t keep, int64_t slots, int64_t vocab, int64_t max_steps,
-                     const Room& room) {
+DecodeKept take_kept(int64_t keep, int64_t slots, const PackedHeader& header, int64_t steps,
+                     int64_t max_steps, const Room& room) {
   if (keep == 0) return {};
   const auto take = [&](bool wanted, std::vector<int64_t> shape, ScalarType type) {
     if (!wanted) shape[0] = 0;
@@ -203,9 +203,11 @@ DecodeKept take_kept(int64_t keep, int64_t slots, int64_t vocab, int64_t max_ste
     return wanted ? at : nullptr;
   };
   DecodeKept kept{};
-  const std::vector<int64_t> all{max_steps, slots, vocab}, each{max_steps, slots};
+  const std::vector<int64_t> all{max_steps, slots, header.vocab}, each{max_steps, slots};
   kept.scores = static_cast<float*>(take(keep & 1, all, ScalarType::Float));
   kept.logits = static_cast<float*>(take(keep & 2, all, ScalarType::Float));
+  kept.attention = static_cast<float*>(
+      take(keep & 8, {max_steps, slots, header.heads, steps}, ScalarType::Float));
   kept.tokens = static_cast<int64_t*>(take(true, each, ScalarType::Long));
   kept.parents = static_cast<int64_t*>(take(true, each, ScalarType::Long));
   return kept;

@@ -2,6 +2,7 @@
 // `attend` in fast_s2s/attention.py.
 #pragma once
 
+#include "kept_cuda.cuh"
 #include "network_cuda.cuh"
 
 namespace fast_s2s {
@@ -32,14 +33,18 @@ class MemoryReader {
   }
 
   // Contexts: the steps' values by their softmax.
-  FAST_S2S_DEVICE void mix(int count) const {
+  FAST_S2S_DEVICE void mix(int count, const KeptSteps& kept) const {
     const int size = l_.values / l_.heads, pieces = (size + 31) / 32;
     for_items(static_cast<int64_t>(count) * l_.heads * pieces, [&](int64_t item) {
       const int64_t of_head = item / pieces;
       const int i = static_cast<int>(of_head / l_.heads),
                 head = static_cast<int>(of_head % l_.heads);
       const int column = static_cast<int>(item % pieces) * 32 + lane();
-      mix_column(i, head, column < size ? head * size + column : -1);
+      const Softmax softmax = mix_column(i, head, column < size ? head * size + column : -1);
+      if (!kept.attention() || item % pieces > 0) return;
+      for (int64_t step = lane(); step < length(i); step += 32)
+        kept.keep_attention(live_.slot(i), head, step,
+                            softmax.power(scores(i, head) + step) / softmax.total);
     });
   }
 
@@ -78,8 +83,13 @@ class MemoryReader {
     }
   }
 
+  struct Softmax {
+    FAST_S2S_DEVICE float power(const float* score) const { return ::expf(load(score) - most); }
+    float most, total;
+  };
+
   // A context's value at `column`, or at none; in order of steps, every lane adds up all weights.
-  FAST_S2S_DEVICE void mix_column(int i, int head, int column) const {
+  FAST_S2S_DEVICE Softmax mix_column(int i, int head, int column) const {
     const float* found = scores(i, head);
     const int64_t steps = length(i);
     float most = -HUGE_VALF;
@@ -87,14 +97,16 @@ class MemoryReader {
     for (int mask = 16; mask > 0; mask /= 2) most = larger(shuffle_xor(most, mask), most);
     const float* value = static_cast<const float*>(m_.values) + row(i) * m_.steps * l_.values +
                          (column < 0 ? 0 : column);
-    float total = 0, sum = 0;
+    Softmax softmax{most, 0};
+    float sum = 0;
 #pragma unroll 4
     for (int64_t step = 0; step < steps; ++step) {
-      const float weight = ::expf(load(found + step) - most);
-      total += weight;
+      const float weight = softmax.power(found + step);
+      softmax.total += weight;
       sum += weight * load_constant(value + step * l_.values);
     }
-    if (column >= 0) store(network_.context(i) + column, steps > 0 ? sum / total : 0.0f);
+    if (column >= 0) store(network_.context(i) + column, steps > 0 ? sum / softmax.total : 0.0f);
+    return softmax;
   }
   FAST_S2S_DEVICE static float larger(float a, float b) { return a > b ? a : b; }
 

@@ -128,7 +128,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     results.push_back(empty(begin.tensors[4], shape, type));
     return results.back().mutable_data_ptr();
   };
-  args.kept = take_kept(options[10], s.slots, header.vocab, max_steps, room);
+  args.kept = take_kept(options[10], s.slots, header, args.memory.steps, max_steps, room);
   results.push_back(empty(begin.tensors[4], {5}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());

@@ -92,6 +92,7 @@ struct DecodeMemory {
 struct DecodeKept {
   float* scores;     // [max_steps, N, V], what choices were made by
   float* logits;     // [max_steps, N, V]
+  float* attention;  // [max_steps, N, heads, S], weights; 0 past a row's length
   int64_t* tokens;   // [max_steps, N], that slots go on with; -1: does not
   int64_t* parents;  // [max_steps, N], the slot that each continues; -1
 };

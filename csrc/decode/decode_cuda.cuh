@@ -147,7 +147,7 @@ class DecodeKernel {
         barrier_.wait();
       }
     }
-    if (l_.heads > 0 && (wants_logits_ || l_.feeding)) attend();
+    if (l_.heads > 0 && (wants_logits_ || l_.feeding || kept_.attention())) attend();
     if (wants_logits_) {
       network_.vocabulary(count_, [&](int i, int64_t token, float logit) {
         kept_.keep_logit(live_.slot(i), token, logit);
@@ -176,7 +176,7 @@ class DecodeKernel {
     }
     memory_.score(count_);
     barrier_.wait();
-    memory_.mix(count_);
+    memory_.mix(count_, kept_);
     barrier_.wait();
     network_.join_contexts(count_);
     barrier_.wait();

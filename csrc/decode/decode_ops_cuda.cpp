@@ -227,7 +227,7 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     torch::stable::fill_(results.back(), type == ScalarType::Long ? -1 : 0);
     return cuda::state(results.back());
   };
-  call.kept = take_kept(options[10], sizes.slots, header.vocab, max_steps, room);
+  call.kept = take_kept(options[10], sizes.slots, header, call.memory.steps, max_steps, room);
   results.push_back(torch::stable::new_zeros(begin.tensors[4], {5}, ScalarType::Long));
   call.counts = static_cast<int64_t*>(output(results.back()));
   if (sizes.slots > 0) run(header, call, packed);

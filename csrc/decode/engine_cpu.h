@@ -23,7 +23,7 @@ class Engine {
         network_(h_, args, q_.slots),
         threads_(network_.team(q_.slots, threads)),
         alike_(q_.slots),
-        kept_(args, q_.slots, h_.vocab),
+        kept_(h_, args, q_.slots),
         next_(q_.slots),
         next_count_(args.rows),
         // a row is computed only where the automaton leaves, and nothing needs, all of it
@@ -116,6 +116,15 @@ class Engine {
     kept_.begin(steps_, [&](int64_t slot) { return computed_slots_[slot] != 0; });
   }
 
+  // Of the slots that are computed at `index`.
+  auto keep_attention() const {
+    return [this](int64_t index, int64_t head, const A* weights, int64_t count) {
+      if (!kept_.attention()) return;
+      alike_.for_each(live_.slot[index],
+                      [&](int64_t slot) { kept_.keep_attention(slot, head, weights, count); });
+    };
+  }
+
   // Slots of the next step, `live_`, come from those of the last, `following_`.
   void keep_path() const {
     for (int64_t i = 0; kept_.any() && i < live_.size(); ++i)
@@ -176,8 +185,8 @@ class Engine {
           barrier_.wait(threads);
         }
       }
-      if (h_.heads > 0 && (needs_logits || h_.feeding))
-        network_.attend(live_, thread, threads, own.products, barrier_);
+      if (h_.heads > 0 && (needs_logits || h_.feeding || kept_.attention()))
+        network_.attend(live_, keep_attention(), thread, threads, own.products, barrier_);
       if (needs_logits) {
         network_.compute_logits(live_, wanted_, thread, threads, own.products);
         if (rows > 1) barrier_.wait(threads);

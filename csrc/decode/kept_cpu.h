@@ -6,12 +6,17 @@ namespace FAST_S2S_ISA {
 template <class A>
 class KeptSteps {
  public:
-  KeptSteps(const DecodeArgs& args, int64_t slots, int64_t vocab)
-      : kept_(args.kept), slots_(slots), vocab_(vocab) {}
+  KeptSteps(const PackedHeader& header, const DecodeArgs& args, int64_t slots)
+      : kept_(args.kept),
+        slots_(slots),
+        vocab_(header.vocab),
+        heads_(header.heads),
+        steps_(args.memory.steps) {}
 
   bool any() const { return kept_.tokens != nullptr; }
   bool logits() const { return kept_.logits != nullptr; }
   bool scores() const { return kept_.scores != nullptr; }
+  bool attention() const { return kept_.attention != nullptr; }
 
   // A step that computes slots for which `computed(slot)` is true.
   template <class Computed>
@@ -23,6 +28,7 @@ class KeptSteps {
       if (computed(slot)) continue;
       if (logits()) std::fill_n(kept_.logits + (first_ + slot) * vocab_, vocab_, 0.f);
       if (scores()) std::fill_n(kept_.scores + (first_ + slot) * vocab_, vocab_, 0.f);
+      if (attention()) std::fill_n(weights(slot, 0), heads_ * steps_, 0.f);
     }
   }
   // What it leads to: `slot` continues the sequence of `parent`.
@@ -40,6 +46,11 @@ class KeptSteps {
     for (int64_t token = 0; token < vocab_; ++token)
       to[token] = static_cast<float>(found.score(token));
   }
+  // Of a head, which looks at `count` steps.
+  void keep_attention(int64_t slot, int64_t head, const A* values, int64_t count) const {
+    float* to = weights(slot, head);
+    std::fill(std::copy_n(values, count, to), to + steps_, 0.f);
+  }
   // The prefix allows one token.
   void keep_forced(int64_t slot, int64_t forced) const {
     if (!scores()) return;
@@ -49,8 +60,12 @@ class KeptSteps {
   }
 
  private:
+  float* weights(int64_t slot, int64_t head) const {
+    return kept_.attention + ((first_ + slot) * heads_ + head) * steps_;
+  }
+
   const DecodeKept kept_;
-  const int64_t slots_, vocab_;
+  const int64_t slots_, vocab_, heads_, steps_;
   int64_t first_ = 0;
 };
 

@@ -13,7 +13,9 @@ class KeptSteps {
       : kept_(args.call.kept),
         slots_(args.call.rows * args.call.options.width),
         first_slot_(group.first_row * args.call.options.width),
-        vocab_(args.layout.vocab) {}
+        vocab_(args.layout.vocab),
+        heads_(args.layout.heads),
+        steps_(args.call.memory.steps) {}
 
   FAST_S2S_DEVICE bool logits() const { return kept_.logits != nullptr; }
   FAST_S2S_DEVICE void next_step() { first_ += slots_; }
@@ -22,6 +24,11 @@ class KeptSteps {
   FAST_S2S_DEVICE void keep_logit(int slot, int64_t token, float logit) const {
     if (logits() && token < vocab_)
       store(kept_.logits + (first_ + first_slot_ + slot) * vocab_ + token, logit);
+  }
+  FAST_S2S_DEVICE bool attention() const { return kept_.attention != nullptr; }
+  FAST_S2S_DEVICE void keep_attention(int slot, int head, int64_t step, float weight) const {
+    store(kept_.attention + ((first_ + first_slot_ + slot) * heads_ + head) * steps_ + step,
+          weight);
   }
   // Of slots of the call.
   FAST_S2S_DEVICE void keep_scores(int64_t slot, const BlockScores& found) const {
@@ -46,7 +53,7 @@ class KeptSteps {
 
  private:
   const DecodeKept& kept_;
-  const int64_t slots_, first_slot_, vocab_;
+  const int64_t slots_, first_slot_, vocab_, heads_, steps_;
   int64_t first_ = 0;
 };
 

@@ -60,9 +60,11 @@ class MemoryReader {
     }
   }
 
-  // Contexts of the thread's share of all slots' columns.
-  template <class Out>
-  void mix(const LiveSlots& live, const Out& out, int thread, int threads, Own& own) const {
+  // Contexts of the thread's share of all slots' columns; `keep(i, head, weights, count)` gets what
+  // they are mixed by.
+  template <class Out, class Keep>
+  void mix(const LiveSlots& live, const Out& out, const Keep& keep, int thread, int threads,
+           Own& own) const {
     if (h_.heads == 0) return;
     const int64_t size = h_.values / h_.heads, blocks = ceil_div(size, kBlock);
     const Share mine(live.size() * h_.heads * blocks, thread, threads);
@@ -71,6 +73,7 @@ class MemoryReader {
       if (item == mine.begin || item % blocks == 0)
         softmax(scores(i, head), length(live, i), own.weights.get());
       const int64_t column = item % blocks * kBlock;
+      if (column == 0) keep(i, head, own.weights.get(), length(live, i));
       mix_block(row(live, i), length(live, i), own.weights.get(), head * size + column,
                 std::min(kBlock, size - column), out(i));
     }

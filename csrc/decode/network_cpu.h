@@ -172,8 +172,11 @@ class Network {
         [&](int64_t i) { return after_->hidden(layer, i); }, Same{});
   }
 
-  // From the last layer's outputs what the vocabulary's panels read.
-  void attend(const LiveSlots& live, int thread, int threads, Own& own, Barrier& barrier) {
+  // From the last layer's outputs what the vocabulary's panels read; `keep` as in
+  // `MemoryReader::mix`.
+  template <class Keep>
+  void attend(const LiveSlots& live, const Keep& keep, int thread, int threads, Own& own,
+              Barrier& barrier) {
     const int64_t count = live.size(), last = h_.layers - 1;
     if (h_.additive) {
       for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(last, i);
@@ -191,7 +194,7 @@ class Network {
     for (int64_t i = mine.begin; i < mine.end; ++i)
       std::copy_n(after_->hidden(last, i), h_.output, joined(i) + h_.values);
     barrier.wait(threads);
-    memory_.mix(live, [&](int64_t i) { return joined(i); }, thread, threads, own.mixing);
+    memory_.mix(live, [&](int64_t i) { return joined(i); }, keep, thread, threads, own.mixing);
     barrier.wait(threads);
     for (int64_t i = 0; i < count; ++i) own.state_rows[i] = joined(i);
     own.state.set(own.state_rows.data(), count, joined_size());

@@ -12,6 +12,7 @@ from fast_s2s.checks import check_integer, check_tensor, check_token_id, check_t
 from fast_s2s.decoding.contract import (
     Decoder,
     Hypotheses,
+    Keep,
     Kept,
     State,
     Strategy,
@@ -162,6 +163,8 @@ def decode(
     Raises TypeError or ValueError naming the argument that does not fit.
     """
     rules = op_rules(decoder, options, state.slots.position.size(0))
+    if options.keep & Keep.ATTENTION and decoder.attention is None:
+        raise ValueError("keep: expected no ATTENTION of a decoder without attention, got it")
     numbers = options.numbers
     wanted = most_steps(options, rules)
     if max_steps is not None:
@@ -170,7 +173,10 @@ def decode(
     steps = slot_steps = shared_steps = 0
     at_once, parts = _STEPS_AT_ONCE, []
     if options.keep:
-        step = max(1, state.slots.position.size(0) * decoder.vocab_size)
+        seen = 0
+        if options.keep & Keep.ATTENTION and state.memory is not None and decoder.attention:
+            seen = decoder.attention.heads * state.memory.values.size(1)
+        step = max(1, state.slots.position.size(0) * max(decoder.vocab_size, seen))
         at_once = min(at_once, max(1, _KEPT_AT_ONCE // step))
     while True:
         most = min(wanted - steps, at_once)

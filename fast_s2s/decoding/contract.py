@@ -39,6 +39,7 @@ class Keep(IntFlag):
     SCORES = 1
     LOGITS = 2
     PATH = 4
+    ATTENTION = 8
 
 
 class Header(NamedTuple):
@@ -109,15 +110,18 @@ class Hypotheses(NamedTuple):
 class Kept(NamedTuple):
     """Of each step. Slots that a step does not compute have zeros.
 
-    scores:  float32 (steps, N, V), what choices were made by: after all rules, temperature and
-             cuts, -inf where not allowed; of beams log-probabilities; 0 steps unless asked for
-    logits:  float32 (steps, N, V), as the model gave them; 0 steps unless asked for
-    tokens:  int64 (steps, N), what each slot goes on with; -1: it does not
-    parents: int64 (steps, N), the slot whose sequence that token continues; or -1
+    scores:    float32 (steps, N, V), what choices were made by: after all rules, temperature and
+               cuts, -inf where not allowed; of beams log-probabilities; 0 steps unless asked for
+    logits:    float32 (steps, N, V), as the model gave them; 0 steps unless asked for
+    attention: float32 (steps, N, heads, S), the weights of the memory's steps, 0 past a row's
+               length; 0 steps unless asked for
+    tokens:    int64 (steps, N), what each slot goes on with; -1: it does not
+    parents:   int64 (steps, N), the slot whose sequence that token continues; or -1
     """
 
     scores: Tensor
     logits: Tensor
+    attention: Tensor
     tokens: Tensor
     parents: Tensor
 
@@ -204,11 +208,12 @@ class Counts(NamedTuple):
 
 
 class AttentionSizes(NamedTuple):
-    """Of what attention looks at, and whether steps read what the last one found."""
+    """Of what attention looks at, whether steps read what the last one found, and heads."""
 
     values: int
     keys: int
     feeding: bool
+    heads: int = 1
 
 
 class Decoder(Protocol):

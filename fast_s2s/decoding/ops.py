@@ -69,11 +69,17 @@ def _(
     results = [torch.empty_like(tensor) for tensor in join_state(begin, hypotheses)]
     keep, position = Options(*options).keep, begin.position
     if keep:
-        sizes = max_steps, position.size(0), Header(*header).vocab
-        path = position.new_empty(sizes[:2])
+        path = position.new_empty(max_steps, position.size(0))
+        sizes, seen = Header(*header), memory[0].size(1) if memory else 0
         kept = [
-            path.new_empty(sizes if keep & what else (0, *sizes[1:]), dtype=torch.float32)
-            for what in (Keep.SCORES, Keep.LOGITS)
+            path.new_empty(
+                max_steps if keep & what else 0, path.size(1), *each, dtype=torch.float32
+            )
+            for what, each in (
+                (Keep.SCORES, (sizes.vocab,)),
+                (Keep.LOGITS, (sizes.vocab,)),
+                (Keep.ATTENTION, (sizes.heads, seen)),
+            )
         ]
         results += [*kept, path, torch.empty_like(path)]
     return [*results, position.new_empty(5)]

@@ -107,7 +107,8 @@ class PackedDecoder:
             return None
         size = self.output_size
         keys = size if attending.query is None else attending.query.values.size(0)
-        return AttentionSizes(attending.output.values.size(1) - size, keys, attending.feeding)
+        values = attending.output.values.size(1) - size
+        return AttentionSizes(values, keys, attending.feeding, attending.heads)
 
     def run(
         self,

@@ -228,16 +228,17 @@ class Search:
             return []
         position = self.state.position
         results = []
+        seen = 0 if self.memory is None else self.memory.values.size(1)
+        each = {"tokens": (), "parents": (), "attention": (self.heads, seen)}
         for name, steps in zip(Kept._fields, self.kept, strict=True):
             path = name in ("tokens", "parents")
             asked = path or bool(keep & Keep[name.upper()])
-            sizes = (
+            whole = torch.zeros(
                 max_steps if asked else 0,
                 len(position),
-                *(() if path else (self.vocab_size,)),
-            )
-            whole = torch.zeros(
-                sizes, dtype=torch.int64 if path else torch.float32, device=position.device
+                *each.get(name, (self.vocab_size,)),
+                dtype=torch.int64 if path else torch.float32,
+                device=position.device,
             )
             if asked and steps:
                 whole[: len(steps)] = torch.stack(steps)
@@ -257,6 +258,11 @@ class Search:
     def vocab_size(self) -> int:
         return self.decoder.output_weight.size(0)
 
+    @property
+    def heads(self) -> int:
+        """Of attention; 0 without it."""
+        return 0 if self.decoder.attention is None else self.decoder.attention.heads
+
     def running(self) -> Tensor:
         """(N,) bool: slots that neither ended nor reached their limit."""
         new = self.state.position - self.prefix_lengths
@@ -273,14 +279,20 @@ class Search:
     def observe(self, scores: Tensor) -> None:
         """Called with the scores (N, V) that choices are made by."""
 
-    def _keep(self, scores: Tensor, logits: Tensor, running: Tensor) -> None:
+    def _keep(
+        self, scores: Tensor, logits: Tensor, weights: Tensor | None, running: Tensor
+    ) -> None:
         position = self.state.position
         slots = torch.arange(len(position), device=position.device)
         token = self.state.tokens.gather(1, position.unsqueeze(1)).squeeze(1)
         goes_on = self.running()
         parents = slots if self.beams is None else self.beams.parents
-        row = running.unsqueeze(1)
-        values = scores.float().where(row, 0.0), logits.float().where(row, 0.0)
+        if weights is None:
+            weights = scores.new_zeros(len(position), 0, 0)
+        values = (
+            part.float().where(running.view(-1, *[1] * (part.dim() - 1)), 0.0)
+            for part in (scores, logits, weights)
+        )
         path = token.where(goes_on, -1), parents.where(goes_on, -1)
         for kept, value in zip(self.kept, (*values, *path), strict=True):
             kept.append(value)
@@ -297,7 +309,7 @@ class Search:
         last = state.tokens.gather(1, state.position.unsqueeze(1)).squeeze(1)
         # an empty slot's tokens are pad, which may be no token of the vocabulary
         last = last.where(running, 0)
-        logits, h, c, _ = self.compute(last, state.h, state.c)
+        logits, h, c, weights = self.compute(last, state.h, state.c)
         keep = running.view(1, -1, 1)
         state = state._replace(h=h.where(keep, state.h), c=c.where(keep, state.c))
         candidates = Candidates(
@@ -325,7 +337,7 @@ class Search:
         else:
             self.state = self._append(state, scores, running)
         if self.options.keep:
-            self._keep(scores, logits, running)
+            self._keep(scores, logits, weights, running)
 
     def _append(self, state: State, scores: Tensor, running: Tensor) -> State:
         """One token more for every running slot: the best, by the lowest id among equals."""

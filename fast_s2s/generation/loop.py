@@ -1,5 +1,4 @@
-"""The step loop in Python, for what one native call cannot do: callables, attention's weights, and
-dropout.
+"""The step loop in Python, for what one native call cannot do: callables and dropout.
 
 It is the op's reference with a model, rules and eyes of its own, so all options mean the same.
 """
@@ -30,8 +29,7 @@ StoppingCriterion = Callable[..., Any]
 class StepDecoder:
     """A `Decoder` that runs step by step, and keeps what it is told to.
 
-    scores:     of each step so far, (slots, V), for criteria; None: not asked for
-    attentions: of each step, (slots, heads, S); None: not asked for
+    scores: of each step so far, (slots, V), for criteria; None: not asked for
     """
 
     def __init__(
@@ -45,14 +43,12 @@ class StepDecoder:
         *,
         output_scores: bool = False,
         attention: AttentionSizes | None = None,
-        output_attentions: bool = False,
     ) -> None:
         self.compute = compute
         self.num_layers, self.hidden_size, self.output_size, self.vocab_size = sizes
         self.acc, self.device, self.attention = acc, device, attention
         self.processors, self.criteria = processors, criteria
         self.scores: list[Tensor] | None = [] if output_scores else None
-        self.attentions: list[Tensor] | None = [] if output_attentions else None
 
     def run(
         self,
@@ -118,8 +114,6 @@ class _Loop(Search):
 
     def compute(self, token: Tensor, h: Tensor, c: Tensor) -> Stepped:
         logits, h, c, weights = self.owner.compute(token, h, c, self.memory)
-        if self.owner.attentions is not None and weights is not None:
-            self.owner.attentions.append(weights.float())
         return Stepped(logits, h.to(self.owner.acc), c.to(self.owner.acc), weights)
 
     def process(self, scores: Tensor, at: Candidates) -> Tensor:
@@ -132,6 +126,10 @@ class _Loop(Search):
     @property
     def vocab_size(self) -> int:
         return self.owner.vocab_size
+
+    @property
+    def heads(self) -> int:
+        return 0 if self.owner.attention is None else self.owner.attention.heads
 
     def take_step(self, running: Tensor) -> None:
         super().take_step(running)

@@ -75,7 +75,7 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, `output_attentions`, dropout, and a decoder with layer norm or zoneout make it a
+        Callables, dropout, and a decoder with layer norm or zoneout make it a
         step loop in Python; all else runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
@@ -123,7 +123,7 @@ class GenerationMixin:
         with self._own_precision():
             found = search.run(decoder, state, request)
         if config.return_dict_in_generate:
-            return _output(found, decoder, request)
+            return _output(found, request)
         return (found.tokens, found.state) if return_state else found.tokens
 
     def compile_decoder(self: Model, dtype: torch.dtype | str | None = None) -> Model:
@@ -165,13 +165,13 @@ class GenerationMixin:
         self, config: GenerationConfig, processors: list[Any], criteria: list[Any]
     ) -> Decoder:
         by_modules = self._runs_by_modules()
-        wanted = config.return_dict_in_generate
-        attentions = wanted and config.output_attentions
-        if not (by_modules or processors or criteria or attentions):
+        if not (by_modules or processors or criteria):
             return self._pack()
         size = self.config
         sizes = (size.num_decoder_layers, size.hidden_size, size.hidden_size, size.tgt_vocab_size)
-        keys = AttentionSizes(size.memory_size, size.hidden_size, size.input_feeding)
+        keys = AttentionSizes(
+            size.memory_size, size.hidden_size, size.input_feeding, size.attention_heads
+        )
         compute, acc = self._step_compute()
         return StepDecoder(
             compute,
@@ -180,9 +180,8 @@ class GenerationMixin:
             self.device,
             processors,
             criteria,
-            output_scores=wanted and config.output_scores,
+            output_scores=config.return_dict_in_generate and config.output_scores,
             attention=None if size.attention is None else keys,
-            output_attentions=attentions,
         )
 
     def _step_compute(self) -> tuple[Compute, torch.dtype]:
@@ -245,11 +244,11 @@ class GenerationMixin:
         raise NotImplementedError
 
 
-def _output(found: search.Found, decoder: Decoder, request: search.Request) -> GenerateOutput:
+def _output(found: search.Found, request: search.Request) -> GenerateOutput:
     config, kept = request.config, found.kept
     attentions = indices = None
-    if isinstance(decoder, StepDecoder) and decoder.attentions is not None:
-        attentions = tuple((weights.unsqueeze(2),) for weights in decoder.attentions)
+    if kept is not None and config.output_attentions:
+        attentions = tuple((weights.unsqueeze(2),) for weights in kept.attention)
     if config.num_beams > 1 and kept is not None:
         indices = beam_indices(found)
     return GenerateOutput(

@@ -33,7 +33,8 @@ class GenerateOutput:
                       sequences, of beams B · num_beams
     logits:           with `output_logits` likewise, as the model gave them
     cross_attentions: with `output_attentions` a tuple of one for each step, in it a tuple of one:
-                      (slots, attention_heads, 1, S), the weights of the source's steps
+                      (slots, attention_heads, 1, S), the weights of the source's steps; 0 for a
+                      slot that had ended
     beam_indices:     (N, T) int64, with one of these and beams: the slot in them that each token
                       comes from; -1 past the end
     state:            to go on from; of beams, each sequence goes on for itself
@@ -80,14 +81,17 @@ def beam_indices(found: Found) -> Tensor:
     sequences, begin, width = found.result.tokens, found.begin, found.options.width
     steps = sequences.size(1) - 1 - (int(begin.min()) if begin.numel() else 0)
     indices = torch.full((sequences.size(0), max(steps, 0)), -1, device=sequences.device)
-    times = found.options.num_return_sequences
+    rows = torch.arange(len(sequences), device=sequences.device)
+    rows = rows // found.options.num_return_sequences
+    columns = torch.arange(sequences.size(1), device=sequences.device)
     for step, before in enumerate(_histories(found.start, found.kept)):
-        for index in (found.lengths > step).nonzero().flatten().tolist():
-            first = index // times * width
-            known = 1 + int(begin[index]) + step
-            slots = before[first : first + width, :known]
-            same = (slots == sequences[index, :known]).all(1).nonzero()
-            indices[index, step] = first + int(same[0])
+        if step == indices.size(1):
+            break
+        slots = before[:, : len(columns)].unflatten(0, (len(before) // width, width))[rows]
+        unknown = columns[: slots.size(2)] > (begin + step).view(-1, 1, 1)
+        same = (slots == sequences[:, None, : slots.size(2)]) | unknown
+        here = rows * width + same.all(2).int().argmax(1)
+        indices[:, step] = here.where(found.lengths > step, -1)
     return indices
 
 

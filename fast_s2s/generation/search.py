@@ -194,8 +194,7 @@ def _keep(config: GenerationConfig) -> Keep:
     wanted = {
         Keep.SCORES: config.output_scores,
         Keep.LOGITS: config.output_logits,
-        # they are told by step and beam
-        Keep.PATH: config.output_attentions and config.num_beams > 1,
+        Keep.ATTENTION: config.output_attentions,
     }
     return functools.reduce(
         operator.or_, (what for what, asked in wanted.items() if asked), Keep(0)
