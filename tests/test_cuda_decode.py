@@ -207,7 +207,7 @@ def test_values_out_of_range_are_not_there(emulator):
             r"forced_bos: expected a value in -1\.\.\d+, got 99",
         ),
         ({"options": [7, 1, *[0] * 9]}, r"strategy: expected a value in 0\.\.2, got 7"),
-        ({"options": [0, 1, *[0] * 8, 8]}, r"keep: expected a value in 0\.\.7, got 8"),
+        ({"options": [0, 1, *[0] * 8, 16]}, r"keep: expected a value in 0\.\.15, got 16"),
         ({"parameters": [0.0] * 5}, "temperature: expected a number > 0, got 0"),
     ],
 )

@@ -90,8 +90,8 @@ MUTATIONS = [
     Mutation(
         "contexts read before they are there",
         "decode_cuda.cuh",
-        "memory_.mix(count_);\n    barrier_.wait();",
-        "memory_.mix(count_);",
+        "memory_.mix(count_, kept_);\n    barrier_.wait();",
+        "memory_.mix(count_, kept_);",
     ),
     Mutation(
         "attention's output read before it is there",
@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation(
         "weights that do not add up to one",
         "attention_cuda.cuh",
-        "steps > 0 ? sum / total : 0.0f",
+        "steps > 0 ? sum / softmax.total : 0.0f",
         "steps > 0 ? sum : 0.0f",
     ),
     Mutation(
