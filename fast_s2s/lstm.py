@@ -218,10 +218,9 @@ class LSTM(LSTMOptions):
             return False
         if hx is None:
             return True
-        layers = self.num_layers * (2 if self.bidirectional else 1)
-        return hx[0].shape == (layers, batch, self.proj_size or self.hidden_size) and hx[
-            1
-        ].shape == (layers, batch, self.hidden_size)
+        rows = self.num_layers * (2 if self.bidirectional else 1), batch
+        sizes = (*rows, self.proj_size or self.hidden_size), (*rows, self.hidden_size)
+        return (hx[0].shape, hx[1].shape) == sizes
 
     def _check_same_kind(self, input: Tensor, hx: State | None) -> None:
         states = {} if hx is None else {"hx[0]": hx[0], "hx[1]": hx[1]}

@@ -75,8 +75,8 @@ class GenerationMixin:
                            one limit for each row; `seed` (B,) int64, one stream of random numbers
                            for each row; `max_length`, `min_length` as in transformers
 
-        Callables, dropout, and a decoder with layer norm or zoneout make it a
-        step loop in Python; all else runs in the kernels.
+        Callables, dropout, and a decoder with layer norm or zoneout make it a step loop in Python;
+        all else runs in the kernels.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
