@@ -30,8 +30,8 @@ typedef std::vector<torch::stable::Tensor> DecodeOp(
 DecodePackOp decode_pack;
 DecodeOp decode;
 
-// On the CPU alone: the states after reading `tokens`, and with `outputs` those of the last layer.
-// `packed`: of one direction or two. `inputs`: tokens, or what is read in place of embeddings.
+// On the CPU alone: the states after reading `inputs`, tokens or what stands in place of their
+// embeddings, and with `outputs` those of the last layer. `packed`: of one direction or two.
 std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> decode_read(
     const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& header,
     const torch::stable::Tensor& h, const torch::stable::Tensor& c,

@@ -174,7 +174,7 @@ class Engine {
   void run_thread(int thread, int threads) {
     Own own(network_);
     while (true) {
-      // read before the first barrier: past the last one the first thread may change them
+      // read before the first barrier: past the last one another thread may change them
       const bool needs_logits = wanted_.any();
       const int64_t rows = static_cast<int64_t>(live_.rows.size());
       for (int64_t layer = 0; layer < h_.layers; ++layer) {
