@@ -17,4 +17,5 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::decode));
   m.impl("decode_read", TORCH_BOX(&fast_s2s::decode_read));
+  m.impl("decode_encode", TORCH_BOX(&fast_s2s::decode_encode));
 }

@@ -14,6 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def values_in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this type, without gradients. The tensor itself if it is so: the calls cost more."""
+    if tensor.dtype == dtype and not tensor.requires_grad:
+        return tensor
+    return tensor.detach().to(dtype)
+
+
 class Memory(NamedTuple):
     """What a decoder attends to, row by row.
 
@@ -32,7 +39,7 @@ class Memory(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Memory:
         """Values and keys in this type, without gradients."""
-        return Memory(self.values.detach().to(dtype), self.keys.detach().to(dtype), self.lengths)
+        return Memory(values_in(self.values, dtype), values_in(self.keys, dtype), self.lengths)
 
     def extended(self, more: Memory) -> Memory:
         """`more` behind each row's own end."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_s2s.checks import check_bool, check_integer
+from fast_s2s.checks import check_bool, check_integer, shown
 from fast_s2s.cmudict import package_dictionary
 from fast_s2s.pipeline import TextPipeline
 
@@ -121,11 +121,11 @@ def split_words(text: str) -> list[str]:
 
 def _spellings(words: Any) -> list[str]:
     if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"words: expected a text or a list of words, got {words!r}")
+        raise TypeError(f"words: expected a text or a list of words, got {shown(words)}")
     spelled = [split_words(word) for word in words]
     for word, parts in zip(words, spelled, strict=True):
         if len(parts) != 1:
-            raise ValueError(f"words: expected one word of letters in each, got {word!r}")
+            raise ValueError(f"words: expected one word of letters in each, got {shown(word)}")
     return [word for (word,) in spelled]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 160
 _INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -167,9 +170,9 @@ def integer_tensor(name: str, values: object) -> Tensor:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, Sequence) or not all(map(_is_integer, values)):
-        raise TypeError(f"{name}: expected a tensor or a sequence of integers, got {values!r}")
+        raise TypeError(f"{name}: expected a tensor or a sequence of integers, got {shown(values)}")
     if not all(-(2**63) <= value < 2**63 for value in values):
-        raise ValueError(f"{name}: expected integers of 64 bits, got {values!r}")
+        raise ValueError(f"{name}: expected integers of 64 bits, got {shown(values)}")
     # not on the device of `torch.set_default_device`
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
@@ -178,5 +181,10 @@ def _is_integer(value: object) -> bool:
     return type(value) is int or isinstance(value, np.integer)
 
 
+def shown(value: object) -> str:
+    """`repr`, cut to what fits into a message."""
+    return _REPR.repr(value)
+
+
 def _describe(value: object) -> str:
-    return f"{value!r} of type {type(value).__name__}"
+    return f"{shown(value)} of type {type(value).__name__}"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from fast_s2s.checks import check_path
+from fast_s2s.checks import check_path, shown
 from fast_s2s.data import DatasetSplits, Entry, PathLike
 from fast_s2s.extras import not_installed
 
@@ -78,7 +78,7 @@ def read_dictionary(path: PathLike) -> list[Entry]:
             continue
         match = _LINE.fullmatch(line.partition("#")[0])
         if match is None:
-            raise ValueError(f"{path}:{number}: expected `word P1 P2 ...`, got {line!r}")
+            raise ValueError(f"{path}:{number}: expected `word P1 P2 ...`, got {shown(line)}")
         word = _NUMBER.sub("", match["word"]).lower()
         phonemes = " ".join(match["phonemes"].translate(_STRESS).split())
         pronunciations.setdefault(word, {})[phonemes] = None
@@ -107,7 +107,7 @@ def _read_words(path: PathLike) -> dict[str, None]:
     words: dict[str, None] = {}
     for number, line in _lines(path):
         if len(line.split()) > 1:
-            raise ValueError(f"{path}:{number}: expected one word in a line, got {line!r}")
+            raise ValueError(f"{path}:{number}: expected one word in a line, got {shown(line)}")
         words[line.lower()] = None
     return words
 

@@ -26,6 +26,7 @@ from fast_s2s.checks import (
     check_path,
     check_sequence,
     integer_tensor,
+    shown,
 )
 from fast_s2s.tokenizer import PathLike, Tokenizer, check_tokenizer, normalize
 
@@ -264,7 +265,7 @@ class PairDataset:
         """
         rows = integer_tensor("indices", indices).long()
         if rows.dim() != 1 or not len(rows):
-            raise ValueError(f"indices: expected at least one, in one row, got {indices!r}")
+            raise ValueError(f"indices: expected at least one, in one row, got {shown(indices)}")
         low, high = (int(value) for value in rows.aminmax())
         if low < 0 or high >= len(self):
             raise IndexError(f"indices: expected 0..{len(self) - 1}, got {low}..{high}")

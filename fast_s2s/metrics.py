@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fast_s2s.checks import check_sequence
+from fast_s2s.checks import check_sequence, shown
 from fast_s2s.extras import require
 
 Text = str | Sequence[str]
@@ -97,7 +97,7 @@ def bleu(
     for name, texts in (("hypotheses", [hypotheses]), ("references", references)):
         for text in itertools.chain.from_iterable(texts):
             if not isinstance(text, str):
-                raise TypeError(f"{name}: expected texts, got {text!r}")
+                raise TypeError(f"{name}: expected texts, got {shown(text)}")
     sacrebleu = require("sacrebleu")
     # first references of all sentences, then second ones...; None where a sentence has fewer
     streams = list(itertools.zip_longest(*references))
@@ -130,7 +130,7 @@ def _check_pairs(hypotheses: Sequence[Text], references: Sequence[Sequence[Text]
 def _tokens(name: str, text: Text, level: str) -> Sequence[str]:
     if not isinstance(text, str):
         if not isinstance(text, Sequence) or not all(isinstance(token, str) for token in text):
-            raise TypeError(f"{name}: expected a str or a sequence of them, got {text!r}")
+            raise TypeError(f"{name}: expected a str or a sequence of them, got {shown(text)}")
         return [unicodedata.normalize("NFC", token) for token in text]
     text = unicodedata.normalize("NFC", text)
     return text.split() if level == "word" else list(text)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_integer
+from fast_s2s.checks import check_integer, shown
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton, GenerateOutput
 from fast_s2s.generation.arguments import row_seeds
@@ -143,7 +143,7 @@ class TextPipeline:
             or not isinstance(texts, Sequence)
             or not all(isinstance(text, str) for text in texts)
         ):
-            raise TypeError(f"texts: expected a sequence of strings, got {texts!r}")
+            raise TypeError(f"texts: expected a sequence of strings, got {shown(texts)}")
         return [self.source_tokenizer.encode(text) for text in texts]
 
     @torch.inference_mode()
@@ -199,7 +199,7 @@ class TextPipeline:
         """
         check_integer("batch_size", batch_size, 1)
         if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise TypeError(f"texts: expected an iterable of strings, got {texts!r}")
+            raise TypeError(f"texts: expected an iterable of strings, got {shown(texts)}")
         source = iter(texts)
         batches = iter(lambda: list(islice(source, batch_size)), [])
         seeds = self.seeds(options)
@@ -228,7 +228,7 @@ class TextPipeline:
         the target vocabulary lacks, or there is none.
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise TypeError(f"constraint: expected texts or an Automaton, got {texts!r}")
+            raise TypeError(f"constraint: expected texts or an Automaton, got {shown(texts)}")
         sequences = []
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -236,7 +236,8 @@ class TextPipeline:
             ids = self.target_tokenizer.encode(text)
             if self.target_tokenizer.unk_token_id in ids:
                 raise ValueError(
-                    f"constraint[{index}]: expected symbols of the target vocabulary, got {text!r}"
+                    f"constraint[{index}]: expected symbols of the target vocabulary, "
+                    f"got {shown(text)}"
                 )
             sequences.append(ids)
         if not sequences:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_s2s import parts
+from fast_s2s.attention import Memory
 from fast_s2s.checks import (
     check_bool,
     check_device,
@@ -26,7 +27,7 @@ from fast_s2s.dropout import VariationalDropout
 from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.generation import EncoderState, GenerationConfig, GenerationMixin
 from fast_s2s.generation.arguments import check_output_attentions
-from fast_s2s.generation.encoding import PackedEncoder
+from fast_s2s.generation.encoding import encoder_weights, is_served
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
 from fast_s2s.saving import PretrainedMixin
@@ -102,7 +103,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         self.output_projection = nn.Linear(config.hidden_size, config.tgt_vocab_size, **kind)
         kind_of_dropout = VariationalDropout if config.variational_dropout else nn.Dropout
         self.dropout = kind_of_dropout(config.dropout)
-        self._packed, self._packed_encoder = PackedCache(), PackedEncoder()
+        self._packed, self._packed_encoder = PackedCache(), PackedCache()
         if config.tie_embeddings:
             self._tie_embeddings()
             if not self.tgt_embedding.weight.is_meta:
@@ -237,16 +238,17 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         if (
             self._dropout_is_on()
             or torch.is_autocast_enabled(src.device.type)
-            or not self._packed_encoder.serves(embedding, self.encoder)
+            or not is_served(embedding, self.encoder)
         ):
             return self._encode(src, lengths)[0]
         # int8 of numbers that were rounded to it is exact
         dtype = torch.int8 if self._rounded else self.dtype
-        outputs = self.attention is not None
-        h_n, c_n, output = self._packed_encoder.read(
-            embedding, self.encoder, src, lengths, dtype, outputs=outputs
-        )
-        return self._context_of(h_n, c_n, output, lengths)
+        bridges = () if self.bridge is None else (*self.bridge.h, *self.bridge.c)
+        weights = encoder_weights(embedding, self.encoder, bridges, self.attention)
+        attends, feeding = self.attention is not None, self.config.input_feeding
+        packed = self._packed_encoder.get_encoder(weights, dtype)
+        h, c, values, keys = packed.run(src, lengths, self._pairs, outputs=attends, feeding=feeding)
+        return DecoderState(h, c, memory=Memory(values, keys, lengths) if attends else None)
 
     def _context_of(
         self, h_n: Tensor, c_n: Tensor, output: Tensor, lengths: Tensor
@@ -265,11 +267,15 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         layers = states
         if self.config.bidirectional:
             layers = states.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
-        offset = self.config.num_encoder_layers - self.config.num_decoder_layers
-        if offset == 0:
+        if self._pairs == list(range(len(layers))):
             return layers
-        pairs = [max(0, offset + index) for index in range(self.config.num_decoder_layers)]
-        return torch.stack([layers[index] for index in pairs])
+        return torch.stack([layers[index] for index in self._pairs])
+
+    @property
+    def _pairs(self) -> list[int]:
+        """The encoder layer from which each decoder layer starts."""
+        offset = self.config.num_encoder_layers - self.config.num_decoder_layers
+        return [max(0, offset + index) for index in range(self.config.num_decoder_layers)]
 
     def _step(
         self, token: Tensor, state: DecoderState

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fast_s2s.checks import shown
+
 PathLike = str | os.PathLike[str]
 # of the files that tokenizers write
 FORMAT_VERSION = 1
@@ -77,7 +79,7 @@ def id_list(ids: Sequence[int] | Tensor, size: int) -> list[int]:
     try:
         values = [operator.index(i) for i in ids]
     except TypeError as error:
-        raise TypeError(f"ids: expected a sequence of integers, got {ids!r}") from error
+        raise TypeError(f"ids: expected a sequence of integers, got {shown(ids)}") from error
     for i in values:
         if not 0 <= i < size:
             raise ValueError(f"ids: expected ids in 0..{size - 1}, got {i}")

@@ -117,6 +117,12 @@ TABLE = {
     "cmudict.cmudict_splits": [
         (lambda _: cmudict.cmudict_splits(3), TypeError, "test_words: expected a path, got 3"),
         (
+            lambda _: cmudict.cmudict_splits(["word"] * 9),
+            TypeError,
+            "test_words: expected a path, got ['word', 'word', 'word', 'word', 'word', 'word', "
+            "...] of type list",
+        ),
+        (
             lambda _: cmudict.cmudict_splits(dictionary=3),
             TypeError,
             "dictionary: expected a path, got 3",

@@ -10,7 +10,7 @@ from helpers_native import needs_native
 from test_cuda_plan import DEVICES
 
 from fast_s2s import backends
-from fast_s2s.decoding.packed import _choose_backend
+from fast_s2s.decoding.packed import choose_backend
 from fast_s2s.decoding.weights import CUDA_DTYPES
 
 pytestmark = needs_native
@@ -106,10 +106,10 @@ def test_bad_sizes(change, message):
 def test_which_weights_the_kernels_take(monkeypatch):
     monkeypatch.setattr(backends, "cuda_loaded", True)
     for dtype in CUDA_DTYPES:
-        assert _choose_backend("cuda", dtype).backend == "native"
-    choice = _choose_backend("cuda", torch.float64)
+        assert choose_backend("cuda", dtype).backend == "native"
+    choice = choose_backend("cuda", torch.float64)
     assert choice.backend == "reference" and "float64" in choice.reason
-    choice = _choose_backend("cpu", torch.float16)
+    choice = choose_backend("cpu", torch.float16)
     assert choice.backend == "reference"
     assert "no native cpu decode of torch.float16 weights" in choice.reason
 

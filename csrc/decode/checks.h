@@ -42,8 +42,9 @@ inline ScalarType acc_type(WeightType weights) {
   return weights == WeightType::kFloat64 ? ScalarType::Double : ScalarType::Float;
 }
 
-// As packed, which `given` must be.
-inline PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>& given) {
+// As packed, which `given` must be: of a network, or with `of_layers` false of a linear layer.
+inline PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>& given,
+                                bool of_layers = true) {
   PackedHeader header{};
   STD_TORCH_CHECK(packed.is_cpu() && packed.dim() == 1 && packed.is_contiguous() &&
                       packed.scalar_type() == ScalarType::Byte &&
@@ -58,6 +59,8 @@ inline PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>
                   "packed: expected weights packed for this machine's instruction set; pack again");
   STD_TORCH_CHECK(here.bytes == header.bytes && header.bytes == packed.numel(), "packed: expected ",
                   here.bytes, " bytes, got ", packed.numel());
+  STD_TORCH_CHECK((header.layers > 0) == of_layers, "packed: expected weights ",
+                  of_layers ? "of at least one layer" : "of a linear layer, of no other");
   STD_TORCH_CHECK(given == decode_arguments::numbers_of(header),
                   "header: expected that of the packed weights");
   return header;

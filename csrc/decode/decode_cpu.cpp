@@ -2,6 +2,7 @@
 
 #include "../cpu/isa.h"
 #include "decode.h"
+#include "linear.h"
 #include "read.h"
 
 namespace fast_s2s {
@@ -12,6 +13,7 @@ namespace fast_s2s {
   void decode_pack(const PackArgs& args, void* packed); \
   void decode(const DecodeArgs& args, int threads);     \
   void read(const ReadArgs& args, int threads);         \
+  void linear(const LinearArgs& args, int threads);     \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -44,5 +46,9 @@ void decode_pack_cpu(const PackArgs& args, void* packed) {
 void decode_cpu(const DecodeArgs& args, int threads) { FAST_S2S_DISPATCH(decode(args, threads)); }
 
 void decode_read_cpu(const ReadArgs& args, int threads) { FAST_S2S_DISPATCH(read(args, threads)); }
+
+void decode_linear_cpu(const LinearArgs& args, int threads) {
+  FAST_S2S_DISPATCH(linear(args, threads));
+}
 
 }  // namespace fast_s2s

@@ -22,4 +22,5 @@
 #include "../cpu/barrier.h"
 #include "../cpu/scratch.h"
 #include "decode.h"
+#include "linear.h"
 #include "read.h"

@@ -37,6 +37,17 @@ std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> 
     const torch::stable::Tensor& h, const torch::stable::Tensor& c,
     const torch::stable::Tensor& inputs, const torch::stable::Tensor& lengths, bool outputs);
 
+// On the CPU alone: h and c from which a decoder starts, layer by layer from those of the encoder's
+// layers in `pairs`; with `outputs` what it attends to, the encoder's outputs and their keys.
+// `packed`: of each layer and direction; `bridged` linear layers for h of each pair, then for c; at
+// last that of the keys, if there is one. `feeding`: zeros behind h.
+std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor,
+           torch::stable::Tensor>
+decode_encode(const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& headers,
+              const torch::stable::Tensor& tokens, const torch::stable::Tensor& lengths,
+              int64_t layers, int64_t directions, const std::vector<int64_t>& pairs, bool bridged,
+              bool outputs, bool feeding);
+
 namespace cuda {
 
 DecodePackOp decode_pack;

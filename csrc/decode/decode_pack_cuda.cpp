@@ -148,6 +148,7 @@ class CudaPacker {
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
                    const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
                    bool projected, bool table, int64_t heads, bool additive, bool feeding) {
+  STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
   PackedHeader header = decode_arguments::describe_pack(
       matrices, biases, inputs, {num_layers, projected, table, heads, additive, feeding});
   header.weights = weight_type(matrices[0].scalar_type());

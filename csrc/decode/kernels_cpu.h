@@ -16,6 +16,7 @@
 #include "beam_cpu.h"
 #include "engine_cpu.h"
 #include "reader_cpu.h"
+#include "linear_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -61,6 +62,13 @@ void read(const ReadArgs& args, int threads) {
   std::memcpy(&header, args.packed[0], sizeof(header));
   dispatch_panel(header.weights,
                  [&](auto panel) { read_directions<decltype(panel)>(header, args, threads); });
+}
+
+void linear(const LinearArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.packed, sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { Linear<decltype(panel)>(header, args).run(threads); });
 }
 
 }  // namespace FAST_S2S_ISA

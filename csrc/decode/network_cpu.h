@@ -89,7 +89,7 @@ class Network {
     for (int64_t panel = units.begin; panel < units.end; ++panel) {
       const A* bias = at<A>(layout_.bias(0, panel));
       for (int64_t i = 0; i < count; ++i) std::copy_n(bias, kColumns, part + i * kColumns);
-      multiply_rows_of(a, named, count, h_.inputs, base_ + layout_.unit_panel(0, panel), part);
+      multiply_rows<Panel>(a, named, count, h_.inputs, base_ + layout_.unit_panel(0, panel), part);
       for (int64_t i = 0; i < count; ++i)
         std::copy_n(part + i * kColumns, kColumns,
                     sums + where[i] * units_padded() + panel * kColumns);
@@ -220,8 +220,8 @@ class Network {
       const A* bias = at<A>(layout_.bias(h_.layers, panel));
       A* sums = own.sums.get();
       for (int64_t i = 0; i < wanting; ++i) std::copy_n(bias, kColumns, sums + i * kColumns);
-      multiply_rows_of(own.state, own.wanting.data(), wanting, h_.output,
-                       base_ + layout_.vocab_panel(panel), sums);
+      multiply_rows<Panel>(own.state, own.wanting.data(), wanting, h_.output,
+                           base_ + layout_.vocab_panel(panel), sums);
       for (int64_t i = 0; i < wanting; ++i)
         std::copy_n(sums + i * kColumns, kColumns, logits(own.wanting[i]) + panel * kColumns);
     }
@@ -280,7 +280,8 @@ class Network {
       const PanelColumns columns = layout_.output_columns(panel, size);
       A* sums = own.sums.get();
       std::fill_n(sums, count * kColumns, A{});
-      multiply_rows_of(own.state, own.identity.data(), count, k_size, base_ + where(panel), sums);
+      multiply_rows<Panel>(own.state, own.identity.data(), count, k_size, base_ + where(panel),
+                           sums);
       for (int64_t i = 0; i < count; ++i) {
         const Vectors found = panel_vectors(sums, i);
         A* to = out(i) + columns.first;
@@ -316,9 +317,10 @@ class Network {
       std::copy_n(first_sums(layer, panel, i, live), kColumns, sums + i * kColumns);
     const char* weights = base_ + layout_.unit_panel(layer, panel);
     const int64_t inputs = multiplied(layer);
-    if (inputs > 0) multiply_rows_of(own.input, own.identity.data(), count, inputs, weights, sums);
+    if (inputs > 0)
+      multiply_rows<Panel>(own.input, own.identity.data(), count, inputs, weights, sums);
     weights += layout_.input_bytes(layer);
-    multiply_rows_of(own.state, own.identity.data(), count, h_.output, weights, sums);
+    multiply_rows<Panel>(own.state, own.identity.data(), count, h_.output, weights, sums);
     for (int64_t i = 0; i < count; ++i)
       finish_units(layer, panel, i, live.parent[i], panel_vectors(sums, i).v);
   }
@@ -338,24 +340,6 @@ class Network {
     for (int v = 0; v < kPanelVectors; ++v)
       found.v[v] = load_full<V>(sums + index * kColumns + v * kWidth);
     return found;
-  }
-
-  // sums[i] += row named[i] of `a` · panel. In blocks of K that stay near while all rows pass.
-  static void multiply_rows_of(const Operand& a, const int64_t* named, int64_t count,
-                               int64_t k_size, const char* weights, A* sums) {
-    constexpr int64_t kBlock = 128;
-    const int64_t block = Panel::kBlocks && count > Panel::kMaxRows ? kBlock : k_size;
-    for (int64_t k0 = 0; k0 < k_size; k0 += block) {
-      const char* panel = weights + (k0 == 0 ? 0 : Panel::bytes(k0));
-      const int64_t size = std::min(block, k_size - k0);
-      for_row_tiles<Panel::kMaxRows>(count, [&](auto rows, int64_t first) {
-        PanelSums<1, rows.value, A> part;
-        A* start = sums + first * kColumns;
-        __builtin_memcpy(part, start, sizeof(part));
-        Panel::template multiply<1, rows.value>(a, named + first, k0, panel, 0, size, part);
-        __builtin_memcpy(start, part, sizeof(part));
-      });
-    }
   }
 
   FAST_S2S_INLINE void finish_units(int64_t layer, int64_t panel, int64_t index, int64_t parent,

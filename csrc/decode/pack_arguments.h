@@ -10,7 +10,7 @@ namespace fast_s2s {
 namespace decode_arguments {
 
 struct PackOptions {
-  int64_t num_layers;
+  int64_t num_layers;  // 0: a linear layer, which has a vocabulary and nothing else
   bool projected, table;
   int64_t heads;
   bool additive, feeding;
@@ -28,7 +28,9 @@ struct PackOptions {
 inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
                                   const std::vector<Tensor>& biases, const Tensor& inputs,
                                   const PackOptions& o) {
-  STD_TORCH_CHECK(o.num_layers >= 1, "num_layers: expected at least 1, got ", o.num_layers);
+  STD_TORCH_CHECK(o.num_layers >= 0, "num_layers: expected at least 0, got ", o.num_layers);
+  STD_TORCH_CHECK(o.num_layers > 0 || !(o.projected || o.table || o.heads > 0),
+                  "projected, table, heads: expected none without layers");
   STD_TORCH_CHECK(o.heads >= 0, "heads: expected at least 0, got ", o.heads);
   STD_TORCH_CHECK(o.heads > 0 || !(o.additive || o.feeding),
                   "additive, feeding: expected neither without heads");
@@ -42,7 +44,7 @@ inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
                   "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
   PackedHeader header{};
   header.layers = o.num_layers;
-  header.hidden = biases[0].size(0) / 4;
+  header.hidden = o.num_layers > 0 ? biases[0].size(0) / 4 : 0;
   header.output = matrices.back().size(1);
   header.vocab = matrices.back().size(0);
   header.inputs = inputs.size(1);
@@ -63,7 +65,8 @@ inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
   }
   const int64_t gates = 4 * header.hidden;
   STD_TORCH_CHECK(!o.table || header.inputs == gates, "inputs: expected a table (V, ", gates, ")");
-  STD_TORCH_CHECK(o.projected || header.output == header.hidden,
+  STD_TORCH_CHECK(o.num_layers > 0 || header.inputs == 0, "inputs: expected (V, 0) without layers");
+  STD_TORCH_CHECK(o.num_layers == 0 || o.projected || header.output == header.hidden,
                   "matrices: expected R = H without a projection, got ", header.output, " and ",
                   header.hidden);
   return header;

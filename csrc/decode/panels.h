@@ -308,5 +308,25 @@ struct Int8Panel {
 
 #endif
 
+// sums[i] += row named[i] of `a` · panel. In blocks of K that stay near while all rows pass.
+template <class Panel>
+void multiply_rows(const typename Panel::Operand& a, const int64_t* named, int64_t count,
+                   int64_t k_size, const char* weights, typename Panel::Acc* sums) {
+  typedef typename Panel::Acc A;
+  constexpr int64_t kBlock = 128;
+  const int64_t block = Panel::kBlocks && count > Panel::kMaxRows ? kBlock : k_size;
+  for (int64_t k0 = 0; k0 < k_size; k0 += block) {
+    const char* panel = weights + (k0 == 0 ? 0 : Panel::bytes(k0));
+    const int64_t size = std::min(block, k_size - k0);
+    for_row_tiles<Panel::kMaxRows>(count, [&](auto rows, int64_t first) {
+      PanelSums<1, rows.value, A> part;
+      A* start = sums + first * panel_columns<A>();
+      __builtin_memcpy(part, start, sizeof(part));
+      Panel::template multiply<1, rows.value>(a, named + first, k0, panel, 0, size, part);
+      __builtin_memcpy(start, part, sizeof(part));
+    });
+  }
+}
+
 }  // namespace FAST_S2S_ISA
 }  // namespace fast_s2s

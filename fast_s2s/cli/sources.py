@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,14 +109,31 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         raise UsageError("--test-words: expected only with --dataset cmudict")
     if dataset is not None:
         splits = load_splits(options)
-        return TrainingData(splits.train, splits.dev, f"{dataset}, {splits.name}", splits)
+        named = TrainingData(splits.train, splits.dev, f"{dataset}, {splits.name}", splits)
+        return _with_extra(named, options.get("extra_train"))
     _check_both(options, *parallel)
     _check_both(options, "dev_source", "dev_target")
     train = read_pairs(tsv, *(options.get(name) for name in parallel))
     dev: list[Entry] = []
     if options.get("dev") or options.get("dev_source"):
         dev = read_pairs(options.get("dev"), options.get("dev_source"), options.get("dev_target"))
-    return TrainingData(train, dev, str(tsv or options["train_source"]))
+    label = str(tsv or options["train_source"])
+    return _with_extra(TrainingData(train, dev, label), options.get("extra_train"))
+
+
+def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
+    """With the pairs of a TSV file to train on too. What is held out stays so, in any case."""
+    if extra is None:
+        return data
+    test = [] if data.splits is None else data.splits.test
+    held_out = {entry.source.casefold() for entry in (*data.dev, *test)}
+    pairs = read_pairs(extra, None, None)
+    more = [entry for entry in pairs if entry.source.casefold() not in held_out]
+    if len(more) < len(pairs):
+        left_out = len(pairs) - len(more)
+        print(f"{extra}: {left_out} pairs of the dev or test set left out", file=sys.stderr)
+    train = [*data.train, *more]
+    return dataclasses.replace(data, train=train, label=f"{data.label}, {extra}")
 
 
 def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:

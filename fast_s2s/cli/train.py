@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fast_s2s.cli import sources
+from fast_s2s.cli.beginning import MODEL_SKIP, build_model
 from fast_s2s.cli.options import (
     UsageError,
     add_device_options,
@@ -24,7 +25,7 @@ from fast_s2s.cli.options import (
 )
 from fast_s2s.cli.sources import TrainingData
 from fast_s2s.pipeline import TextPipeline
-from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
+from fast_s2s.seq2seq import Seq2SeqConfig
 from fast_s2s.training import (
     Trainer,
     TrainingConfig,
@@ -33,16 +34,6 @@ from fast_s2s.training import (
     processes,
 )
 from fast_s2s.training.run_folder import RunFolder
-
-# fields of the model that follow from the tokenizers, or have one value only
-_MODEL_SKIP = (
-    "decoder_dtype",
-    "src_vocab_size",
-    "tgt_vocab_size",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
 
 # how a command was called, not what it trains
 _NOT_SAVED = ("command", "run", "parser", "config", "output", "resume", "overwrite", "quiet")
@@ -57,6 +48,8 @@ _PATHS = (
     "source_tokenizer",
     "target_tokenizer",
     "test_words",
+    "extra_train",
+    "init_from",
 )
 
 
@@ -84,8 +77,13 @@ def add_parser(commands: Any) -> None:
         "--overwrite", action="store_true", help="remove the run in the folder and begin again"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument(
+        "--init-from",
+        metavar="DIR",
+        help="begin with the weights, sizes and vocabularies of this trained model",
+    )
     _add_data_options(parser)
-    add_settings(parser, "model", Seq2SeqConfig, _MODEL_SKIP)
+    add_settings(parser, "model", Seq2SeqConfig, MODEL_SKIP)
     add_settings(parser, "training", TrainingConfig)
     add_device_options(parser, argparse.SUPPRESS)
 
@@ -100,6 +98,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
                 f"--{name}-{side}", metavar="FILE", help=f"or: lines of the {name} set's {side}"
             )
     sources.add_dataset_options(data)
+    data.add_argument(
+        "--extra-train",
+        metavar="FILE",
+        help="TSV lines to train on too, but for those whose source is in the dev or test set",
+    )
     text = parser.add_argument_group("symbols")
     for side, usual in (("source", "char"), ("target", "word")):
         text.add_argument(
@@ -207,18 +210,7 @@ def _train(
     quiet: bool,
 ) -> tuple[TrainingResult, TextPipeline]:
     config = build_settings(TrainingConfig, options)
-    source_tokenizer, target_tokenizer = sources.build_tokenizers(options, data)
-    model_config = build_settings(
-        Seq2SeqConfig,
-        {name: value for name, value in options.items() if name not in _MODEL_SKIP},
-        src_vocab_size=len(source_tokenizer),
-        tgt_vocab_size=len(target_tokenizer),
-        pad_token_id=target_tokenizer.pad_token_id,
-        bos_token_id=target_tokenizer.bos_token_id,
-        eos_token_id=target_tokenizer.eos_token_id,
-    )
-    torch.manual_seed(config.seed)
-    model = Seq2Seq(model_config, device=device)
+    model, source_tokenizer, target_tokenizer = build_model(options, data, device, config.seed)
     trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
     if not quiet:
         size = sum(parameter.numel() for parameter in model.parameters())

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from fast_s2s.attention import Memory
+from fast_s2s.attention import Memory, values_in
 from fast_s2s.checks import check_integer, check_tensor, check_token_id, check_token_ids
 from fast_s2s.decoding.contract import (
     Decoder,
@@ -123,8 +123,8 @@ def initial_state(
     score = torch.zeros(count, dtype=torch.float64, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     state = State(
-        h=spread(h.detach().to(decoder.acc), 1),
-        c=spread(c.detach().to(decoder.acc), 1),
+        h=spread(values_in(h, decoder.acc), 1),
+        c=spread(values_in(c, decoder.acc), 1),
         tokens=spread(token).unsqueeze(1),
         token_scores=score.new_zeros(count, 0),
         position=node.new_zeros(count),
@@ -221,7 +221,7 @@ def read(
     check_token_ids("lengths", lengths, tokens.size(1) + 1, "lengths")
     if packed.attending is not None:
         raise ValueError("packed: expected layers without attention, got some with it")
-    h, c = h.detach().to(packed.acc), c.detach().to(packed.acc)
+    h, c = values_in(h, packed.acc), values_in(c, packed.acc)
     return read_packed([packed], h, c, tokens, lengths, outputs=False)[:2]
 
 

@@ -1,5 +1,5 @@
-"""The ops `decode_pack`, `decode` and `decode_read`: schemas and fake kernels. They have no
-gradients.
+"""The ops `decode_pack`, `decode`, `decode_read` and `decode_encode`: schemas and fake kernels.
+They have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fast_s2s.decoding.contract import Header, Keep, Options, join_state, split_state
+from fast_s2s.decoding.weights import DTYPES
+from fast_s2s.reference import accumulate_dtype
 
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
@@ -24,6 +26,11 @@ _library.define(
 _library.define(
     "decode_read(Tensor[] packed, int[] header, Tensor h, Tensor c, Tensor inputs, "
     "Tensor lengths, bool outputs) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "decode_encode(Tensor[] packed, int[] headers, Tensor tokens, Tensor lengths, int layers, "
+    "int directions, int[] pairs, bool bridged, bool outputs, bool feeding) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -98,3 +105,35 @@ def _(
     batch, steps = inputs.shape[:2]
     sizes = batch if outputs else 0, steps, len(packed) * Header(*header).output
     return torch.empty_like(h), torch.empty_like(c), h.new_empty(sizes)
+
+
+@torch.library.register_fake("fast_s2s::decode_encode")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    headers: list[int],
+    tokens: Tensor,
+    lengths: Tensor,
+    layers: int,
+    directions: int,
+    pairs: list[int],
+    bridged: bool,
+    outputs: bool,
+    feeding: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    size = len(Header._fields)
+    each = [Header(*headers[at : at + size]) for at in range(0, len(headers), size)]
+    batch, steps = tokens.shape
+    joined = directions * each[0].output
+    acc = accumulate_dtype(DTYPES[each[0].weights])
+
+    def made(*sizes: int) -> Tensor:
+        return tokens.new_empty(sizes, dtype=acc)
+
+    start = each[layers * directions].vocab if bridged and pairs else joined
+    keyed = len(packed) > layers * directions + (2 * len(pairs) if bridged else 0)
+    return (
+        made(len(pairs) + feeding, batch, start),
+        made(len(pairs), batch, start),
+        made(batch if outputs else 0, steps, joined),
+        made(batch if keyed else 0, steps, each[-1].vocab if keyed else 0),
+    )

@@ -81,7 +81,7 @@ class PackedDecoder:
     @property
     def choice(self) -> backends.Choice:
         """`backend`, and why."""
-        return _choose_backend(self.device.type, self.dtype)
+        return choose_backend(self.device.type, self.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -216,7 +216,7 @@ class PackedDecoder:
         )
 
 
-def _choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
+def choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
     """What runs `decode` for weights of this type, and why."""
     choice = backends.current(device_type, accumulate_dtype(dtype))
     if choice.backend == "reference":

@@ -15,7 +15,6 @@ from fast_s2s.decoding import Automaton, DecoderWeights, PackedDecoder
 from fast_s2s.decoding.contract import AttentionSizes, Decoder
 from fast_s2s.decoding.reference import Stepped
 from fast_s2s.generation import arguments, search
-from fast_s2s.generation.encoding import PackedEncoder
 from fast_s2s.generation.loop import Compute, StepDecoder, dense_compute
 from fast_s2s.generation.output import GenerateOutput, beam_indices
 from fast_s2s.generation.packing import PackedCache
@@ -36,7 +35,7 @@ class GenerationMixin:
     generation_config: GenerationConfig
     training: bool
     _packed: PackedCache
-    _packed_encoder: PackedEncoder
+    _packed_encoder: PackedCache
     _rounded: bool
 
     @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from fast_s2s.decoding import (
     LayerWeights,
     PackedDecoder,
     pack_decoder,
-    pack_encoder,
 )
+from fast_s2s.decoding.encoder import EncoderWeights, PackedEncoder, pack_whole_encoder
 from fast_s2s.lstm import LSTM
+
+Packed = TypeVar("Packed", PackedDecoder, PackedEncoder)
 
 
 class _Seen(NamedTuple):
@@ -41,7 +43,7 @@ class PackedCache:
 
     def __init__(self) -> None:
         # one tuple, replaced as a whole: another thread sees the old one or the new one
-        self._last: tuple[list[_Seen], torch.dtype | None, PackedDecoder] | None = None
+        self._last: tuple[list[_Seen], torch.dtype | None, object] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedCache, ()
@@ -53,26 +55,13 @@ class PackedCache:
         """
         return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
 
-    def get_encoder(
-        self, embedding: Tensor | None, layer: LayerWeights, dtype: torch.dtype
-    ) -> PackedDecoder:
-        """`pack_encoder` of one layer, likewise; of one that reads values without an embedding."""
-        tensors = [part for part in (embedding, *layer) if part is not None]
-
-        def pack() -> PackedDecoder:
-            if embedding is None:
-                none = layer.w_ih.new_zeros(1, layer.w_ih.size(1))
-                return pack_encoder(none, [layer], dtype, "off")
-            return pack_encoder(embedding, [layer], dtype, "on")
-
-        return self._kept(tensors, dtype, pack)
+    def get_encoder(self, weights: EncoderWeights, dtype: torch.dtype) -> PackedEncoder:
+        """`pack_whole_encoder`, likewise."""
+        return self._kept(_flat_encoder(weights), dtype, lambda: pack_whole_encoder(weights, dtype))
 
     def _kept(
-        self,
-        tensors: list[Tensor],
-        dtype: torch.dtype | None,
-        pack: Callable[[], PackedDecoder],
-    ) -> PackedDecoder:
+        self, tensors: list[Tensor], dtype: torch.dtype | None, pack: Callable[[], Packed]
+    ) -> Packed:
         last = self._last
         if (
             last is not None
@@ -80,7 +69,7 @@ class PackedCache:
             and len(last[0]) == len(tensors)
             and all(map(_Seen.is_still, last[0], tensors))
         ):
-            return last[2]
+            return cast(Packed, last[2])
         packed = pack()
         # tensors made in inference mode have no version
         if not any(tensor.is_inference() for tensor in tensors):
@@ -126,3 +115,9 @@ def _flat(weights: DecoderWeights) -> list[Tensor]:
     parts = [*ends, *(weights.attention or ())]
     parts += [part for layer in weights.layers for part in layer]
     return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _flat_encoder(weights: EncoderWeights) -> list[Tensor]:
+    parts = [weights.embedding, *(part for layer in weights.layers for part in layer)]
+    parts += [part for linear in (*weights.bridges, weights.key or ()) for part in linear]
+    return [part for part in parts if part is not None]

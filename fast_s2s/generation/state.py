@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_s2s.attention import Memory
-from fast_s2s.checks import check_integer, check_tensor, check_token_ids, integer_tensor
+from fast_s2s.checks import check_integer, check_tensor, check_token_ids, integer_tensor, shown
 from fast_s2s.configuration import Seq2SeqConfig
 from fast_s2s.functional import autocast_dtype
 
@@ -243,7 +243,7 @@ def _wider(dtype: torch.dtype) -> torch.dtype:
 
 def _check_states(states: Any, kind: type) -> None:
     if isinstance(states, kind) or not isinstance(states, Sequence) or not states:
-        raise TypeError(f"states: expected a sequence of {kind.__name__}, got {states!r}")
+        raise TypeError(f"states: expected a sequence of {kind.__name__}, got {shown(states)}")
     for index, state in enumerate(states):
         if not isinstance(state, kind):
             raise TypeError(

@@ -8,6 +8,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fast_s2s.checks import shown
+
 Metric = Literal["loss", "per", "wer", "exact_match", "bleu"]
 
 _WARMUP_UPDATES = 200
@@ -175,11 +177,11 @@ def _check_type(name: str, value: object, hint: Any) -> None:
     options = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is Literal:
         if value not in options:
-            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
+            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {shown(value)}")
         return
     # to isinstance a bool is an int, and an int no float
     is_bool = isinstance(value, bool)
     good = isinstance(value, options) or (float in options and isinstance(value, int))
     if not good or (is_bool and bool not in options):
         expected = " or ".join("None" if k is type(None) else k.__name__ for k in options)
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {shown(value)}")

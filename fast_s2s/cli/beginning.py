@@ -1,0 +1,92 @@
+"""What a training run begins with: a new model, or one that has been trained before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fast_s2s.cli import sources
+from fast_s2s.cli.options import UsageError, build_settings
+from fast_s2s.cli.sources import TrainingData
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
+from fast_s2s.text import Tokenizer
+
+# fields of the model that follow from the tokenizers, or have one value only
+MODEL_SKIP = (
+    "decoder_dtype",
+    "src_vocab_size",
+    "tgt_vocab_size",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+# flags that would give the model of --init-from other tokens than it knows
+_TEXT_OPTIONS = (
+    "source_level",
+    "target_level",
+    "source_tokenizer",
+    "target_tokenizer",
+    "lowercase",
+    "min_count",
+    "max_vocab_size",
+)
+
+
+def build_model(
+    options: Mapping[str, Any], data: TrainingData, device: torch.device, seed: int
+) -> tuple[Seq2Seq, Tokenizer, Tokenizer]:
+    """The model with which training begins, and its tokenizers of source and target.
+
+    Raises UsageError for options that do not fit, also to the model of --init-from.
+    """
+    torch.manual_seed(seed)
+    given = {name: value for name, value in options.items() if name not in MODEL_SKIP}
+    if options.get("init_from") is not None:
+        return _trained(Path(options["init_from"]), given, device)
+    source, target = sources.build_tokenizers(options, data)
+    config = build_settings(
+        Seq2SeqConfig,
+        given,
+        src_vocab_size=len(source),
+        tgt_vocab_size=len(target),
+        pad_token_id=target.pad_token_id,
+        bos_token_id=target.bos_token_id,
+        eos_token_id=target.eos_token_id,
+    )
+    return Seq2Seq(config, device=device), source, target
+
+
+def _trained(
+    folder: Path, given: Mapping[str, Any], device: torch.device
+) -> tuple[Seq2Seq, Tokenizer, Tokenizer]:
+    """The model in the folder, in float32, with the options that change none of its weights."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--init-from {folder}: no such folder")
+    for name in _TEXT_OPTIONS:
+        if given.get(name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected not with --init-from, whose model has "
+                "tokens of its own"
+            )
+    pipeline = TextPipeline.from_pretrained(folder, device=device)
+    trained = pipeline.model
+    assert isinstance(trained, Seq2Seq)
+    # a model that was rounded to int8 is trained on as what it is in float32
+    own = dataclasses.asdict(trained.config) | {"decoder_dtype": None}
+    model = Seq2Seq(build_settings(Seq2SeqConfig, own | dict(given)), device=device)
+    weights = trained.state_dict()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if shapes.get(name) != wanted.get(name):
+            raise UsageError(
+                f"--init-from {folder}: expected {name} of shape {wanted.get(name)}, which the "
+                f"options ask for, got {shapes.get(name)}"
+            )
+    model.load_state_dict(weights)
+    return model, pipeline.source_tokenizer, pipeline.target_tokenizer

@@ -1,0 +1,109 @@
+"""`fast-s2s train` with a model to begin with, and with pairs beside the data set's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers_cli import QUICK, assert_wrong_usage
+from helpers_training import toy_entries, toy_tsv
+
+from fast_s2s.cli import main, sources
+from fast_s2s.data import DatasetSplits, Entry
+from fast_s2s.seq2seq import Seq2Seq
+from fast_s2s.text import load_tokenizer
+
+# no update changes a weight by more than the learning rate, near enough
+STANDING = ["--learning-rate=1e-12", "--quiet", "--max-updates=2", "--warmup-updates=1"]
+
+
+@pytest.fixture
+def tsv(tmp_path):
+    return toy_tsv(tmp_path / "train.tsv", toy_entries(40))
+
+
+@pytest.fixture
+def trained(tmp_path, tsv):
+    run = tmp_path / "trained"
+    flags = ["--train", tsv, "--dev", tsv, *QUICK, "--seed=7", "--dropout=0.2", "--no-lowercase"]
+    assert main(["train", *flags, "--output", str(run)]) == 0
+    return run
+
+
+def test_training_goes_on_from_a_model(tmp_path, trained):
+    # fewer symbols, in another order: the model's own vocabularies stay
+    few = toy_tsv(tmp_path / "few.tsv", [Entry("32", ("two three",)), Entry("3", ("three",))])
+    run = tmp_path / "on"
+    flags = ["--train", few, "--init-from", str(trained), "--label-smoothing=0.1", *STANDING]
+    assert main(["train", *flags, "--output", str(run)]) == 0
+    before, after = Seq2Seq.from_pretrained(trained), Seq2Seq.from_pretrained(run)
+    assert (after.config.hidden_size, after.config.dropout) == (8, 0.2)
+    assert (before.config.label_smoothing, after.config.label_smoothing) == (0.0, 0.1)
+    for name, weight in after.state_dict().items():
+        torch.testing.assert_close(weight, before.state_dict()[name], rtol=0, atol=1e-9)
+    for side in ("source", "target"):
+        file = f"{side}_tokenizer.json"
+        assert (run / file).read_text() == (trained / file).read_text()
+
+
+def test_a_rounded_model_is_trained_in_float32(tmp_path, tsv, trained):
+    small, run = tmp_path / "small", tmp_path / "on"
+    assert main(["export", "--dtype", "int8", str(trained), str(small)]) == 0
+    flags = ["--train", tsv, "--init-from", str(small), *STANDING, "--output", str(run)]
+    assert main(["train", *flags]) == 0
+    model = Seq2Seq.from_pretrained(run)
+    assert (model.config.decoder_dtype, model.dtype) == (None, torch.float32)
+
+
+def test_a_run_that_began_with_a_model_is_resumed(tmp_path, tsv, trained, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--train", tsv, "--init-from", "trained", "--schedule=constant", *QUICK]
+    for name, more in (("whole", "--max-updates=6"), ("parts", "--max-updates=3")):
+        assert main(["train", *flags, more, "--output", name]) == 0
+    monkeypatch.chdir("/")
+    parts = str(tmp_path / "parts")
+    assert main(["train", "--resume", "--output", parts, "--max-updates=6", "--quiet"]) == 0
+    whole = Seq2Seq.from_pretrained(tmp_path / "whole").state_dict()
+    for name, weight in Seq2Seq.from_pretrained(parts).state_dict().items():
+        assert torch.equal(weight, whole[name]), name
+
+
+def test_options_that_do_not_fit_the_model(tmp_path, tsv, trained, capsys):
+    argv = ["train", "--train", tsv, "--output", str(tmp_path / "on"), *STANDING]
+    begun = [*argv, "--init-from", str(trained)]
+    for flag, message in (
+        ("--hidden-size=9", "which the options ask for, got"),
+        ("--attention=dot", "got None"),
+        ("--max-vocab-size=5", "--max-vocab-size: expected not with --init-from"),
+        ("--lowercase", "--lowercase: expected not with --init-from"),
+        ("--dropout=2", "dropout: expected a number in"),
+    ):
+        assert_wrong_usage(*begun, flag)
+        assert message in capsys.readouterr().err
+    assert main([*argv, "--init-from", str(tmp_path / "none")]) == 1
+    assert f"--init-from {tmp_path / 'none'}: no such folder" in capsys.readouterr().err
+
+
+def test_extra_pairs_are_trained_on_unless_held_out(tmp_path, tsv, monkeypatch, capsys):
+    extra = toy_tsv(
+        tmp_path / "extra.tsv",
+        [Entry("q", ("two",)), Entry("Held", ("one",)), Entry("dev", ("one",))],
+    )
+    splits = DatasetSplits(
+        name="toy", train=[Entry("1", ("one",))], dev=[Entry("dev", ("one",))],
+        test=[Entry("held", ("one",))],
+    )  # fmt: skip
+    monkeypatch.setattr(sources, "load_splits", lambda options: splits)
+    data = sources.load_training_data({"dataset": "cmudict", "extra_train": extra})
+    assert [entry.source for entry in data.train] == ["1", "q"]
+    assert data.dev == splits.dev
+    assert "2 pairs of the dev or test set left out" in capsys.readouterr().err
+    # beside files
+    run = tmp_path / "run"
+    flags = ["--train", tsv, "--extra-train", extra, *QUICK, "--output", str(run)]
+    assert main(["train", *flags]) == 0
+    known = load_tokenizer(run / "source_tokenizer.json")
+    assert known.unk_token_id not in known.encode("qHeldv")
+    options = json.loads((run / "run.json").read_text())["options"]
+    assert options["extra_train"] == extra
