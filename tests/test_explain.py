@@ -52,7 +52,15 @@ def test_a_trace_is_what_the_model_does(name, beams):
         for each in alternatives:
             if each.symbol == symbol:
                 assert each.probability == pytest.approx(chosen)
-    assert found.encoder.shape == (4, 5) and found.decoder.shape == (steps, 5)
+    config = pipeline.model.config
+    names = [f"layer {index + 1}" for index in range(config.num_encoder_layers)]
+    if config.bidirectional:
+        names = [f"{name} {arrow}" for name in names for arrow in "→←"]
+    assert [layer.name for layer in found.encoder] == names
+    assert {layer.states.shape for layer in found.encoder} == {(4, max(1, 5 // len(names)))}
+    layers = config.num_decoder_layers
+    assert {layer.states.shape for layer in found.decoder} == {(steps, 5 // layers)}
+    assert len(found.decoder) == layers
     if pipeline.model.config.attention is None:
         assert found.attention is None
     else:
@@ -61,16 +69,32 @@ def test_a_trace_is_what_the_model_does(name, beams):
         assert torch.allclose(found.attention.sum(2), torch.ones(heads, steps))
 
 
-def test_decoder_states_are_those_of_teacher_forcing():
-    pipeline = pipeline_of("heads")
+@pytest.mark.parametrize("name", MODELS)
+def test_encoder_states_are_those_that_the_decoder_gets(name):
+    pipeline = pipeline_of(name)
+    model, size = pipeline.model, pipeline.model.config.hidden_size
+    found = trace(pipeline, "312", units=4 * size, max_new_tokens=2)
+    ids = [*pipeline.encode(["312"])[0], pipeline.source_tokenizer.eos_token_id]
+    with torch.no_grad():
+        outputs, (h_n, _) = model.encoder(model.src_embedding(torch.tensor([ids])))
+    for layer, end in zip(found.encoder, h_n[:, 0], strict=True):
+        torch.testing.assert_close(layer.states[0 if "←" in layer.name else -1], end)
+    last = found.encoder[-2 if model.config.bidirectional else -1 :]
+    torch.testing.assert_close(torch.cat([layer.states for layer in last], 1), outputs[0])
+
+
+@pytest.mark.parametrize("name", ["heads", "feeding", "bidirectional"])
+def test_decoder_states_are_those_of_teacher_forcing(name):
+    pipeline = pipeline_of(name)
     model = pipeline.model
-    found = trace(pipeline, "31", units=model.config.hidden_size, max_new_tokens=4)
+    found = trace(pipeline, "31", units=4 * model.config.hidden_size, max_new_tokens=4)
     ids = [*pipeline.encode(["31"])[0], pipeline.source_tokenizer.eos_token_id]
     tokens = model.generate(torch.tensor([ids]), max_new_tokens=4)[:, 1:]
     with torch.no_grad():
         for step in range(len(found.target)):
             forced = model(torch.tensor([ids]), tokens[:, : step + 1], [3], [step + 1])
-            torch.testing.assert_close(found.decoder[step], forced.state.h[0, 0].float())
+            for layer, h in zip(found.decoder, forced.state.h, strict=False):
+                torch.testing.assert_close(layer.states[step], h[0])
 
 
 class Reader(HTMLParser):
@@ -108,7 +132,7 @@ def test_the_page_is_whole_and_needs_nothing_else(name):
     for symbol in (*found.source, *found.target):
         assert symbol in text
     cells = sum(tag == "rect" for tag, _ in reader.tags)
-    states = found.encoder.numel() + found.decoder.numel()
+    states = sum(layer.states.numel() for layer in (*found.encoder, *found.decoder))
     heads = 0 if found.attention is None else found.attention.size(0)
     charts = heads + 1 if heads > 1 else heads
     assert cells == 2 * (states + charts * len(found.source) * len(found.target))

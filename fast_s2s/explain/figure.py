@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from fast_s2s.explain.trace import Trace
 from fast_s2s.extras import require
 
@@ -44,9 +46,9 @@ def _alignment(axes: Any, found: Trace) -> None:
     """Rows are outputs, columns inputs; without attention the encoder's states instead."""
     steps = range(len(found.source))
     if found.attention is None:
-        states = found.encoder.t().numpy()
+        states = torch.cat([layer.states for layer in found.encoder[::-1]], 1).t().numpy()
         shown = axes.imshow(states, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-        axes.set_title("states of the encoder (no attention)", fontsize=10)
+        axes.set_title("states of the encoder, last layer on top (no attention)", fontsize=10)
         axes.set_yticks([])
         axes.figure.colorbar(shown, ax=axes, shrink=0.6)
     else:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from fast_s2s.explain.trace import Trace
+from fast_s2s.explain.trace import Layer, Trace
 
 _CELL = 34
 # a state's column: as wide as a cell, and of so many thin rows
 _UNIT = 5
+# between layers
+_GAP = 6
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1f2d3d; --quiet: #6b7a89; --line: #d9e0e6; --blue: #2166ac; }
@@ -60,9 +62,10 @@ def _section(found: Trace) -> str:
 <div class="big">{html.escape(found.text)} → {html.escape(found.output)}</div>
 <p>The model gives this output a probability of {found.probability:.1%}.</p>
 <h2>The network, unrolled over time</h2>
-<p>A column is the hidden state of the last layer at one step: blue units are below zero, red ones
-above; shown are those that vary most. The encoder reads a symbol at each step and hands its last
-state over; the decoder starts from it, and reads at each step what it chose in the one before.</p>
+<p>A column is one step: the hidden state of each layer, the first at the bottom. Blue units are
+below zero, red ones above; shown are those that vary most. The encoder reads a symbol at each step,
+where an arrow points left beginning at the end, and hands its last states over; the decoder starts
+from them, and reads at each step what it chose in the one before.</p>
 <div class="net">
 {_states(found.encoder, "encoder", below=found.source)}
 <div class="arrow"><b>→</b>context{"" if found.attention is None else "<br>and attention"}</div>
@@ -84,7 +87,7 @@ state over; the decoder starts from it, and reads at each step what it chose in 
 
 
 def _states(
-    states: Tensor,
+    layers: Sequence[Layer],
     name: str,
     below: Sequence[str],
     above: Sequence[str] | None = None,
@@ -92,25 +95,33 @@ def _states(
     *,
     escaped: bool = False,
 ) -> str:
-    steps, units = states.shape
+    steps = len(below)
     cell = _cell([html.unescape(text) for text in (*below, *(above or ()))])
-    head = 40 if above is not None else 6
-    body = head + units * _UNIT
-    width, height = steps * cell + 2, body + 44
-    shapes = [
-        _rectangle(t * cell + 1, head + u * _UNIT, cell - 3, _UNIT, _diverging(value))
-        for t, column in enumerate(states.tolist())
-        for u, value in enumerate(column)
-    ]
-    labels = []
+    # where a layer needs its name, it stands at the left
+    left = 0 if len(layers) == 1 else 58
+    body = 40 if above is not None else 6
+    shapes, labels = [], []
+    for layer in reversed(layers):
+        units = layer.states.size(1)
+        shapes += [
+            _rectangle(left + t * cell + 1, body + u * _UNIT, cell - 3, _UNIT, _diverging(value))
+            for t, column in enumerate(layer.states.tolist())
+            for u, value in enumerate(column)
+        ]
+        if left:
+            labels.append(
+                _text(left - 8, body + units * _UNIT / 2 + 4, layer.name, "small quiet", end=True)
+            )
+        body += units * _UNIT + (_GAP if left else 0)
+    width, height = left + steps * cell + 2, body + 44
     for t in range(steps):
-        middle = t * cell + cell / 2 - 1
+        middle = left + t * cell + cell / 2 - 1
         text = below[t] if escaped else html.escape(below[t])
         labels.append(_text(middle, body + 16, text, "quiet" if above is not None else ""))
         if above is not None and chances is not None:
             labels.append(_text(middle, 14, html.escape(above[t])))
             labels.append(_text(middle, 30, f"{chances[t]:.2f}", "small quiet"))
-    labels.append(_text(width / 2, body + 38, f"{name}: {steps} steps", "small quiet"))
+    labels.append(_text((left + width) / 2, body + 38, f"{name}: {steps} steps", "small quiet"))
     # short sequences still have room for their caption
     return _svg(max(width, 110), height, shapes + labels, f"hidden states of the {name}")
 

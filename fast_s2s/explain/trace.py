@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fast_s2s.checks import check_integer
 from fast_s2s.generation import DecoderState
+from fast_s2s.lstm import LSTM
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 
@@ -20,6 +22,13 @@ class Alternative:
 
     symbol: str
     probability: float
+
+
+class Layer(NamedTuple):
+    """Hidden states of a layer in one direction, (steps, units), of the units that vary most."""
+
+    name: str
+    states: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +42,8 @@ class Trace:
     chosen:       T probabilities of them
     alternatives: of each step the most probable symbols, best first
     attention:    (heads, T, S), or None for a model without
-    encoder:      (S, units), outputs of the encoder's last layer, of units that vary most
-    decoder:      (T, units), hidden states of the decoder's last layer, likewise
+    encoder:      layers and directions of the encoder, the first one first, of S steps
+    decoder:      layers of the decoder, of T steps
     """
 
     text: str
@@ -45,18 +54,19 @@ class Trace:
     chosen: list[float]
     alternatives: list[list[Alternative]]
     attention: Tensor | None
-    encoder: Tensor
-    decoder: Tensor
+    encoder: list[Layer]
+    decoder: list[Layer]
 
 
 @torch.inference_mode()
 def trace(
-    pipeline: TextPipeline, text: str, *, top: int = 5, units: int = 24, **options: Any
+    pipeline: TextPipeline, text: str, *, top: int = 5, units: int = 32, **options: Any
 ) -> Trace:
     """Generate from `text` and look at every step.
 
     top:     alternatives of each step
-    units:   hidden units to keep: those that vary most from step to step
+    units:   hidden units to keep of the encoder, and of the decoder: those that vary most from step
+             to step, as many of each layer and direction
     options: of `Seq2Seq.generate`, such as `num_beams`
 
     Raises TypeError or ValueError naming the argument that does not fit.
@@ -81,7 +91,6 @@ def trace(
     chosen = log_probabilities.gather(1, tgt[0].unsqueeze(1)).squeeze(1)
     symbols = pipeline.target_tokenizer.tokens
     weights = forced.cross_attentions
-    encoded, _ = model.encoder(model.src_embedding(src))
     return Trace(
         text=text,
         output=pipeline.target_tokenizer.decode(tgt[0].tolist()),
@@ -96,23 +105,56 @@ def trace(
             )
         ],
         attention=None if weights is None else weights[0][0].float().cpu(),
-        encoder=_liveliest(encoded[0], units),
-        decoder=_liveliest(_decoder_states(model, src, len(ids), tgt), units),
+        encoder=_kept(_encoder_layers(model.encoder, model.src_embedding(src)), units),
+        decoder=_kept(_decoder_layers(model, src, len(ids), tgt), units),
     )
 
 
-def _decoder_states(model: Seq2Seq, src: Tensor, length: int, tgt: Tensor) -> Tensor:
-    """(T, H), of the last layer after each input: bos, then all tokens but the last."""
+def _encoder_layers(lstm: LSTM, x: Tensor) -> list[Layer]:
+    """(S, H) of each, one layer of the LSTM after the other; x (1, S, embedding size)."""
+    found = []
+    kind: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
+    for index in range(lstm.num_layers):
+        one = LSTM(
+            *(x.size(2), lstm.hidden_size),
+            batch_first=True,
+            bidirectional=lstm.bidirectional,
+            **lstm.options(),
+            **kind,
+        )
+        of_layer = re.compile(rf"_l{index}(?=_reverse$|$)")
+        weights = lstm.state_dict().items()
+        one.load_state_dict(
+            {of_layer.sub("_l0", name): w for name, w in weights if of_layer.search(name)}
+        )
+        x, _ = one.eval()(x)
+        name = f"layer {index + 1}"
+        if not lstm.bidirectional:
+            found.append(Layer(name, x[0]))
+            continue
+        forward, backward = x[0].chunk(2, 1)
+        found += [Layer(f"{name} →", forward), Layer(f"{name} ←", backward)]
+    return found
+
+
+def _decoder_layers(model: Seq2Seq, src: Tensor, length: int, tgt: Tensor) -> list[Layer]:
+    """(T, H) of each after each input: bos, then all tokens but the last."""
     state = model.encode(src, [length])
     assert isinstance(state, DecoderState)
-    top = model.config.num_decoder_layers - 1
-    states = [state.h.new_zeros(0, model.config.hidden_size)]
+    layers = model.config.num_decoder_layers
+    states = [state.h.new_zeros(layers, 0, model.config.hidden_size)]
     token = torch.full((1,), model.config.bos_token_id, device=src.device)
     for step in range(tgt.size(1)):
         _, state = model.step(token, state)
-        states.append(state.h[top])
+        # with input feeding what attention found comes last
+        states.append(state.h[:layers])
         token = tgt[:, step]
-    return torch.cat(states)
+    return [Layer(f"layer {index + 1}", h) for index, h in enumerate(torch.cat(states, 1))]
+
+
+def _kept(layers: list[Layer], units: int) -> list[Layer]:
+    each = max(1, units // len(layers))
+    return [Layer(layer.name, _liveliest(layer.states, each)) for layer in layers]
 
 
 def _liveliest(states: Tensor, units: int) -> Tensor:
