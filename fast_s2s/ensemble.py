@@ -111,14 +111,14 @@ class Ensemble(GenerationMixin, nn.Module):
         outputs = [model(src, tgt, src_lengths, tgt_lengths).logits for model in self._members]
         logits = _mixture(outputs)
         first = self._members[0]
-        lengths = first._check_tgt(tgt, tgt_lengths, src.size(0))
+        tgt, lengths = first._check_tgt(tgt, tgt_lengths, src.size(0))
         return EnsembleOutput(first._loss(logits, tgt, lengths), logits)
 
     def encode(
         self, src: Tensor, src_lengths: Tensor | Sequence[int] | None = None
     ) -> DecoderState:
         """The contexts of all models, side by side: arguments as of `Seq2Seq`."""
-        return self._context(src, self._check_src(src, src_lengths))
+        return self._context(*self._check_src(src, src_lengths))
 
     def compile_decoder(self, dtype: torch.dtype | str | None = None) -> Ensemble:
         """`Seq2Seq.compile_decoder` of all models."""
@@ -126,8 +126,8 @@ class Ensemble(GenerationMixin, nn.Module):
             model.compile_decoder(dtype)
         return self
 
-    def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
-        return self._joined([model._context(src, lengths) for model in self._members])
+    def _context(self, source: Tensor, lengths: Tensor) -> DecoderState:
+        return self._joined([model._context(source, lengths) for model in self._members])
 
     def _joined(self, states: Sequence[DecoderState]) -> DecoderState:
         acc = torch.promote_types(self.dtype, torch.float32)
@@ -194,8 +194,11 @@ class Ensemble(GenerationMixin, nn.Module):
     def _runs_by_modules(self) -> bool:
         return any(model._runs_by_modules() for model in self._members)
 
-    def _check_src(self, src: Any, lengths: Any) -> Tensor:
-        return self._members[0]._check_src(src, lengths)
+    def _check_src(self, src: Any, lengths: Any, embeds: Any = None) -> tuple[Tensor, Tensor]:
+        # embeddings must fit every model; tokens fit all or none
+        for model in self._members[1:] if embeds is not None else ():
+            model._check_src(src, lengths, embeds)
+        return self._members[0]._check_src(src, lengths, embeds)
 
     def _check_state(self, state: DecoderState) -> None:
         if not isinstance(state, DecoderState):

@@ -16,7 +16,6 @@ from fast_s2s.checks import (
     check_device,
     check_floating_dtype,
     check_integer,
-    check_lengths,
     check_number,
     check_tensor,
     check_token_ids,
@@ -30,6 +29,7 @@ from fast_s2s.generation.arguments import check_output_attentions
 from fast_s2s.generation.encoding import encoder_weights, is_served
 from fast_s2s.generation.packing import PackedCache, decoder_weights
 from fast_s2s.generation.state import check_encoder_state, check_state
+from fast_s2s.inputs import check_source, check_target
 from fast_s2s.saving import PretrainedMixin
 from fast_s2s.scheduled_sampling import mixed_inputs
 from fast_s2s.unrolled import Outputs, Unrolled
@@ -123,11 +123,12 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
 
     def forward(
         self,
-        src: Tensor,
-        tgt: Tensor,
+        src: Tensor | None = None,
+        tgt: Tensor | None = None,
         src_lengths: Tensor | Sequence[int] | None = None,
         tgt_lengths: Tensor | Sequence[int] | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         output_attentions: bool = False,
         sampling_probability: float = 0.0,
         sampling_passes: int = 1,
@@ -139,6 +140,9 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         src_lengths:       (B,) integers in 0..S; default: up to each row's last token that is not
                            pad
         tgt_lengths:       (B,) integers in 0..T; likewise
+        inputs_embeds:     (B, S, embedding_size) in the parameters' type, in place of src: features
+                           of sound or images, or embeddings of your own; src_lengths then default
+                           to S
         output_attentions: also return where each output came from
         sampling_probability, sampling_passes: scheduled sampling, `fast_s2s.scheduled_sampling`:
                            the probability that the decoder reads what it would say itself instead
@@ -149,10 +153,10 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
 
         Raises TypeError or ValueError naming the argument that does not fit.
         """
-        src_lengths = self._check_src(src, src_lengths)
-        tgt_lengths = self._check_tgt(tgt, tgt_lengths, src.size(0))
+        source, src_lengths = self._check_src(src, src_lengths, inputs_embeds)
+        tgt, tgt_lengths = self._check_tgt(tgt, tgt_lengths, source.size(0))
         check_output_attentions(output_attentions, self.config)
-        context, _ = self._encode(src, src_lengths)
+        context, _ = self._encode(source, src_lengths)
         bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
         fed = torch.cat((bos, tgt), dim=1)
         inputs = fed[:, :-1]
@@ -175,15 +179,16 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
 
     def encode(
         self,
-        src: Tensor,
+        src: Tensor | None = None,
         src_lengths: Tensor | Sequence[int] | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         state: EncoderState | None = None,
         return_state: bool = False,
     ) -> DecoderState | tuple[DecoderState, EncoderState]:
         """The context: the state from which the decoder starts.
 
-        src, src_lengths: as in `forward`
+        src, src_lengths, inputs_embeds: as in `forward`
         state:            read on from here: what an earlier part of the input returned. Parts one
                           after the other give what the whole gives. Not with a bidirectional
                           encoder, which begins at both ends
@@ -191,7 +196,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
 
         Raises TypeError or ValueError naming the argument that does not fit.
         """
-        src_lengths = self._check_src(src, src_lengths)
+        source, src_lengths = self._check_src(src, src_lengths, inputs_embeds)
         check_bool("return_state", return_state)
         if self.config.bidirectional and (state is not None or return_state):
             raise ValueError(
@@ -199,8 +204,8 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
                 "its input from both ends"
             )
         if state is not None:
-            check_encoder_state(state, src.size(0), self.config, self.dtype, self.device)
-        context, state = self._encode(src, src_lengths, state)
+            check_encoder_state(state, source.size(0), self.config, self.dtype, self.device)
+        context, state = self._encode(source, src_lengths, state)
         return (context, state) if return_state else context
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
@@ -222,9 +227,10 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         return logits, state
 
     def _encode(
-        self, src: Tensor, lengths: Tensor, state: EncoderState | None = None
+        self, source: Tensor, lengths: Tensor, state: EncoderState | None = None
     ) -> tuple[DecoderState, EncoderState]:
-        embedded = self.dropout(self.src_embedding(src))
+        """source: tokens (B, S), or what stands in place of their embeddings (B, S, E)."""
+        embedded = self.dropout(self.src_embedding(source) if source.dim() == 2 else source)
         hx = None if state is None else (state.h.to(embedded.dtype), state.c.to(embedded.dtype))
         output, (h_n, c_n) = self.encoder(embedded, hx, lengths=lengths)
         context = self._context_of(h_n, c_n, output, lengths)
@@ -233,22 +239,24 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
             memory = state.memory.extended(memory)
         return context._replace(memory=memory), EncoderState(h_n, c_n, memory)
 
-    def _context(self, src: Tensor, lengths: Tensor) -> DecoderState:
+    def _context(self, source: Tensor, lengths: Tensor) -> DecoderState:
         embedding = self.src_embedding.weight
         if (
             self._dropout_is_on()
-            or torch.is_autocast_enabled(src.device.type)
+            or source.dim() == 3
+            or torch.is_autocast_enabled(source.device.type)
             or not is_served(embedding, self.encoder)
         ):
-            return self._encode(src, lengths)[0]
+            return self._encode(source, lengths)[0]
         # int8 of numbers that were rounded to it is exact
         dtype = torch.int8 if self._rounded else self.dtype
         bridges = () if self.bridge is None else (*self.bridge.h, *self.bridge.c)
         weights = encoder_weights(embedding, self.encoder, bridges, self.attention)
         attends, feeding = self.attention is not None, self.config.input_feeding
         packed = self._packed_encoder.get_encoder(weights, dtype)
-        h, c, values, keys = packed.run(src, lengths, self._pairs, outputs=attends, feeding=feeding)
-        return DecoderState(h, c, memory=Memory(values, keys, lengths) if attends else None)
+        found = packed.run(source, lengths, self._pairs, outputs=attends, feeding=feeding)
+        memory = Memory(found.values, found.keys, lengths) if attends else None
+        return DecoderState(found.h, found.c, memory=memory)
 
     def _context_of(
         self, h_n: Tensor, c_n: Tensor, output: Tensor, lengths: Tensor
@@ -333,28 +341,18 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
     def _tie_embeddings(self) -> None:
         self.output_projection.weight = self.tgt_embedding.weight
 
-    def _check_src(self, src: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
-        self._check_ids("src", src, None, self.config.src_vocab_size)
-        return self._lengths("src_lengths", lengths, src)
+    def _check_src(
+        self,
+        src: Tensor | None,
+        lengths: Tensor | Sequence[int] | None,
+        embeds: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return check_source(src, embeds, lengths, self.config, self.dtype, self.device)
 
-    def _check_tgt(self, tgt: Tensor, lengths: Tensor | Sequence[int] | None, batch: int) -> Tensor:
-        self._check_ids("tgt", tgt, batch, self.config.tgt_vocab_size)
-        return self._lengths("tgt_lengths", lengths, tgt)
-
-    def _check_ids(self, name: str, ids: Tensor, batch: int | None, vocab_size: int) -> None:
-        check_tensor(name, ids, "(batch, steps)", (None, None), torch.int64, self.device)
-        if batch is not None and ids.size(0) != batch:
-            raise ValueError(f"{name}: expected {batch} rows, as src has, got {ids.size(0)}")
-        if ids.size(1) == 0:
-            raise ValueError(f"{name}: expected at least one step, got shape {tuple(ids.shape)}")
-        check_token_ids(name, ids, vocab_size)
-
-    def _lengths(self, name: str, lengths: Tensor | Sequence[int] | None, ids: Tensor) -> Tensor:
-        """(B,) int64; where not given, up to each row's last token that is not pad."""
-        if lengths is not None:
-            return check_lengths(name, lengths, ids.size(0), ids.size(1), ids.device)
-        positions = torch.arange(1, ids.size(1) + 1, device=ids.device)
-        return (positions * (ids != self.config.pad_token_id)).amax(1)
+    def _check_tgt(
+        self, tgt: Tensor | None, lengths: Tensor | Sequence[int] | None, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        return check_target(tgt, lengths, batch, self.config, self.device)
 
     def _check_state(self, state: DecoderState) -> None:
         check_state(state, self.config, self.dtype, self.device)

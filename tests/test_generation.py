@@ -281,7 +281,7 @@ def _state(model, **changes):
 
 
 BAD_CALLS = {
-    "nothing": (lambda m: m.generate(), ValueError, "src: expected a tensor, or a state"),
+    "nothing": (lambda m: m.generate(), ValueError, "src: expected a tensor, or inputs_embeds"),
     "src and state": (
         lambda m: m.generate(make_batch().src, state=_state(m)),
         ValueError,

@@ -31,7 +31,7 @@ ROWS = [
     {"lstm_options", "dropout"},
     {"lstm"},
     {"convert", "generation", "parts", "saving"},
-    {"unrolled"},
+    {"unrolled", "inputs"},
     {"seq2seq"},
     {"ensemble"},
     {"pipeline"},

@@ -44,6 +44,7 @@ class GenerationMixin:
         src: Tensor | None = None,
         src_lengths: Tensor | Sequence[int] | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         state: DecoderState | None = None,
         return_state: bool = False,
@@ -59,7 +60,7 @@ class GenerationMixin:
 
         In training mode dropout is on: call `eval()`.
 
-        src, src_lengths:  as in `forward`
+        src, src_lengths, inputs_embeds: as in `forward`
         generation_config: default `self.generation_config`
         state:             instead of src: go on from what `generate`, `encode` or `forward` gave
         return_state:      also return the state to go on from
@@ -95,14 +96,18 @@ class GenerationMixin:
         criteria = arguments.callables("stopping_criteria", stopping_criteria)
         arguments.check_bool("return_state", return_state)
         if state is not None:
-            if src is not None or src_lengths is not None:
-                raise ValueError("state: expected None beside src or src_lengths, got both")
+            if any(part is not None for part in (src, src_lengths, inputs_embeds)):
+                raise ValueError(
+                    "state: expected None beside src, src_lengths or inputs_embeds, got both"
+                )
             self._check_state(state)
-        elif src is None:
-            raise ValueError("src: expected a tensor, or a state to go on from, got neither")
+        elif src is None and inputs_embeds is None:
+            raise ValueError(
+                "src: expected a tensor, or inputs_embeds or a state to go on from, got none"
+            )
         else:
-            src_lengths = self._check_src(src, src_lengths)
-        batch = state.h.size(1) if state is not None else len(src)  # type: ignore[arg-type]
+            source, lengths = self._check_src(src, src_lengths, inputs_embeds)
+        batch = len(source) if state is None else state.h.size(1)
         request = arguments.request(
             resolved,
             batch,
@@ -115,7 +120,7 @@ class GenerationMixin:
             resumed=state is not None,
         )
         if state is None:
-            state = self._context(src, src_lengths)
+            state = self._context(source, lengths)
         config = request.config
         arguments.check_output_attentions(config.output_attentions, self.config)
         decoder = self._decoder(config, processors, criteria)
@@ -222,7 +227,7 @@ class GenerationMixin:
         """The parameters' type."""
         raise NotImplementedError
 
-    def _context(self, src: Any, lengths: Any) -> DecoderState:
+    def _context(self, source: Any, lengths: Any) -> DecoderState:
         raise NotImplementedError
 
     def _decoder_weights(self) -> DecoderWeights:
@@ -239,7 +244,7 @@ class GenerationMixin:
     def _check_state(self, state: DecoderState) -> None:
         raise NotImplementedError
 
-    def _check_src(self, src: Any, lengths: Any) -> Tensor:
+    def _check_src(self, src: Any, lengths: Any, embeds: Any = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
