@@ -86,7 +86,7 @@ CALLS = {
         TypeError,
         "constraint: expected a sequence of token",
     ),
-    "constraint none": ({"constraint": []}, ValueError, "sequences: expected at least one"),
+    "constraint none": ({"constraint": []}, ValueError, "constraint: expected at least one"),
     "constraint ids": (
         {"constraint": [[3], [13]]},
         ValueError,

@@ -29,14 +29,18 @@ class Automaton(NamedTuple):
     final: Tensor
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> Automaton:
+    def from_sequences(
+        cls, sequences: Sequence[Sequence[int]], *, name: str = "sequences"
+    ) -> Automaton:
         """The trie of these token sequences, which are without eos: exactly they are allowed.
+
+        name: what errors call them
 
         Raises TypeError or ValueError naming what does not fit.
         """
-        check_sequence("sequences", sequences, "token sequences")
+        check_sequence(name, sequences, "token sequences")
         if not len(sequences):
-            raise ValueError("sequences: expected at least one, got none")
+            raise ValueError(f"{name}: expected at least one, got none")
         try:
             lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
             # index: a number with a fraction is no token
@@ -46,9 +50,9 @@ class Automaton(NamedTuple):
                 lengths.sum(),
             )
         except (TypeError, ValueError, OverflowError) as error:
-            raise TypeError(f"sequences: expected sequences of integers ({error})") from error
+            raise TypeError(f"{name}: expected sequences of integers ({error})") from error
         if flat.size and flat.min() < 0:
-            raise ValueError(f"sequences: expected token ids >= 0, got {flat.min()}")
+            raise ValueError(f"{name}: expected token ids >= 0, got {flat.min()}")
         return cls(*(torch.from_numpy(array) for array in _trie(flat, lengths)))
 
     def check(self, vocab_size: int) -> None:

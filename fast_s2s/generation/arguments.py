@@ -256,7 +256,7 @@ def _automaton(constraint: Any, vocab_size: int) -> Automaton | None:
         return None
     if not isinstance(constraint, Automaton):
         check_sequence("constraint", constraint, "token sequences, or an Automaton")
-        constraint = Automaton.from_sequences(constraint)
+        constraint = Automaton.from_sequences(constraint, name="constraint")
         _check_vocabulary("constraint", constraint.arc_tokens.tolist(), vocab_size)
         return constraint
     known = _checked
