@@ -38,24 +38,28 @@ def calls(result: Result) -> Iterator[str]:
     first = list(shapes.items())[:SHAPES]
     lines = [(shape, side, *cells) for shape, sides in first for side, cells in sides.items()]
     if lines:
-        heads = ("shape", "side", "launches", "kernels", "copies", "fills", "MiB at most")
+        counted = ("launches", "kernels", "copies", "fills", "MiB at most")
+        heads = ("shape", "side", *counted, "µs after a flush of L2")
         table = [heads, ("---",) * len(heads), *lines]
         text = "\n".join(f"| {' | '.join(line)} |" for line in table)
-        yield f"### Launches and memory of one call\n\n{_CALLS}\n\n{text}"
+        yield f"### Launches, memory and first reads of one call\n\n{_CALLS}\n\n{text}"
 
 
 _CALLS = (
     "By torch.profiler, outside the timing. Launches are made by the host, where a CUDA graph is "
     "one; kernels, copies and fills run on the GPU. Memory is what torch's allocator gave out at "
-    "most during the call, weights and inputs not counted; a CUDA graph holds its own from before."
+    "most during the call, weights and inputs not counted; a CUDA graph holds its own from before. "
+    "The time is the median of calls by themselves, each after so much was written that nothing "
+    "they read lies in L2; the other tables' calls follow each other."
 )
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     if "failure" in found:
-        return (found["failure"].replace("|", "/"), *[""] * 4)
+        return (found["failure"].replace("|", "/"), *[""] * 5)
     numbers = (f"{found[kind]:g}" for kind in ("launches", "kernels", "copies", "fills"))
-    return (*numbers, f"{found['peak_bytes'] / 2**20:.1f}")
+    flushed = f"{1e6 * found['flushed_seconds']:.4g}" if "flushed_seconds" in found else "–"
+    return (*numbers, f"{found['peak_bytes'] / 2**20:.1f}", flushed)
 
 
 def sections(documents: list[dict[str, Any]]) -> Iterator[str]:

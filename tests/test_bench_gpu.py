@@ -151,16 +151,52 @@ def test_nothing_is_observed_on_a_cpu():
 
 def test_the_report_shows_launches_and_memory():
     counted = {"launches": 2.0, "kernels": 3.0, "copies": 0.5, "fills": 0, "peak_bytes": 3 * 2**19}
+    counted["flushed_seconds"] = 12.3456e-6
     row = {"status": "measured", "kind": "time", "shape": "T=1", "workload": {}}
     row |= {"ours": "fast_s2s", "peer": "nn.LSTM"}
     row["observed"] = {"ours": counted, "peer": {"failure": "RuntimeError: a | b"}}
     (text,) = gpu_page.calls(Result("gpu", (), (row, row)))
-    assert text.count("| T=1 | fast_s2s | 2 | 3 | 0.5 | 0 | 1.5 |") == 1
+    assert text.count("| T=1 | fast_s2s | 2 | 3 | 0.5 | 0 | 1.5 | 12.35 |") == 1
     assert "| T=1 | nn.LSTM | RuntimeError: a / b |" in text
     assert not list(gpu_page.calls(Result("gpu", (), ({**row, "observed": {}},))))
     many = tuple({**row, "shape": f"T={i}"} for i in range(gpu_page.SHAPES + 5))
     (text,) = gpu_page.calls(Result("gpu", (), many))
     assert text.count("| fast_s2s |") == gpu_page.SHAPES and "| T=0 |" in text
+
+
+def test_calls_after_a_flush_are_timed_one_by_one(monkeypatch):
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = len(done)
+            done.append("event")
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            assert done[self.at : other.at] == ["event", "call"] and done[self.at - 1] == "flush"
+            return float(other.at)
+
+    class Room:
+        def fill_(self, value):
+            done.append("flush")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    device = SimpleNamespace(L2_cache_size=50)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    monkeypatch.setattr(
+        torch, "empty", lambda size, dtype, device: Room() if size == 2**29 else None
+    )
+    side = Side("ours", lambda: done.append("call"), dict, cuda=True)
+    # of nine calls of four entries each the fifth
+    assert launches._flushed_seconds(side) == 19e-3
+    assert done.count("call") == done.count("flush") == 9
 
 
 # a kernel that fails takes the GPU from its process
