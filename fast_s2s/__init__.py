@@ -9,6 +9,7 @@ from fast_s2s.configuration import GenerationConfig as GenerationConfig
 from fast_s2s.configuration import Seq2SeqConfig as Seq2SeqConfig
 from fast_s2s.convert import from_torch as from_torch
 from fast_s2s.convert import replace_lstm as replace_lstm
+from fast_s2s.convert import restore_lstm as restore_lstm
 from fast_s2s.convert import to_torch as to_torch
 from fast_s2s.ensemble import Ensemble as Ensemble
 from fast_s2s.generation import Automaton as Automaton

@@ -51,26 +51,50 @@ def replace_lstm(model: M) -> M:
     they are left alone, with a warning, and so are modules with a `forward` of their own. Raises
     TypeError for anything but a module.
     """
+    return _swapped(model, _TO_FAST, "replace_lstm")
+
+
+def restore_lstm(model: M) -> M:
+    """Swap every LSTM and LSTMCell of ours inside `model` for torch's, as `replace_lstm` does the
+    other way round: for tools that know torch's classes alone.
+
+    Those with options that torch's lack are left alone too. A `Seq2Seq` needs ours: it calls them
+    with `lengths`.
+    """
+    return _swapped(model, _TO_TORCH, "restore_lstm")
+
+
+def _swapped(model: M, classes: dict[type[nn.Module], type[nn.Module]], caller: str) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
-        if not isinstance(module, tuple(_TO_FAST)) or isinstance(module, tuple(_TO_TORCH)):
+        # our cell is one of torch's cells too
+        done = classes is _TO_FAST and isinstance(module, tuple(_TO_TORCH))
+        if done or not isinstance(module, tuple(classes)):
             continue
-        why_not = "a subclass of torch's" if type(module) not in _TO_FAST else _own_forward(module)
+        why_not = _why_not(module, classes)
         if why_not:
             warnings.warn(
-                f"replace_lstm: left a {type(module).__name__}, {why_not}, as it is",
+                f"{caller}: left a {type(module).__name__}, {why_not}, as it is",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         else:
-            twins[module] = _twin(module, _TO_FAST, "model")
+            twins[module] = _twin(module, classes, "model")
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in twins:
                 setattr(parent, name, twins[child])
     return twins.get(model, model)  # type: ignore[return-value]
+
+
+def _why_not(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> str:
+    if type(module) not in classes:
+        return f"a subclass of {'torch' if classes is _TO_FAST else 'fast_s2s'}'s"
+    if isinstance(module, LSTM) and module.options():
+        return "one with options that torch's lacks"
+    return _own_forward(module)
 
 
 def _twin(

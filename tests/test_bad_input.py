@@ -54,6 +54,9 @@ TABLE = {
         (lambda _: fast_s2s.replace_lstm(3), TypeError, "model: expected a torch.nn.Module, got i"),
         (lambda _: fast_s2s.replace_lstm(nn.LSTM), TypeError, "model: expected a torch.nn.Module"),
     ],
+    "restore_lstm": [
+        (lambda _: fast_s2s.restore_lstm(3), TypeError, "model: expected a torch.nn.Module, got i"),
+    ],
     "LSTM": [
         (
             lambda _: LSTM(X, lengths=meta(3)),

@@ -38,10 +38,40 @@ def test_replace_lstm_in_place():
     assert fast_s2s.replace_lstm(model) is model
 
 
+def test_restore_lstm_is_the_inverse():
+    model = Model()
+    x = torch.randn(3, 6, 4)
+    expected = model(x)
+    parameters = dict(model.named_parameters())
+    fast_s2s.replace_lstm(model)
+    assert fast_s2s.restore_lstm(model) is model
+    assert type(model.encoder) is nn.LSTM and model.again is model.encoder
+    assert type(model.blocks[0]["cell"]) is nn.LSTMCell
+    assert all(parameters[name] is p for name, p in model.named_parameters())
+    assert torch.equal(model(x), expected)
+    assert fast_s2s.restore_lstm(model) is model
+
+
+def test_restore_lstm_leaves_what_torch_lacks_with_a_warning():
+    class Own(fast_s2s.LSTM):
+        pass
+
+    model = nn.ModuleList([fast_s2s.LSTM(2, 3, norm="layer"), Own(2, 3), fast_s2s.LSTM(2, 3)])
+    with pytest.warns(UserWarning, match="restore_lstm: left a") as caught:
+        fast_s2s.restore_lstm(model)
+    assert [type(module) for module in model] == [fast_s2s.LSTM, Own, nn.LSTM]
+    reasons = ("one with options that torch's lacks", "a subclass of fast_s2s's")
+    assert all(why in str(each.message) for why, each in zip(reasons, caught, strict=True))
+    assert all(each.filename == __file__ for each in caught)
+    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got int"):
+        fast_s2s.restore_lstm(3)
+
+
 def test_a_model_that_is_an_lstm():
     theirs = nn.LSTM(4, 5)
     ours = fast_s2s.replace_lstm(theirs)
     assert type(ours) is fast_s2s.LSTM and ours.weight_hh_l0 is theirs.weight_hh_l0
+    assert type(fast_s2s.restore_lstm(ours)) is nn.LSTM
 
 
 @pytest.mark.parametrize(
