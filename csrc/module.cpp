@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "cpu/crowding.h"
 #include "cpu/isa.h"
 #include "cpu/packing_count.h"
 #include "decode/decode_plan.h"
@@ -127,6 +128,15 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "panels_packed", [] { return fast_s2s::panels_packed.load(); },
       "How many panels of weights inference with the LSTM has packed so far.");
+  using fast_s2s::Crowding;
+  py::class_<Crowding>(m, "Crowding", "When calls take one thread because the cores are wanted.")
+      .def(py::init<>())
+      .def("threads", &Crowding::threads, py::arg("most"), py::arg("now"))
+      .def("waited_for", &Crowding::waited_for, py::arg("now"), py::arg("elapsed"),
+           py::arg("delayed"));
+  m.attr("crowding") = py::cast(&fast_s2s::crowding, py::return_value_policy::reference);
+  m.def("waited_for_core", &fast_s2s::waited_for_core,
+        "Nanoseconds that this thread has waited for a core, or -1.");
   m.def("plan_lstm", &plan_lstm, "How an LSTM layer is laid over a GPU, name -> value.",
         py::kw_only(), py::arg("precision"), py::arg("hidden"), py::arg("batch"),
         py::arg("directions") = 1, py::arg("backward") = false, py::arg("sms"),

@@ -14,6 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#include "crowding.h"
+
 namespace fast_s2s {
 
 class Barrier {
@@ -33,9 +35,11 @@ class Barrier {
       // one order with `sleepers_`: either this sees the sleeper, or it sees the new phase
       phase_.store(phase + 1, std::memory_order_seq_cst);
       if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
-      const std::lock_guard<std::mutex> lock(mutex_);
-      woken_.notify_all();
-      return;
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        woken_.notify_all();
+      }
+      return was_waited_for();
     }
     if (!spin(phase)) sleep(phase);
   }

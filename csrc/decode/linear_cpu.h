@@ -24,8 +24,14 @@ class Linear {
   void run(int threads) {
     const int team = static_cast<int>(std::clamp<int64_t>(
         microseconds() / kUsPerThread, 1, std::min<int64_t>(threads, layout_.vocab_panels)));
+    Barrier end;
 #pragma omp parallel num_threads(team)
-    run_thread(omp_get_thread_num(), omp_get_num_threads());
+    {
+      const int count = omp_get_num_threads();
+      run_thread(omp_get_thread_num(), count);
+      // OpenMP's own would not tell that one had no core
+      end.wait(count);
+    }
   }
 
  private:

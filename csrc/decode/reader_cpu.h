@@ -194,6 +194,7 @@ void read_directions(const PackedHeader& header, const ReadArgs& args, int threa
   if (args.directions == 2) second.emplace(header, args, 1);
   const bool apart = second && threads >= 2 && first.microseconds() >= kUsPerDirection;
   const int team = apart ? 2 * first.team(threads / 2) : first.team(threads);
+  Barrier end;
 #pragma omp parallel num_threads(team)
   {
     const int thread = omp_get_thread_num(), count = omp_get_num_threads();
@@ -204,6 +205,8 @@ void read_directions(const PackedHeader& header, const ReadArgs& args, int threa
       first.run_thread(thread, count);
       if (second) second->run_thread(thread, count);
     }
+    // OpenMP's own would not tell that one had no core
+    end.wait(count);
   }
 }
 

@@ -25,12 +25,18 @@ constexpr int64_t kNear = 1536 << 10;
 // So much work, in the same measure, is worth another thread that need not be waited for but once.
 constexpr int64_t kWorthHelp = 1 << 19;
 
-// Runs a kernel on its team.
+// Runs a kernel on its team, whose threads wait for each other at the end: OpenMP would too, but
+// never tell that one of them had no core.
 template <class Kernel, class Args>
 void run(int threads, const Args& args) {
   Kernel kernel(args, threads);
+  Barrier end;
 #pragma omp parallel num_threads(kernel.threads())
-  kernel.run_thread(omp_get_thread_num(), omp_get_num_threads());
+  {
+    const int count = omp_get_num_threads();
+    kernel.run_thread(omp_get_thread_num(), count);
+    end.wait(count);
+  }
 }
 
 // Whether two calls of one shape had better take half of the threads each than all of them in turn:
@@ -50,15 +56,17 @@ void run(int threads, const Args& first, const Args& second) {
     return run<Kernel>(threads, second);
   }
   Kernel one(first, threads / 2), other(second, threads / 2);
+  Barrier end;
 #pragma omp parallel num_threads(one.threads() + other.threads())
   {
-    const int thread = omp_get_thread_num(), team = omp_get_num_threads() / 2;
+    const int thread = omp_get_thread_num(), count = omp_get_num_threads(), team = count / 2;
     if (team == 0) {  // OpenMP may give fewer than it is asked for
       one.run_thread(0, 1);
       other.run_thread(0, 1);
     } else if (thread < 2 * team) {
       (thread < team ? one : other).run_thread(thread % team, team);
     }
+    end.wait(count);
   }
 }
 
