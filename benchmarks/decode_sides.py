@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks import transformers_peer
 from benchmarks.decode_problem import BOS, DecodeProblem
-from benchmarks.onnx_peers import _iofc, _optional
+from benchmarks.onnx_peers import SPINNING_S, _iofc, _optional
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.decoding import decode, pack_decoder
@@ -147,7 +147,9 @@ def onnx_runtime_loop(problem: DecodeProblem) -> Prepared:
     def results(raw: Any) -> dict[str, Tensor]:
         return {"tokens": torch.cat([torch.from_numpy(token) for token in raw]).t()}
 
-    side = Side("ONNX Runtime step loop", call, results, omits=frozenset({"scores"}))
+    side = Side(
+        "ONNX Runtime step loop", call, results, omits=frozenset({"scores"}), rest_s=SPINNING_S
+    )
     return side, _float32(problem)
 
 

@@ -26,9 +26,9 @@ def crowding():
 
 @needs_native
 def test_a_thread_that_had_its_core_changes_nothing(crowding):
-    crowding.waited_for(now=SECOND, elapsed=1000, delayed=199)
+    crowding.waited_for(now=SECOND, elapsed=1000, delayed=333)
     assert crowding.threads(most=4, now=SECOND) == 4
-    crowding.waited_for(now=SECOND, elapsed=1000, delayed=200)
+    crowding.waited_for(now=SECOND, elapsed=1000, delayed=334)
     assert crowding.threads(most=4, now=SECOND) == 1
 
 
@@ -60,7 +60,8 @@ def test_what_is_told_meanwhile_does_not_count(crowding):
     crowding.waited_for(now=SECOND, elapsed=2, delayed=1)
     for _ in range(5):
         crowding.waited_for(now=SECOND + 1, elapsed=2, delayed=1)
-    assert crowding.threads(most=2, now=SECOND + SECOND // 100) == 2
+    # five times twice as long would be
+    assert crowding.threads(most=2, now=SECOND + SECOND // 20) == 2
 
 
 @needs_native

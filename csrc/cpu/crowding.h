@@ -19,22 +19,25 @@ namespace fast_s2s {
 // any thread.
 class Crowding {
  public:
-  static constexpr int64_t kFirstPause = 2'000'000, kLongestPause = 1'000'000'000;
+  static constexpr int64_t kFirstPause = 20'000'000, kLongestPause = 1'000'000'000;
+  // What is shorter does not tell: threads of other libraries spin for some milliseconds when they
+  // have nothing more to do.
+  static constexpr int64_t kLeast = 20'000'000;
 
   // Of `most` threads those for a call that begins now.
   int threads(int most, int64_t now) const {
     return now < alone_until_.load(std::memory_order_relaxed) ? 1 : most;
   }
 
-  // Others in its team have waited for a thread. It spent `delayed` of the last `elapsed` waiting
-  // for a core: a fifth is more than what runs beside everything takes.
+  // Others in its team have waited for a thread. It spent `delayed` of the last `elapsed`, at least
+  // kLeast, waiting for a core: a third is more than what runs beside everything takes.
   void waited_for(int64_t now, int64_t elapsed, int64_t delayed) {
-    if (delayed * 5 < elapsed) return;
+    if (delayed * 3 < elapsed) return;
     const int64_t until = alone_until_.load(std::memory_order_relaxed);
     if (now < until) return;
-    // longer each time that it is so again soon after
+    // longer each time that it is so again soon after, which takes kLeast or more to find out
     int64_t pause = pause_.load(std::memory_order_relaxed);
-    pause = now - until < pause ? std::min(2 * pause, kLongestPause) : kFirstPause;
+    pause = now - until < pause + 4 * kLeast ? std::min(2 * pause, kLongestPause) : kFirstPause;
     pause_.store(pause, std::memory_order_relaxed);
     alone_until_.store(now + pause, std::memory_order_relaxed);
   }
@@ -69,9 +72,11 @@ inline int64_t waited_for_core() {
 // To be called by a thread for which others have waited so long that they went to sleep.
 inline void was_waited_for() {
   thread_local int64_t last_time = -1, last_waited = 0;
-  const int64_t now = steady_now(), waited = waited_for_core();
+  const int64_t now = steady_now(), elapsed = now - last_time;
+  if (last_time >= 0 && elapsed < Crowding::kLeast) return;
+  const int64_t waited = waited_for_core();
   if (waited < 0) return;
-  if (last_time >= 0) crowding.waited_for(now, now - last_time, waited - last_waited);
+  if (last_time >= 0) crowding.waited_for(now, elapsed, waited - last_waited);
   last_time = now;
   last_waited = waited;
 }

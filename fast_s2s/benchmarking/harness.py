@@ -42,6 +42,8 @@ class Side:
     around:  context that every block of calls runs in, such as inference mode
     omits:   names of results this side does not give
     cuda:    what is timed happens on the GPU: by events, from one call's begin to the next one's
+    rest_s:  how long its threads stay on their cores when it has nothing more to do; the other side
+             is not timed meanwhile
     """
 
     name: str
@@ -50,6 +52,7 @@ class Side:
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     omits: frozenset[str] = frozenset()
     cuda: bool = False
+    rest_s: float = 0.0
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -183,6 +186,7 @@ def time_block(side: Side, calls: int, settle_s: float) -> float:
         while clock() - begin < settle_s:
             side.call()
         seconds = _event_seconds(side, calls) if side.cuda else _clock_seconds(side, calls)
+    time.sleep(side.rest_s)
     return statistics.median(seconds)
 
 
