@@ -62,6 +62,8 @@ def test_a_run_that_began_with_a_model_is_resumed(tmp_path, tsv, trained, monkey
     for name, more in (("whole", "--max-updates=6"), ("parts", "--max-updates=3")):
         assert main(["train", *flags, more, "--output", name]) == 0
     monkeypatch.chdir("/")
+    # what it began with is in the run now
+    trained.rename(tmp_path / "elsewhere")
     parts = str(tmp_path / "parts")
     assert main(["train", "--resume", "--output", parts, "--max-updates=6", "--quiet"]) == 0
     whole = Seq2Seq.from_pretrained(tmp_path / "whole").state_dict()

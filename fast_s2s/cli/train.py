@@ -25,6 +25,7 @@ from fast_s2s.cli.options import (
 )
 from fast_s2s.cli.sources import TrainingData
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.pretrained import CONFIG_FILE
 from fast_s2s.seq2seq import Seq2SeqConfig
 from fast_s2s.training import (
     Trainer,
@@ -210,7 +211,11 @@ def _train(
     quiet: bool,
 ) -> tuple[TrainingResult, TextPipeline]:
     config = build_settings(TrainingConfig, options)
-    model, source_tokenizer, target_tokenizer = build_model(options, data, device, config.seed)
+    begin = options
+    if resume and options.get("init_from") is not None and (output / CONFIG_FILE).exists():
+        # all but the weights, which the checkpoint has: the model it began with may be gone
+        begin = {**options, "init_from": output}
+    model, source_tokenizer, target_tokenizer = build_model(begin, data, device, config.seed)
     trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
     if not quiet:
         size = sum(parameter.numel() for parameter in model.parameters())
