@@ -164,6 +164,10 @@ def test_the_op_looks_at_everything():
     mixed_headers = headers[: 5 * size] + other_headers[5 * size : 6 * size] + headers[6 * size :]
     with pytest.raises(RuntimeError, match="packed: expected bridges of 17 outputs, got 16"):
         torch.ops.fast_s2s.decode_encode.default(mixed, mixed_headers, *good[2:])
+    smaller, smaller_headers = pack_whole_encoder(random_encoder(16), torch.float32)._arguments
+    mixed = [*smaller[:2], *packs[2:]], smaller_headers[: 2 * size] + headers[2 * size :]
+    with pytest.raises(RuntimeError, match="packed: expected layers of 16 units, got 17"):
+        torch.ops.fast_s2s.decode_encode.default(*mixed, *good[2:])
     # a layer is no linear layer, nor the other way round
     turned = [*packs[4:], *packs[:4]], headers[4 * size :] + headers[: 4 * size]
     with pytest.raises(RuntimeError, match="packed: expected weights of at least one layer"):

@@ -85,6 +85,8 @@ class Encoding {
       const PackedHeader header = read_header(here[0], numbers);
       STD_TORCH_CHECK(header.layers == 1 && !header.projected,
                       "packed: expected one layer each, without a projection");
+      STD_TORCH_CHECK(layer == 0 || header.hidden == h_[0].size(2), "packed: expected layers of ",
+                      h_[0].size(2), " units, got ", header.hidden);
       acc_ = acc_type(header.weights);
       const Tensor zeros =
           torch::stable::new_zeros(tokens_, {directions_, batch_, header.hidden}, acc_);

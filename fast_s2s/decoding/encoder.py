@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class EncoderWeights(NamedTuple):
     layers:     of each layer, and of each direction of it; without projections
     directions: 1 or 2
     bridges:    from D·H values of a layer's h to what a decoder layer starts from, for each decoder
-                layer; then from its c. None: a decoder layer starts from h and c as they are
+                layer; then from its c. Empty: a decoder layer starts from h and c as they are
     key:        from D·H values of an output to what attention compares it by; None: to itself
     """
 
@@ -143,7 +143,7 @@ class PackedEncoder:
             h, c, values = reference.read(dense, zeros, zeros, values, lengths, outputs=True)
             ends.append([part.transpose(0, 1).flatten(1) for part in (h, c)])
 
-        def start(which: int, bridges: Iterable[_Linear]) -> Tensor:
+        def start(which: int, bridges: Sequence[_Linear]) -> Tensor:
             found = [ends[layer][which] for layer in pairs]
             if bridges:
                 found = [bridge(end) for bridge, end in zip(bridges, found, strict=True)]
