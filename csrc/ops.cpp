@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_cell_backward", TORCH_BOX(&fast_s2s::lstm_cell_backward));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));
   m.impl("decode", TORCH_BOX(&fast_s2s::decode));
+  m.impl("decode_ensemble", TORCH_BOX(&fast_s2s::decode_ensemble));
   m.impl("decode_read", TORCH_BOX(&fast_s2s::decode_read));
   m.impl("decode_encode", TORCH_BOX(&fast_s2s::decode_encode));
 }

@@ -17,6 +17,8 @@ namespace decode_arguments {
 using torch::headeronly::toString;
 
 constexpr int64_t kAny = -1;
+// of a `Header` of contract.py
+constexpr size_t kHeaderNumbers = 13;
 
 // The tensor, of this type and shape; a copy only if it is not dense.
 inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType type,
@@ -55,7 +57,8 @@ inline std::vector<int64_t> numbers_of(const PackedHeader& h) {
 
 // The inverse, of weights of so many bytes; raises for sizes that none have.
 inline PackedHeader header_of(const std::vector<int64_t>& numbers, int64_t bytes) {
-  STD_TORCH_CHECK(numbers.size() == 13, "header: expected 13 numbers, got ", numbers.size());
+  STD_TORCH_CHECK(numbers.size() == kHeaderNumbers, "header: expected ", kHeaderNumbers,
+                  " numbers, got ", numbers.size());
   PackedHeader h{};
   h.weights = static_cast<WeightType>(numbers[0]);
   h.layers = numbers[1], h.hidden = numbers[2], h.output = numbers[3], h.vocab = numbers[4];

@@ -11,15 +11,15 @@ struct Hypothesis {
   int64_t position, node;
   std::vector<int64_t> tokens;
   std::vector<double> token_scores;
-  std::vector<A> h, c;  // [L, R], [L, H]; with feeding h is [L + 1, R]
+  std::vector<A> h, c;  // all parts
 
-  // Copies from where `hidden_at(i)` and `cell_at(layer)` point to.
+  // Copies from where `hidden_at(part)` and `cell_at(part)` point to.
   template <class Hidden, class Cell>
   void keep_states(const Sequences<A>& q, const Hidden& hidden_at, const Cell& cell_at) {
     for (int64_t i = 0; i < q.hidden_states(); ++i)
-      h.insert(h.end(), hidden_at(i), hidden_at(i) + q.output());
-    for (int64_t layer = 0; layer < q.layers(); ++layer)
-      c.insert(c.end(), cell_at(layer), cell_at(layer) + q.hidden_size());
+      h.insert(h.end(), hidden_at(i), hidden_at(i) + q.hidden_part(i).size);
+    for (int64_t i = 0; i < q.cell_states(); ++i)
+      c.insert(c.end(), cell_at(i), cell_at(i) + q.cell_part(i).size);
   }
 };
 
@@ -73,8 +73,8 @@ class Hypotheses {
       out.score[slot] = found.score;
       out.node[slot] = found.node;
       q_.store_states(
-          out, slot, [&](int64_t layer) { return found.h.data() + layer * q_.output(); },
-          [&](int64_t layer) { return found.c.data() + layer * q_.hidden_size(); });
+          out, slot, [&](int64_t i) { return found.h.data() + q_.hidden_part(i).offset; },
+          [&](int64_t i) { return found.c.data() + q_.cell_part(i).offset; });
     }
   }
 
@@ -88,7 +88,7 @@ class Hypotheses {
     found.token_scores.assign(scores, scores + found.position);
     found.keep_states(
         q_, [&](int64_t i) { return q_.hidden(from, i, slot); },
-        [&](int64_t layer) { return q_.cell(from, layer, slot); });
+        [&](int64_t i) { return q_.cell(from, i, slot); });
     rows_[slot / width_].push_back(std::move(found));
   }
 
@@ -123,8 +123,8 @@ class BeamSearch {
 
   // One token more for the beams of `row`, which were computed at live.begin.. of `states`.
   // `scores(index)` gives the scores of a beam. Returns how many go on, named in `next`.
-  template <class ScoresOf>
-  int64_t advance(const LiveSlots::Row& row, const LiveSlots& live, const LayerStates<A>& states,
+  template <class States, class ScoresOf>
+  int64_t advance(const LiveSlots::Row& row, const LiveSlots& live, const States& states,
                   const ScoresOf& scores, BeamRoom<A>& room, Successor* next) {
     const int64_t first = row.row * options_.width;
     const int64_t position = args_.state.position[live.slot[row.begin]];
@@ -193,8 +193,9 @@ class BeamSearch {
                      [](const Candidate& a, const Candidate& b) { return a.total > b.total; });
   }
 
-  Hypothesis<A> hypothesis(const Candidate& found, const LiveSlots& live,
-                           const LayerStates<A>& states, int64_t position, double score) const {
+  template <class States>
+  Hypothesis<A> hypothesis(const Candidate& found, const LiveSlots& live, const States& states,
+                           int64_t position, double score) const {
     const int64_t slot = live.slot[found.slot];
     const int64_t* tokens = q_.tokens(args_.state, slot);
     const double* scores = q_.scores(args_.state, slot);
@@ -205,7 +206,7 @@ class BeamSearch {
     result.token_scores.push_back(found.score);
     result.keep_states(
         q_, [&](int64_t i) { return states.hidden(i, found.slot); },
-        [&](int64_t layer) { return states.cell(layer, found.slot); });
+        [&](int64_t i) { return states.cell(i, found.slot); });
     return result;
   }
 

@@ -86,25 +86,10 @@ std::vector<Tensor> check_rules(const std::vector<Tensor>& given, int64_t rows, 
   return rules;
 }
 
-}  // namespace
-
-std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& numbers,
-                           const std::vector<Tensor>& state, const std::vector<Tensor>& memory,
-                           const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
-                           const std::vector<double>& parameters, int64_t max_steps) {
-  const PackedHeader header = read_header(packed, numbers);
-  DecodeArgs args{};
-  args.options = read_options(options, parameters, header.vocab);
-  check_call(state, args.options, max_steps);
-  const StateSizes s{header.layers,           header.hidden_states(), header.hidden,
-                     header.output,           state[2].size(0),       state[2].size(1) - 1,
-                     acc_type(header.weights)};
-  args.packed = packed.const_data_ptr();
-  args.rows = s.slots / args.options.width;
-  args.columns = s.columns;
-  args.max_steps = max_steps;
-  const std::vector<Tensor> checked_memory = check_memory(memory, header, args.rows, s.acc);
-  args.memory = memory_of(checked_memory, values_of);
+// A checked call of the network or networks that `args` name; `header` says what it can keep.
+std::vector<Tensor> run(DecodeArgs& args, const PackedHeader& header, const StateSizes& s,
+                        const std::vector<Tensor>& state, const std::vector<Tensor>& rules,
+                        int64_t keep) {
   const std::vector<Tensor> checked_rules =
       check_rules(rules, args.rows, header.vocab, args.options);
   args.rules = rules_of(checked_rules, values_of);
@@ -112,14 +97,14 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
   const StateTensors begin = check_state(state, 0, "state.", true, s, nodes);
   args.begin = begin.pointers(writable_values_of);
   check_inputs(args.begin, s, header.vocab);
-  const StateTensors after = grown(begin, max_steps);
+  const StateTensors after = grown(begin, args.max_steps);
   args.state = after.pointers(writable_values_of);
   std::vector<Tensor> results = after.tensors;
   StateTensors begin_hypotheses{{}, false}, hypotheses{{}, false};
   if (args.options.strategy == Strategy::kBeam) {
     check_beams(args.begin, args.rows, args.options.width);
     begin_hypotheses = check_state(state, 8, "hypotheses.", false, s, nodes);
-    hypotheses = grown(begin_hypotheses, max_steps);
+    hypotheses = grown(begin_hypotheses, args.max_steps);
     args.begin_hypotheses = begin_hypotheses.pointers(writable_values_of);
     args.hypotheses = hypotheses.pointers(writable_values_of);
     results.insert(results.end(), hypotheses.tensors.begin(), hypotheses.tensors.end());
@@ -128,11 +113,108 @@ std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& num
     results.push_back(empty(begin.tensors[4], shape, type));
     return results.back().mutable_data_ptr();
   };
-  args.kept = take_kept(options[10], s.slots, header, args.memory.steps, max_steps, room);
+  args.kept = take_kept(keep, s.slots, header, args.memory.steps, args.max_steps, room);
   results.push_back(empty(begin.tensors[4], {5}));
   args.counts = mutable_data<int64_t>(results.back());
   decode_cpu(args, thread_count());
   return results;
+}
+
+// With options read and sizes taken, and checked as far as they go.
+DecodeArgs begin_call(const std::vector<Tensor>& state, const std::vector<int64_t>& options,
+                      const std::vector<double>& parameters, int64_t max_steps, int64_t vocab) {
+  DecodeArgs args{};
+  args.options = read_options(options, parameters, vocab);
+  check_call(state, args.options, max_steps);
+  args.rows = state[2].size(0) / args.options.width;
+  args.columns = state[2].size(1) - 1;
+  args.max_steps = max_steps;
+  return args;
+}
+
+// The networks of an ensemble: what they are, and the sums of their states' sizes.
+struct Members {
+  Members(const std::vector<Tensor>& packed, const std::vector<int64_t>& numbers) {
+    STD_TORCH_CHECK(!packed.empty(), "packed: expected at least one tensor, got none");
+    STD_TORCH_CHECK(numbers.size() == kHeaderNumbers * packed.size(), "headers: expected ",
+                    kHeaderNumbers * packed.size(), " numbers, got ", numbers.size());
+    for (size_t i = 0; i < packed.size(); ++i) {
+      const auto first = numbers.begin() + i * kHeaderNumbers;
+      headers.push_back(read_header(packed[i], {first, first + kHeaderNumbers}));
+      const PackedHeader &one = headers.front(), &other = headers.back();
+      STD_TORCH_CHECK(other.vocab == one.vocab && acc_type(other.weights) == acc_type(one.weights),
+                      "packed: expected networks of ", one.vocab, " tokens and states of ",
+                      toString(acc_type(one.weights)), ", got ", other.vocab, " and ",
+                      toString(acc_type(other.weights)));
+      hidden += other.hidden_states() * other.output;
+      cell += other.layers * other.hidden;
+      members.push_back({packed[i].const_data_ptr(), {}});
+    }
+  }
+
+  // Gives each network with attention what it looks at, of the op's list.
+  void take_memories(const std::vector<Tensor>& given, int64_t rows) {
+    size_t attending = 0, next = 0;
+    for (const PackedHeader& header : headers) attending += header.heads > 0;
+    const size_t expected = attending > 0 ? 2 * attending + 1 : 0;
+    STD_TORCH_CHECK(given.size() == expected, "memory: expected ", expected, " tensors, got ",
+                    given.size());
+    for (size_t i = 0; i < headers.size(); ++i) {
+      if (headers[i].heads == 0) continue;
+      memories.push_back(check_memory({given[next], given[next + 1], given.back()}, headers[i],
+                                      rows, acc_type(headers[i].weights)));
+      members[i].memory = memory_of(memories.back(), values_of);
+      next += 2;
+    }
+  }
+
+  std::vector<PackedHeader> headers;
+  std::vector<DecodeMember> members;
+  std::vector<std::vector<Tensor>> memories;  // checked, alive
+  int64_t hidden = 0, cell = 0;
+};
+
+}  // namespace
+
+std::vector<Tensor> decode(const Tensor& packed, const std::vector<int64_t>& numbers,
+                           const std::vector<Tensor>& state, const std::vector<Tensor>& memory,
+                           const std::vector<Tensor>& rules, const std::vector<int64_t>& options,
+                           const std::vector<double>& parameters, int64_t max_steps) {
+  const PackedHeader header = read_header(packed, numbers);
+  DecodeArgs args = begin_call(state, options, parameters, max_steps, header.vocab);
+  const StateSizes s{header.layers,           header.hidden_states(), header.hidden,
+                     header.output,           state[2].size(0),       args.columns,
+                     acc_type(header.weights)};
+  args.packed = packed.const_data_ptr();
+  const std::vector<Tensor> checked_memory = check_memory(memory, header, args.rows, s.acc);
+  args.memory = memory_of(checked_memory, values_of);
+  return run(args, header, s, state, rules, options[10]);
+}
+
+std::vector<Tensor> decode_ensemble(const std::vector<Tensor>& packed,
+                                    const std::vector<int64_t>& numbers,
+                                    const std::vector<Tensor>& state,
+                                    const std::vector<Tensor>& memory,
+                                    const std::vector<Tensor>& rules,
+                                    const std::vector<int64_t>& options,
+                                    const std::vector<double>& parameters, int64_t max_steps) {
+  Members networks(packed, numbers);
+  PackedHeader header{};
+  header.vocab = networks.headers[0].vocab;
+  DecodeArgs args = begin_call(state, options, parameters, max_steps, header.vocab);
+  STD_TORCH_CHECK((options[10] & 8) == 0,
+                  "keep: expected no attention of several networks, got it");
+  const StateSizes s{1,
+                     1,
+                     networks.cell,
+                     networks.hidden,
+                     state[2].size(0),
+                     args.columns,
+                     acc_type(networks.headers[0].weights)};
+  networks.take_memories(memory, args.rows);
+  args.members = networks.members.data();
+  args.models = static_cast<int64_t>(networks.members.size());
+  return run(args, header, s, state, rules, options[10]);
 }
 
 }  // namespace fast_s2s

@@ -97,6 +97,12 @@ struct DecodeKept {
   int64_t* parents;  // [max_steps, N], the slot that each continues; -1
 };
 
+// One of the networks of an ensemble.
+struct DecodeMember {
+  const void* packed;
+  DecodeMemory memory;
+};
+
 struct DecodeArgs {
   const void* packed;  // as packed by decode_pack_cpu, or on the device
   int64_t rows;        // B
@@ -111,6 +117,11 @@ struct DecodeArgs {
   int64_t* counts;  // [5]: see Counts in contract.py
   DecodeMemory memory;
   DecodeKept kept;
+  // On the CPU alone: several networks of one vocabulary and type Acc, in place of `packed` and
+  // `memory`. h and c have the networks' states of a slot side by side, layer by layer:
+  // [1, N, ΣL·R] and [1, N, ΣL·H].
+  const DecodeMember* members;
+  int64_t models;  // 0: `packed` alone
 };
 
 // Ids are below V, nodes in -1..S-1, positions in 0..T, limits at least 0 (1 for beams): checked by

@@ -30,6 +30,18 @@ typedef std::vector<torch::stable::Tensor> DecodeOp(
 DecodePackOp decode_pack;
 DecodeOp decode;
 
+// On the CPU alone: `decode` by the mean of several networks' probabilities. `headers`: theirs one
+// after the other; `state`: with h and c as in DecodeArgs::members; `memory`: values and keys of
+// each network with attention, then their lengths.
+std::vector<torch::stable::Tensor> decode_ensemble(const std::vector<torch::stable::Tensor>& packed,
+                                                   const std::vector<int64_t>& headers,
+                                                   const std::vector<torch::stable::Tensor>& state,
+                                                   const std::vector<torch::stable::Tensor>& memory,
+                                                   const std::vector<torch::stable::Tensor>& rules,
+                                                   const std::vector<int64_t>& options,
+                                                   const std::vector<double>& parameters,
+                                                   int64_t max_steps);
+
 // On the CPU alone: the states after reading `inputs`, tokens or what stands in place of their
 // embeddings, and with `outputs` those of the last layer. `packed`: of one direction or two.
 std::tuple<torch::stable::Tensor, torch::stable::Tensor, torch::stable::Tensor> decode_read(

@@ -36,7 +36,7 @@ class Packs {
   }
 
  private:
-  static constexpr int64_t kNumbers = 13;
+  static constexpr int64_t kNumbers = decode_arguments::kHeaderNumbers;
   const std::vector<Tensor>& packed_;
   const Numbers& headers_;
   int64_t next_ = 0;

@@ -4,33 +4,34 @@
 // vocabulary, so each streams its own part of the weights; then they own rows, whose next tokens
 // they choose. A barrier follows each. States are kept twice, so that a step reads a slot's own by
 // way of `parent`: rows that end and beams that change places cost no copies. Samples of a row are
-// computed once for as long as they are the same.
+// computed once for as long as they are the same. Several networks take a step one after the other.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-template <class Panel>
+template <class A>
 class Engine {
-  typedef typename Panel::Acc A;
-
  public:
-  Engine(const PackedHeader& header, const DecodeArgs& args, int threads)
-      : h_(header),
-        args_(args),
+  Engine(const DecodeArgs& args, int threads)
+      : args_(args),
         rules_(args.rules),
         options_(args.options),
-        q_(h_, args),
-        network_(h_, args, q_.slots),
-        threads_(network_.team(q_.slots, threads)),
-        alike_(q_.slots),
-        kept_(h_, args, q_.slots),
+        networks_(args),
+        vocab_(networks_.vocab()),
+        q_(networks_.hidden_parts(args.rows * args.options.width),
+           networks_.cell_parts(args.rows * args.options.width), args),
+        threads_(networks_.team(q_.slots, threads)),
         next_(q_.slots),
         next_count_(args.rows),
+        alike_(q_.slots),
+        kept_(vocab_, networks_.heads(), args, q_.slots),
         // a row is computed only where the automaton leaves, and nothing needs, all of it
-        sparse_(has_automaton(rules_) && !kept_.logits() &&
+        sparse_(has_automaton(rules_) && !kept_.logits() && !networks_.joined() &&
                 (options_.strategy != Strategy::kBeam ||
                  (options_.renormalize && options_.repetition_penalty == 1))),
-        wanted_(network_.vocab_panels()) {}
+        wanted_(networks_.vocab_panels()) {
+    if (kept_.attention()) keep_ = keep_attention();
+  }
 
   void run() {
     begin();
@@ -45,8 +46,8 @@ class Engine {
  private:
   // What a thread keeps for itself.
   struct Own {
-    explicit Own(const Network<Panel>& network) : products(network) {}
-    typename Network<Panel>::Own products;
+    explicit Own(const Networks<A>& networks) : products(networks.make_own()) {}
+    typename Networks<A>::Own products;
     BeamRoom<A> room;
   };
 
@@ -67,17 +68,18 @@ class Engine {
         alike_.start(slot);
         live_.add(row, slot, live_.size(), q_.tokens(s, slot)[s.position[slot]]);
         const int64_t index = live_.size() - 1;
-        for (int64_t i = 0; i < h_.hidden_states(); ++i)
-          std::copy_n(q_.hidden(args_.begin, i, slot), h_.output, network_.now().hidden(i, index));
-        for (int64_t layer = 0; layer < h_.layers; ++layer)
-          std::copy_n(q_.cell(args_.begin, layer, slot), h_.hidden,
-                      network_.now().cell(layer, index));
+        const auto now = networks_.now();
+        for (int64_t i = 0; i < q_.hidden_states(); ++i)
+          std::copy_n(q_.hidden(args_.begin, i, slot), q_.hidden_part(i).size,
+                      now.hidden(i, index));
+        for (int64_t i = 0; i < q_.cell_states(); ++i)
+          std::copy_n(q_.cell(args_.begin, i, slot), q_.cell_part(i).size, now.cell(i, index));
       } else if (beam && s.finished[slot]) {
         q_.clear_states(s, slot);
       } else {
         q_.store_states(
-            s, slot, [&](int64_t layer) { return q_.hidden(args_.begin, layer, slot); },
-            [&](int64_t layer) { return q_.cell(args_.begin, layer, slot); });
+            s, slot, [&](int64_t i) { return q_.hidden(args_.begin, i, slot); },
+            [&](int64_t i) { return q_.cell(args_.begin, i, slot); });
       }
     }
     want_logits();
@@ -99,12 +101,12 @@ class Engine {
     if (!std::equal(tokens, tokens + 1 + s.position[a], others)) return false;
     // their bits: equal numbers would do, but NaN is not equal
     bool same = true;
-    for (int64_t i = 0; same && i < h_.hidden_states(); ++i)
+    for (int64_t i = 0; same && i < q_.hidden_states(); ++i)
       same = std::memcmp(q_.hidden(args_.begin, i, a), q_.hidden(args_.begin, i, b),
-                         h_.output * sizeof(A)) == 0;
-    for (int64_t layer = 0; same && layer < h_.layers; ++layer)
-      same = std::memcmp(q_.cell(args_.begin, layer, a), q_.cell(args_.begin, layer, b),
-                         h_.hidden * sizeof(A)) == 0;
+                         q_.hidden_part(i).size * sizeof(A)) == 0;
+    for (int64_t i = 0; same && i < q_.cell_states(); ++i)
+      same = std::memcmp(q_.cell(args_.begin, i, a), q_.cell(args_.begin, i, b),
+                         q_.cell_part(i).size * sizeof(A)) == 0;
     return same;
   }
 
@@ -117,9 +119,8 @@ class Engine {
   }
 
   // Of the slots that are computed at `index`.
-  auto keep_attention() const {
+  KeepAttention<A> keep_attention() const {
     return [this](int64_t index, int64_t head, const A* weights, int64_t count) {
-      if (!kept_.attention()) return;
       alike_.for_each(live_.slot[index],
                       [&](int64_t slot) { kept_.keep_attention(slot, head, weights, count); });
     };
@@ -142,7 +143,7 @@ class Engine {
     const DecodeState& s = args_.state;
     for (int64_t index = 0; index < live_.size(); ++index)
       alike_.for_each(live_.slot[index], [&](int64_t slot) {
-        store_states(slot, network_.now(), live_.parent[index]);
+        store_states(slot, networks_.now(), live_.parent[index]);
       });
     if (beams_) {
       for (int64_t slot = 0; slot < q_.slots; ++slot)
@@ -165,34 +166,20 @@ class Engine {
     std::copy_n(counts, 5, args_.counts);
   }
 
-  void store_states(int64_t slot, const LayerStates<A>& from, int64_t index) const {
+  void store_states(int64_t slot, const typename Networks<A>::States& from, int64_t index) const {
     q_.store_states(
-        args_.state, slot, [&](int64_t layer) { return from.hidden(layer, index); },
-        [&](int64_t layer) { return from.cell(layer, index); });
+        args_.state, slot, [&](int64_t i) { return from.hidden(i, index); },
+        [&](int64_t i) { return from.cell(i, index); });
   }
 
   void run_thread(int thread, int threads) {
-    Own own(network_);
+    Own own(networks_);
     while (true) {
-      // read before the first barrier: past the last one another thread may change them
-      const bool needs_logits = wanted_.any();
-      const int64_t rows = static_cast<int64_t>(live_.rows.size());
-      for (int64_t layer = 0; layer < h_.layers; ++layer) {
-        network_.step_layer(layer, live_, thread, threads, own.products);
-        barrier_.wait(threads);
-        if (h_.projected) {
-          network_.project(layer, live_, thread, threads, own.products);
-          barrier_.wait(threads);
-        }
-      }
-      if (h_.heads > 0 && (needs_logits || h_.feeding || kept_.attention()))
-        network_.attend(live_, keep_attention(), thread, threads, own.products, barrier_);
-      if (needs_logits) {
-        network_.compute_logits(live_, wanted_, thread, threads, own.products);
-        if (rows > 1) barrier_.wait(threads);
-      }
       // one row is not worth sharing
+      const int64_t rows = static_cast<int64_t>(live_.rows.size());
       const bool together = rows > 1;
+      networks_.step(live_, wanted_, keep_, thread, threads, own.products, barrier_);
+      if (wanted_.any() && together) barrier_.wait(threads);
       const Share mine(together ? rows : 0, thread, threads);
       for (int64_t i = mine.begin; i < mine.end; ++i) advance(live_.rows[i], own);
       barrier_.wait(threads, [&] {
@@ -203,19 +190,18 @@ class Engine {
     }
   }
 
-  Scores<A> scores(int64_t index) {
-    return {network_.logits(index), h_.vocab, network_.vocab_padded()};
-  }
-
   void advance(const LiveSlots::Row& row, Own& own) {
     Successor* next = next_.data() + row.row * options_.width;
-    for (int64_t index = row.begin; kept_.logits() && index < row.end; ++index)
+    for (int64_t index = row.begin; index < row.end; ++index) {
+      if (wanted_.any_of(index)) networks_.mix(index);
+      if (!kept_.logits()) continue;
       alike_.for_each(live_.slot[index],
-                      [&](int64_t slot) { kept_.keep_logits(slot, network_.logits(index)); });
+                      [&](int64_t slot) { kept_.keep_logits(slot, networks_.logits(index)); });
+    }
     if (beams_) {
       next_count_[row.row] = beams_->advance(
-          row, live_, network_.after(), [&](int64_t index) { return scores(index); }, own.room,
-          next);
+          row, live_, networks_.after(), [&](int64_t index) { return networks_.scores(index); },
+          own.room, next);
       return;
     }
     int64_t count = 0;
@@ -231,7 +217,7 @@ class Engine {
     const int64_t first = live_.slot[index], position = s.position[first];
     const int64_t prefix_length = rules_.prefix_lengths[row];
     const bool in_prefix = position < prefix_length;
-    Scores<A> found = scores(index);
+    Scores<A> found = networks_.scores(index);
     int64_t token = 0;
     if (in_prefix) {
       token = rules_.prefix[row * rules_.prefix_size + position];
@@ -255,11 +241,11 @@ class Engine {
     alike_.for_each(first, [&](int64_t slot) {
       if (!in_prefix && options_.strategy == Strategy::kSample)
         token = found.sample(GumbelStream(rules_.seeds[row], position, slot % options_.width));
-      append(row, slot, token, in_prefix || token == h_.vocab ? 0 : found.score(token));
+      append(row, slot, token, in_prefix || token == vocab_ ? 0 : found.score(token));
       if (runs(row, slot)) {
         count += follow_alike(next, count, {slot, index, token});
       } else {
-        store_states(slot, network_.after(), index);
+        store_states(slot, networks_.after(), index);
       }
     });
     return count;
@@ -281,7 +267,7 @@ class Engine {
   // The token behind a slot's sequence; V: none is possible, and the slot ends.
   void append(int64_t row, int64_t slot, int64_t token, double score) {
     const DecodeState& s = args_.state;
-    if (token == h_.vocab) {
+    if (token == vocab_) {
       s.finished[slot] = true;
       s.score[slot] = kNever<double>;
       return;
@@ -300,7 +286,7 @@ class Engine {
     slot_steps_ += running_;
     computed_ += live_.size();
     running_ = 0;
-    network_.swap_states();
+    networks_.swap_states();
     following_.clear();
     for (const LiveSlots::Row& row : live_.rows) {
       const Successor* next = next_.data() + row.row * options_.width;
@@ -334,7 +320,7 @@ class Engine {
 
   void want_arcs(int64_t index, int64_t node) {
     const auto want = [&](int64_t token) {
-      if (token >= 0 && token < h_.vocab) wanted_.add(index, token / Network<Panel>::kColumns);
+      if (token >= 0 && token < vocab_) wanted_.add(index, token / panel_columns<A>());
     };
     const Arcs arcs = arcs_of(rules_, node);
     for (int64_t arc = arcs.begin; arc < arcs.end; ++arc) want(rules_.arc_tokens.data[arc]);
@@ -342,18 +328,19 @@ class Engine {
       want(rules_.eos.data[i]);
   }
 
-  const PackedHeader h_;
   const DecodeArgs& args_;
   const DecodeRules& rules_;
   const DecodeOptions& options_;
+  Networks<A> networks_;
+  const int64_t vocab_;
   const Sequences<A> q_;
-  Network<Panel> network_;
   const int threads_;
   LiveSlots live_, following_;
   std::vector<Successor> next_;  // [B, W]
   std::vector<int64_t> next_count_;
   AlikeSlots alike_;
   KeptSteps<A> kept_;
+  KeepAttention<A> keep_;             // none unless attention is kept
   std::vector<char> computed_slots_;  // of a step that is kept
   std::optional<BeamSearch<A>> beams_;
   const bool sparse_;

@@ -6,12 +6,8 @@ namespace FAST_S2S_ISA {
 template <class A>
 class KeptSteps {
  public:
-  KeptSteps(const PackedHeader& header, const DecodeArgs& args, int64_t slots)
-      : kept_(args.kept),
-        slots_(slots),
-        vocab_(header.vocab),
-        heads_(header.heads),
-        steps_(args.memory.steps) {}
+  KeptSteps(int64_t vocab, int64_t heads, const DecodeArgs& args, int64_t slots)
+      : kept_(args.kept), slots_(slots), vocab_(vocab), heads_(heads), steps_(args.memory.steps) {}
 
   bool any() const { return kept_.tokens != nullptr; }
   bool logits() const { return kept_.logits != nullptr; }

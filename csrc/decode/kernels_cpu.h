@@ -11,8 +11,10 @@
 #include "scores_cpu.h"
 #include "slots_cpu.h"
 #include "kept_cpu.h"
+#include "any_network_cpu.h"
 #include "memory_cpu.h"
 #include "network_cpu.h"
+#include "networks_cpu.h"
 #include "beam_cpu.h"
 #include "engine_cpu.h"
 #include "reader_cpu.h"
@@ -52,9 +54,9 @@ void decode_pack(const PackArgs& args, void* packed) {
 
 void decode(const DecodeArgs& args, int threads) {
   PackedHeader header;
-  std::memcpy(&header, args.packed, sizeof(header));
-  dispatch_panel(header.weights,
-                 [&](auto panel) { Engine<decltype(panel)>(header, args, threads).run(); });
+  std::memcpy(&header, args.models > 0 ? args.members[0].packed : args.packed, sizeof(header));
+  if (header.weights == WeightType::kFloat64) return Engine<double>(args, threads).run();
+  Engine<float>(args, threads).run();
 }
 
 void read(const ReadArgs& args, int threads) {

@@ -73,7 +73,7 @@ class MemoryReader {
       if (item == mine.begin || item % blocks == 0)
         softmax(scores(i, head), length(live, i), own.weights.get());
       const int64_t column = item % blocks * kBlock;
-      if (column == 0) keep(i, head, own.weights.get(), length(live, i));
+      if (keep && column == 0) keep(i, head, own.weights.get(), length(live, i));
       mix_block(row(live, i), length(live, i), own.weights.get(), head * size + column,
                 std::min(kBlock, size - column), out(i));
     }
@@ -218,7 +218,7 @@ class MemoryReader {
   }
 
   const PackedHeader& h_;
-  const DecodeMemory& m_;
+  const DecodeMemory m_;
   const int64_t width_, padded_;
   Scratch<A> scores_;   // [slots, heads, padded S]
   Scratch<A> powers_;   // e^{2k}, [B, S, A]

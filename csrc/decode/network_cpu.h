@@ -1,42 +1,17 @@
-// The network: packed weights and the states of the slots that a step computes.
+// The network of packed weights of one type.
 // Included once per instruction set.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {
 
-// Which panels of the vocabulary a step computes for which slots.
-class WantedPanels {
- public:
-  explicit WantedPanels(int64_t panels) : words_((panels + 63) / 64) {}
-
-  void reset(int64_t slots) {
-    whole_.assign(slots, 0);
-    bits_.assign(slots * words_, 0);
-    any_ = false;
-  }
-  void add_all(int64_t index) {
-    whole_[index] = 1;
-    any_ = true;
-  }
-  void add(int64_t index, int64_t panel) {
-    bits_[index * words_ + panel / 64] |= uint64_t{1} << (panel % 64);
-    any_ = true;
-  }
-  bool any() const { return any_; }
-  bool has(int64_t index, int64_t panel) const {
-    return whole_[index] || (bits_[index * words_ + panel / 64] >> (panel % 64) & 1);
-  }
-
- private:
-  int64_t words_;
-  std::vector<char> whole_;
-  std::vector<uint64_t> bits_;
-  bool any_ = false;
-};
-
 template <class Panel>
-class Network {
+class Network : public AnyNetwork<typename Panel::Acc> {
   typedef typename Panel::Acc A;
+  typedef AnyNetwork<A> Base;
+  using Base::after_;
+  using Base::h_;
+  using Base::logits;
+  using Base::now_;
   typedef typename Panel::Operand Operand;
   typedef typename Simd<A>::Vec V;
   static constexpr int kWidth = Simd<A>::kWidth;
@@ -45,7 +20,7 @@ class Network {
   static constexpr int64_t kColumns = kPanelVectors * kWidth;
 
   // What a thread keeps for itself.
-  struct Own {
+  struct Own : Base::Own {
     explicit Own(const Network& network)
         : input(network.slots_, std::max(network.layout_.input_size(0), network.h_.output)),
           state(network.slots_, std::max(network.h_.hidden, network.joined_size())),
@@ -65,18 +40,36 @@ class Network {
     typename MemoryReader<A>::Own mixing;
   };
 
-  Network(const PackedHeader& header, const DecodeArgs& args, int64_t slots)
-      : h_(header),
+  Network(const PackedHeader& header, const DecodeMember& member, int64_t slots, int64_t width)
+      : Base(header, slots),
         slots_(slots),
         layout_(header),
-        base_(static_cast<const char*>(args.packed)),
-        memory_(header, args.memory, slots, args.options.width),
-        states_{{header, slots}, {header, slots}},
+        base_(static_cast<const char*>(member.packed)),
+        memory_(h_, member.memory, slots, width),
         unprojected_(header.projected ? slots * header.hidden : 0),
         queries_(header.additive ? slots * header.keys : 0),
         joined_(header.heads > 0 ? slots * joined_size() : 0),
-        attended_(header.heads > 0 && !header.feeding ? slots * header.output : 0),
-        logits_(slots * vocab_padded()) {}
+        attended_(header.heads > 0 && !header.feeding ? slots * header.output : 0) {}
+
+  std::unique_ptr<typename Base::Own> make_own() const override {
+    return std::make_unique<Own>(*this);
+  }
+
+  void step(const LiveSlots& live, const WantedPanels& wanted, const KeepAttention<A>& keep,
+            int thread, int threads, typename Base::Own& given, Barrier& barrier) override {
+    Own& own = static_cast<Own&>(given);
+    for (int64_t layer = 0; layer < h_.layers; ++layer) {
+      step_layer(layer, live, thread, threads, own);
+      barrier.wait(threads);
+      if (h_.projected) {
+        project(layer, live, thread, threads, own);
+        barrier.wait(threads);
+      }
+    }
+    if (h_.heads > 0 && (wanted.any() || h_.feeding || keep))
+      attend(live, keep, thread, threads, own, barrier);
+    if (wanted.any()) compute_logits(live, wanted, thread, threads, own);
+  }
 
   // What sums of the first layer's units begin with, [padded 4H] for each token, in place of
   // products and the table.
@@ -96,20 +89,7 @@ class Network {
     }
   }
 
-  int64_t vocab_padded() const { return layout_.vocab_panels * kColumns; }
-  int64_t vocab_panels() const { return layout_.vocab_panels; }
-  A* logits(int64_t index) const { return logits_.get() + index * vocab_padded(); }
-  // Before and after the step.
-  const LayerStates<A>& now() const { return *now_; }
-  const LayerStates<A>& after() const { return *after_; }
-  void swap_states() {
-    std::swap(now_, after_);
-    upward_ = !upward_;
-  }
-
-  // About how long a step of `slots` takes one thread, in microseconds: by arithmetic, and by
-  // reading weights from its own cache or from beyond.
-  int64_t step_microseconds(int64_t slots) const {
+  int64_t step_microseconds(int64_t slots) const override {
     int64_t products = h_.vocab * h_.output;
     int64_t bytes = layout_.vocab_panels * layout_.recurrent_bytes;
     for (int64_t layer = 0; layer < h_.layers; ++layer) {
@@ -130,13 +110,6 @@ class Network {
     constexpr int64_t kProductsPerUs = 60000, kNearBytes = 2 << 20;
     const int64_t bytes_per_us = bytes > kNearBytes ? 30000 : 100000;
     return products * slots / kProductsPerUs + bytes / bytes_per_us;
-  }
-
-  // Of so many threads those that repay a step's barriers, and that threads sleep between calls.
-  int team(int64_t slots, int threads) const {
-    constexpr int64_t kUsPerThread = 20;
-    const int64_t worth = step_microseconds(slots) / kUsPerThread;
-    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, worth)));
   }
 
   // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
@@ -172,11 +145,9 @@ class Network {
         [&](int64_t i) { return after_->hidden(layer, i); }, Same{});
   }
 
-  // From the last layer's outputs what the vocabulary's panels read; `keep` as in
-  // `MemoryReader::mix`.
-  template <class Keep>
-  void attend(const LiveSlots& live, const Keep& keep, int thread, int threads, Own& own,
-              Barrier& barrier) {
+  // From the last layer's outputs what the vocabulary's panels read.
+  void attend(const LiveSlots& live, const KeepAttention<A>& keep, int thread, int threads,
+              Own& own, Barrier& barrier) {
     const int64_t count = live.size(), last = h_.layers - 1;
     if (h_.additive) {
       for (int64_t i = 0; i < count; ++i) own.state_rows[i] = after_->hidden(last, i);
@@ -230,7 +201,7 @@ class Network {
  private:
   // `count` panels of a share, in turns up and down: the last ones read may still be near.
   int64_t turned(const Share& mine, int64_t index, int64_t count) const {
-    return upward_ ? index : mine.begin + mine.end - index - count;
+    return this->upward_ ? index : mine.begin + mine.end - index - count;
   }
 
   // Values that a step multiplies with a layer's input weights.
@@ -361,21 +332,15 @@ class Network {
   }
   const A* input(int64_t token) const { return at<A>(layout_.input(token)); }
 
-  const PackedHeader& h_;
   const int64_t slots_;
   const PackedLayout<Panel> layout_;
   const char* base_;
   const MemoryReader<A> memory_;
-  LayerStates<A> states_[2];
-  LayerStates<A>* now_ = &states_[0];
-  LayerStates<A>* after_ = &states_[1];
-  bool upward_ = true;
   const A* begun_ = nullptr;
   Scratch<A> unprojected_;  // [slots, H]
   Scratch<A> queries_;      // [slots, A]
   Scratch<A> joined_;       // [slots, M + R]
   Scratch<A> attended_;     // [slots, R]
-  Scratch<A> logits_;       // [slots, padded V]
 };
 
 }  // namespace FAST_S2S_ISA

@@ -16,8 +16,7 @@ class Reader {
       : h_(header),
         args_(args),
         direction_(direction),
-        call_(network_arguments(args.packed[direction])),
-        network_(h_, call_, args.rows),
+        network_(h_, {args.packed[direction], {}}, args.rows, /*width=*/1),
         chunk_(args.values == nullptr ? 0 : steps_at_once()),
         sums_(chunk_ * args.rows * network_.units_padded()) {
     if (chunk_ > 0) network_.begin_with(sums_.get());
@@ -26,7 +25,9 @@ class Reader {
 
   // About how long one thread takes.
   int64_t microseconds() const { return args_.steps * network_.step_microseconds(args_.rows); }
-  int team(int threads) const { return network_.team(args_.rows, threads); }
+  int team(int threads) const {
+    return network_.team(network_.step_microseconds(args_.rows), threads);
+  }
 
   void run_thread(int thread, int threads) {
     typename Network<Panel>::Own own(network_);
@@ -94,13 +95,6 @@ class Reader {
     if (!own.where.empty()) finish();
   }
   int64_t sums_of(int64_t row, int64_t step) const { return step % chunk_ * args_.rows + row; }
-
-  static DecodeArgs network_arguments(const void* packed) {
-    DecodeArgs args{};
-    args.packed = packed;
-    args.options.width = 1;
-    return args;
-  }
 
   void begin() {
     for (int64_t row = 0; row < args_.rows; ++row) {
@@ -176,7 +170,6 @@ class Reader {
   const PackedHeader& h_;
   const ReadArgs& args_;
   const int64_t direction_;
-  const DecodeArgs call_;
   Network<Panel> network_;
   const int64_t chunk_;  // steps whose values are multiplied at once; 0: it reads tokens
   Scratch<A> sums_;      // [chunk][B][padded 4H]

@@ -74,12 +74,22 @@ struct LayerStates {
   int64_t slots_;
 };
 
+// One layer's part of the slots' states in an array of the op: slot n's `size` numbers begin at
+// first + n · stride. With those of all parts of a slot in one piece, they begin at `offset`.
+struct StatePart {
+  int64_t first, stride, size, offset;
+};
+
 // The op's arrays of states and sequences, with the geometry to index them.
 template <class A>
 class Sequences {
  public:
-  Sequences(const PackedHeader& header, const DecodeArgs& args)
-      : h_(header),
+  typedef std::vector<StatePart> Parts;
+
+  // `h`, `c`: the parts of hidden and of cell states.
+  Sequences(const Parts& h, const Parts& c, const DecodeArgs& args)
+      : h_(h),
+        c_(c),
         slots(args.rows * args.options.width),
         columns(args.columns + args.max_steps),
         pad_(args.options.pad) {}
@@ -90,11 +100,11 @@ class Sequences {
   double* scores(const DecodeState& s, int64_t slot) const {
     return s.token_scores + slot * columns;
   }
-  A* hidden(const DecodeState& s, int64_t layer, int64_t slot) const {
-    return static_cast<A*>(s.h) + (layer * slots + slot) * h_.output;
+  A* hidden(const DecodeState& s, int64_t part, int64_t slot) const {
+    return static_cast<A*>(s.h) + h_[part].first + slot * h_[part].stride;
   }
-  A* cell(const DecodeState& s, int64_t layer, int64_t slot) const {
-    return static_cast<A*>(s.c) + (layer * slots + slot) * h_.hidden;
+  A* cell(const DecodeState& s, int64_t part, int64_t slot) const {
+    return static_cast<A*>(s.c) + c_[part].first + slot * c_[part].stride;
   }
 
   // Everything but h and c from an input of `begin_columns`.
@@ -122,27 +132,25 @@ class Sequences {
     if (s.finished != nullptr) s.finished[slot] = true;
   }
   void clear_states(const DecodeState& s, int64_t slot) const {
-    for (int64_t i = 0; i < h_.hidden_states(); ++i)
-      std::fill_n(hidden(s, i, slot), h_.output, A{});
-    for (int64_t layer = 0; layer < h_.layers; ++layer)
-      std::fill_n(cell(s, layer, slot), h_.hidden, A{});
+    for (int64_t i = 0; i < hidden_states(); ++i) std::fill_n(hidden(s, i, slot), h_[i].size, A{});
+    for (int64_t i = 0; i < cell_states(); ++i) std::fill_n(cell(s, i, slot), c_[i].size, A{});
   }
-  // h and c of a slot from where `hidden_at(layer)` and `cell_at(layer)` point to.
+  // h and c of a slot from where `hidden_at(part)` and `cell_at(part)` point to.
   template <class Hidden, class Cell>
   void store_states(const DecodeState& s, int64_t slot, const Hidden& hidden_at,
                     const Cell& cell_at) const {
-    for (int64_t i = 0; i < h_.hidden_states(); ++i)
-      std::copy_n(hidden_at(i), h_.output, hidden(s, i, slot));
-    for (int64_t layer = 0; layer < h_.layers; ++layer)
-      std::copy_n(cell_at(layer), h_.hidden, cell(s, layer, slot));
+    for (int64_t i = 0; i < hidden_states(); ++i)
+      std::copy_n(hidden_at(i), h_[i].size, hidden(s, i, slot));
+    for (int64_t i = 0; i < cell_states(); ++i)
+      std::copy_n(cell_at(i), c_[i].size, cell(s, i, slot));
   }
-  int64_t layers() const { return h_.layers; }
-  int64_t hidden_states() const { return h_.hidden_states(); }
-  int64_t output() const { return h_.output; }
-  int64_t hidden_size() const { return h_.hidden; }
+  int64_t hidden_states() const { return static_cast<int64_t>(h_.size()); }
+  int64_t cell_states() const { return static_cast<int64_t>(c_.size()); }
+  const StatePart& hidden_part(int64_t part) const { return h_[part]; }
+  const StatePart& cell_part(int64_t part) const { return c_[part]; }
 
  private:
-  const PackedHeader& h_;
+  const Parts h_, c_;
 
  public:
   const int64_t slots, columns;

@@ -13,6 +13,8 @@ from fast_s2s.decoding.api import decode as decode
 from fast_s2s.decoding.api import initial_state as initial_state
 from fast_s2s.decoding.api import read as read
 from fast_s2s.decoding.automaton import Automaton as Automaton
+from fast_s2s.decoding.joined import JoinedDecoder as JoinedDecoder
+from fast_s2s.decoding.joined import can_join as can_join
 from fast_s2s.decoding.options import DecodeOptions as DecodeOptions
 from fast_s2s.decoding.packed import PackedDecoder as PackedDecoder
 from fast_s2s.decoding.packed import pack_decoder as pack_decoder

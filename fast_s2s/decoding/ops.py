@@ -1,5 +1,5 @@
-"""The ops `decode_pack`, `decode`, `decode_read` and `decode_encode`: schemas and fake kernels.
-They have no gradients.
+"""The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read` and `decode_encode`: schemas
+and fake kernels. They have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -22,6 +22,10 @@ _library.define(
 _library.define(
     "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, "
     "int[] options, float[] parameters, int max_steps) -> Tensor[]"
+)
+_library.define(
+    "decode_ensemble(Tensor[] packed, int[] headers, Tensor[] state, Tensor[] memory, "
+    "Tensor[] rules, int[] options, float[] parameters, int max_steps) -> Tensor[]"
 )
 _library.define(
     "decode_read(Tensor[] packed, int[] header, Tensor h, Tensor c, Tensor inputs, "
@@ -63,6 +67,29 @@ def _(
     parameters: list[float],
     max_steps: int,
 ) -> list[Tensor]:
+    sizes, seen = Header(*header), memory[0].size(1) if memory else 0
+    return _decoded(state, options, max_steps, sizes.vocab, (sizes.heads, seen))
+
+
+@torch.library.register_fake("fast_s2s::decode_ensemble")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    headers: list[int],
+    state: list[Tensor],
+    memory: list[Tensor],
+    rules: list[Tensor],
+    options: list[int],
+    parameters: list[float],
+    max_steps: int,
+) -> list[Tensor]:
+    first = Header(*headers[: len(Header._fields)])
+    return _decoded(state, options, max_steps, first.vocab, (0, 0))
+
+
+def _decoded(
+    state: list[Tensor], options: list[int], max_steps: int, vocab: int, seen: tuple[int, int]
+) -> list[Tensor]:
+    """What a call gives; `seen`: heads of attention that can be kept, and steps of the memory."""
     begin, hypotheses = split_state(state)
 
     def grown(values: Tensor) -> Tensor:
@@ -77,15 +104,14 @@ def _(
     keep, position = Options(*options).keep, begin.position
     if keep:
         path = position.new_empty(max_steps, position.size(0))
-        sizes, seen = Header(*header), memory[0].size(1) if memory else 0
         kept = [
             path.new_empty(
                 max_steps if keep & what else 0, path.size(1), *each, dtype=torch.float32
             )
             for what, each in (
-                (Keep.SCORES, (sizes.vocab,)),
-                (Keep.LOGITS, (sizes.vocab,)),
-                (Keep.ATTENTION, (sizes.heads, seen)),
+                (Keep.SCORES, (vocab,)),
+                (Keep.LOGITS, (vocab,)),
+                (Keep.ATTENTION, seen),
             )
         ]
         results += [*kept, path, torch.empty_like(path)]
