@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from benchmarks import command, g2p_sides
 from benchmarks.decode_problem import Generation
 from benchmarks.decode_sides import OURS, SLOW, WITHOUT
+from benchmarks.ensemble_sides import LOOP, Together
 from benchmarks.seq2seq_sides import Step
 from fast_s2s.benchmarking.cases import Case, Versus
 
@@ -57,6 +58,8 @@ def decode_cases() -> list[Case]:
         workload = g2p_sides.Words(batch)
         for name in (OURS, f"{OURS} int8"):
             cases.append(Case("words", workload, (Versus("g2p-en 2.1.0", target),), name))
+    for batch, beams in ((1, 1), (1, 5), (64, 1), (64, 5)):
+        cases.append(Case("ensemble", Together(3, 256, 50, batch, beams=beams), (Versus(LOOP),)))
     for step in (Step(1, 256, 100, 32, 20, 20), Step(2, 512, 1000, 16, 30, 30)):
         cases.append(Case("training step", step, (Versus("nn.LSTM model"),)))
     return cases

@@ -96,6 +96,16 @@ def _words() -> Sort:
     return lambda words: words, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
 
 
+def _together() -> Sort:
+    from benchmarks import decode_problem, ensemble_sides
+
+    def prepare(name: str, problem: Any) -> Prepared:
+        return ensemble_sides.SIDES[name](problem)
+
+    make = ensemble_sides.TogetherProblem
+    return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
+
+
 def _training_step() -> Sort:
     from benchmarks import seq2seq_sides
 
@@ -109,6 +119,7 @@ KINDS: dict[str, Callable[[], Sort]] = {
     "Workload": _lstm,
     "Generation": _generation,
     "Words": _words,
+    "Together": _together,
     "Step": _training_step,
 }
 

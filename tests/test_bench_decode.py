@@ -8,10 +8,11 @@ import pytest
 import torch
 from helpers_benchmarks import PLAN
 
-from benchmarks import bench_decode, g2p_sides, seq2seq_sides, suite
+from benchmarks import bench_decode, ensemble_sides, g2p_sides, seq2seq_sides, suite
 from benchmarks.bench_decode import decode_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
+from benchmarks.ensemble_sides import Together, TogetherProblem
 from benchmarks.seq2seq_sides import Step, StepProblem
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
@@ -67,7 +68,20 @@ def test_every_case_names_sides_that_exist():
         assert {case.ours, *(versus.peer for versus in case.peers)} <= set(sides)
 
 
-_SIDES = {"words": g2p_sides.SIDES, "training step": seq2seq_sides.SIDES}
+_SIDES = {
+    "words": g2p_sides.SIDES,
+    "training step": seq2seq_sides.SIDES,
+    "ensemble": ensemble_sides.SIDES,
+}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", ensemble_sides.SIDES)
+def test_ensembles_agree_with_the_reference(name, beams):
+    problem = TogetherProblem(Together(3, 32, 11, 4, steps=6, beams=beams))
+    side, expected = ensemble_sides.SIDES[name](problem)
+    assert gate(side, expected, TOLERANCE)
+    assert expected["tokens"].shape == (4, 7) and expected["tokens"].unique().numel() > 3
 
 
 def case_rows(case):
