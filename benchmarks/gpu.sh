@@ -60,8 +60,12 @@ else
   selected=(-k "saved_tensors and single")
   quick=(--quick --threads 1)
 fi
-# where it is not installed, a part of the package lies outside its folder
-"$python" -c 'import fast_s2s.kernels' 2> /dev/null || ln -sfn ../kernels fast_s2s/kernels
+# where it is not installed, a part of the package lies outside its folder; a link that stayed would
+# be in the way of an installation
+if ! "$python" -c 'import fast_s2s.kernels' 2> /dev/null; then
+  ln -sfn ../kernels fast_s2s/kernels
+  trap 'rm -f fast_s2s/kernels' EXIT
+fi
 
 # a process of the GPU's own for each of a few tests at a time, where there is what starts them
 pytest=("$python" -m pytest -v --tb=short -p no:cacheprovider)

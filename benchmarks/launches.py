@@ -34,7 +34,7 @@ def of(side: Side) -> dict[str, Any]:
             torch.cuda.synchronize()
             peak = _peak_bytes(side)
             flushed = _flushed_seconds(side)
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
                 for _ in range(_CALLS):
                     side.call()
                 torch.cuda.synchronize()

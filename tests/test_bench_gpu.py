@@ -117,7 +117,7 @@ def test_launches_are_counted_from_the_profilers_events():
 
 
 def test_the_profilers_own_events_can_be_counted():
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         torch.ones(3).add(1)
     names = [event.name for event in profiler.events()]
     assert "aten::add" in names and set(launches.count(profiler.events(), 1).values()) == {0}
