@@ -193,7 +193,7 @@ class Ensemble(GenerationMixin, nn.Module):
                 hs.append(_flat(found.h).to(h.dtype))
                 cs.append(_flat(found.c).to(c.dtype))
             joined = torch.cat(hs, 1).unsqueeze(0), torch.cat(cs, 1).unsqueeze(0)
-            return Stepped(_mixture(logits), *joined, None)
+            return Stepped(_mixture(logits, finite=True), *joined, None)
 
         return compute
 
@@ -227,10 +227,19 @@ def _sizes(model: Seq2Seq) -> _Sizes:
     )
 
 
-def _mixture(logits: Sequence[Tensor]) -> Tensor:
-    """Logarithm of the mean of the probabilities."""
+def _mixture(logits: Sequence[Tensor], *, finite: bool = False) -> Tensor:
+    """Logarithm of the mean of the probabilities.
+
+    finite: as in all choices of tokens, NaN is as -inf, and +inf as the largest number
+    """
     acc = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
-    parts = torch.stack([each.to(acc).log_softmax(-1) for each in logits])
+    parts = torch.stack([each.to(acc) for each in logits])
+    if finite:
+        parts = parts.nan_to_num(-torch.inf, torch.finfo(acc).max, -torch.inf)
+    parts = parts.log_softmax(-1)
+    if finite:
+        # of one that cannot say anything
+        parts = parts.nan_to_num(-torch.inf, neginf=-torch.inf)
     return parts.logsumexp(0) - math.log(len(logits))
 
 

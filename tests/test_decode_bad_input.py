@@ -30,6 +30,19 @@ def test_opcheck_of_packing():
 
 
 @needs_native
+@pytest.mark.parametrize("kind", [3, 5, 200])
+def test_weights_of_a_type_without_kernels(kind):
+    """By their head, which says nothing of another length then."""
+    case = Case(*make(Size(), 1, torch.float32))
+    arguments = case.op_arguments(DecodeOptions(max_new_tokens=1))
+    arguments[0] = arguments[0].clone()
+    # behind the magic and the layout, eight bytes each
+    arguments[0][16], arguments[1] = kind, [kind, *arguments[1][1:]]
+    with pytest.raises(RuntimeError, match="packed: expected weights of a type that the CPU"):
+        torch.ops.fast_s2s.decode.default(*arguments)
+
+
+@needs_native
 @pytest.mark.parametrize(
     ("index", "part", "change", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 
@@ -161,16 +162,26 @@ def test_copies_of_a_decoder_are_that_decoder(name, dtype, assert_close):
 
 def test_any_number_of_threads_gives_the_same_bits():
     sizes = (Size(2, 400, 700, projection=150), Size(1, 350, 700), Size(1, 90, 700))
-    members = [pack_decoder(random_weights(size), torch.float32) for size in sizes]
-    joined = JoinedDecoder(members)
+    types = (torch.float32, torch.int8, torch.bfloat16)
+    members = [
+        pack_decoder(random_weights(size), dtype) for size, dtype in zip(sizes, types, strict=True)
+    ]
+    shapes = (Shape(additive=True, feeding=True), Shape())
+    attending = [make_case(Size(1, 200, 700), shape, 9, torch.float32) for shape in shapes]
+    joined = JoinedDecoder([*members, *(case.decoder for case in attending)])
     h = torch.randn(1, 9, joined.output_size).tanh()
     c = torch.randn(1, 9, joined.hidden_size)
+    sizes = joined.attention
+    memory = Memory(
+        torch.randn(9, 12, sizes.values), torch.randn(9, 12, sizes.keys), torch.arange(9)
+    )
     for kind in kinds(9).values():
         options = DecodeOptions(max_new_tokens=10, eos_token_id=EOS, **kind)
         results = []
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
-            results.append(run_from(joined, initial_state(joined, h, c, BOS, options), options))
+            state = initial_state(joined, h, c, BOS, options, memory=memory)
+            results.append(run_from(joined, state, options))
         for other in results[1:]:
             assert torch.equal(other.tokens, results[0].tokens)
             assert torch.equal(other.scores, results[0].scores)
@@ -185,7 +196,8 @@ def test_any_number_of_threads_gives_the_same_bits():
         (math.inf, [0.0, 0.0, 0.0, 0.25, 0.25, 0.5]),
     ],
 )
-def test_what_one_model_cannot_say_the_other_may(bad, expected):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_one_model_cannot_say_the_other_may(bad, expected, dtype):
     """A token is as likely as the others think; never, where nobody can say it."""
     made = []
     for impossible in (3, 4):
@@ -195,7 +207,7 @@ def test_what_one_model_cannot_say_the_other_may(bad, expected):
         weights = weights._replace(
             output_weight=torch.zeros_like(weights.output_weight), output_bias=bias
         )
-        made.append(pack_decoder(weights, torch.float32))
+        made.append(pack_decoder(weights, dtype))
     joined = JoinedDecoder(made)
     options = DecodeOptions(max_new_tokens=1, suppress_tokens=[], keep=Keep.LOGITS)
     zeros = torch.zeros(1, 1, joined.hidden_size)
@@ -207,12 +219,55 @@ def test_what_one_model_cannot_say_the_other_may(bad, expected):
     assert result.tokens[0, 1] == expected.index(max(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_a_model_that_says_nothing_leaves_it_to_the_others(bad, dtype, monkeypatch, assert_close):
+    """In the native call and in the loop: its probabilities are 0."""
+    models = ensemble(dtype)
+    alone = fast_s2s.Ensemble([models.models[0], models.models[2]])
+    expected = alone.generate(SRC, max_new_tokens=6, return_dict_in_generate=True)
+    with torch.no_grad():
+        models.models[1].output_projection.bias.fill_(bad)
+    three = fast_s2s.Ensemble([models.models[i] for i in (0, 1, 2)])
+
+    def generate():
+        options = {"max_new_tokens": 6, "output_logits": True}
+        return three.generate(SRC, return_dict_in_generate=True, **options)
+
+    for by in (native, by_the_loop):
+        found = by(monkeypatch, generate)
+        assert torch.equal(found.sequences, expected.sequences)
+        assert_close(found.token_scores, expected.token_scores, "scores", dtype)
+        sums = found.logits[0].double().exp().sum(-1)
+        assert_close(sums, torch.full((4,), 2 / 3), "probability", torch.float32)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_autocast_does_not_change_what_is_packed(together):
+    model = toy_model(3, embedding_size=64, hidden_size=40).eval()
+    model = fast_s2s.Ensemble([model]) if together else model
+    options = {"max_new_tokens": 4, "return_dict_in_generate": True}
+    state = model.encode(SRC)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.generate(state=state, **options)
+    after = model.generate(state=state, **options)
+    fresh = copy.deepcopy(model).generate(state=state, **options)
+    assert torch.equal(after.token_scores, fresh.token_scores)
+    assert torch.equal(inside.token_scores, fresh.token_scores)
+
+
 def test_what_does_not_join_runs_as_a_loop(monkeypatch):
     models = ensemble(torch.float32)
     packs = [model._pack() for model in models.models]
     assert can_join(packs)
     double = pack_decoder(random_weights(Size(vocab=9)), torch.float64)
-    assert not can_join([*packs, double])
+    assert not can_join([*packs, double]) and not can_join([])
+    for members in ([], [*packs, double]):
+        with pytest.raises(ValueError, match="members: expected one or more packed for the CPU"):
+            JoinedDecoder(members)
+    case = make_case(Size(), Shape(), 2, torch.float32)
+    with pytest.raises(ValueError, match="keep: expected no ATTENTION of several decoders"):
+        copies(case, 2).run(DecodeOptions(max_new_tokens=2, keep=Keep.ATTENTION))
     expected = models.generate(SRC, max_new_tokens=5)
     with fast_s2s.backend("reference"):
         assert not can_join(packs)

@@ -1,5 +1,5 @@
-// What is common to networks of all types of weights: the states of the slots that a step computes,
-// and what the step finds. Included once per instruction set.
+// What is common to networks of all types of weights: what a step is to compute, the states of the
+// slots that it computes, and what it finds. Included once per instruction set.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {

@@ -53,6 +53,10 @@ inline PackedHeader read_header(const Tensor& packed, const std::vector<int64_t>
   std::memcpy(&header, packed.const_data_ptr(), sizeof(header));
   STD_TORCH_CHECK(std::memcmp(header.magic, kPackedMagic, sizeof(header.magic)) == 0,
                   "packed: expected what decode_pack of this version gave");
+  STD_TORCH_CHECK(
+      header.weights == WeightType::kFloat32 || header.weights == WeightType::kFloat64 ||
+          header.weights == WeightType::kBFloat16 || header.weights == WeightType::kInt8,
+      "packed: expected weights of a type that the CPU has kernels for");
   PackedHeader here = header;
   decode_describe_cpu(here);
   STD_TORCH_CHECK(here.layout == header.layout,

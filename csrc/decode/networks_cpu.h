@@ -45,14 +45,15 @@ class Networks {
       networks_.push_back(make_network<A>(args.members[i], slots, width));
     for (auto& network : networks_) {
       const PackedHeader& h = network->header();
-      for (int64_t i = 0; i < h.hidden_states(); ++i) h_.push_back({network.get(), i, h.output});
-      for (int64_t i = 0; i < h.layers; ++i) c_.push_back({network.get(), i, h.hidden});
+      for (int64_t i = 0; i < h.hidden_states(); ++i)
+        hidden_.push_back({network.get(), i, h.output});
+      for (int64_t i = 0; i < h.layers; ++i) cell_.push_back({network.get(), i, h.hidden});
     }
   }
 
   // Where parts of hidden and of cell states lie in the op's arrays, of so many slots.
-  std::vector<StatePart> hidden_parts(int64_t slots) const { return parts(h_, slots); }
-  std::vector<StatePart> cell_parts(int64_t slots) const { return parts(c_, slots); }
+  std::vector<StatePart> hidden_parts(int64_t slots) const { return parts(hidden_, slots); }
+  std::vector<StatePart> cell_parts(int64_t slots) const { return parts(cell_, slots); }
 
   // Whether they are an ensemble, be it of one.
   bool joined() const { return joined_; }
@@ -86,11 +87,11 @@ class Networks {
     const Networks& networks;
     const bool after;
     A* hidden(int64_t part, int64_t index) const {
-      const Place& place = networks.h_[part];
+      const Place& place = networks.hidden_[part];
       return of(place).hidden(place.layer, index);
     }
     A* cell(int64_t part, int64_t index) const {
-      const Place& place = networks.c_[part];
+      const Place& place = networks.cell_[part];
       return of(place).cell(place.layer, index);
     }
 
@@ -157,19 +158,21 @@ class Networks {
       most[lane] = most[lane] > kNever<A> ? most[lane] + std::log(sum[lane]) : kNever<A>;
     return most;
   }
+  // e^x; 0 for NaN, which a network that cannot say anything gives.
   static V power(V x) {
     if constexpr (std::is_same_v<A, float>) {
       // exp saturates above zero
       return x > -87.f ? Math::exp(x) : V{};
     } else {
-      for (int lane = 0; lane < kWidth; ++lane) x[lane] = std::exp(x[lane]);
+      for (int lane = 0; lane < kWidth; ++lane)
+        x[lane] = x[lane] == x[lane] ? std::exp(x[lane]) : 0;
       return x;
     }
   }
 
   const bool joined_;
   std::vector<std::unique_ptr<AnyNetwork<A>>> networks_;
-  std::vector<Place> h_, c_;
+  std::vector<Place> hidden_, cell_;
 };
 
 }  // namespace FAST_S2S_ISA

@@ -88,8 +88,8 @@ class Sequences {
 
   // `h`, `c`: the parts of hidden and of cell states.
   Sequences(const Parts& h, const Parts& c, const DecodeArgs& args)
-      : h_(h),
-        c_(c),
+      : hidden_(h),
+        cell_(c),
         slots(args.rows * args.options.width),
         columns(args.columns + args.max_steps),
         pad_(args.options.pad) {}
@@ -101,10 +101,10 @@ class Sequences {
     return s.token_scores + slot * columns;
   }
   A* hidden(const DecodeState& s, int64_t part, int64_t slot) const {
-    return static_cast<A*>(s.h) + h_[part].first + slot * h_[part].stride;
+    return static_cast<A*>(s.h) + hidden_[part].first + slot * hidden_[part].stride;
   }
   A* cell(const DecodeState& s, int64_t part, int64_t slot) const {
-    return static_cast<A*>(s.c) + c_[part].first + slot * c_[part].stride;
+    return static_cast<A*>(s.c) + cell_[part].first + slot * cell_[part].stride;
   }
 
   // Everything but h and c from an input of `begin_columns`.
@@ -132,25 +132,26 @@ class Sequences {
     if (s.finished != nullptr) s.finished[slot] = true;
   }
   void clear_states(const DecodeState& s, int64_t slot) const {
-    for (int64_t i = 0; i < hidden_states(); ++i) std::fill_n(hidden(s, i, slot), h_[i].size, A{});
-    for (int64_t i = 0; i < cell_states(); ++i) std::fill_n(cell(s, i, slot), c_[i].size, A{});
+    for (int64_t i = 0; i < hidden_states(); ++i)
+      std::fill_n(hidden(s, i, slot), hidden_[i].size, A{});
+    for (int64_t i = 0; i < cell_states(); ++i) std::fill_n(cell(s, i, slot), cell_[i].size, A{});
   }
   // h and c of a slot from where `hidden_at(part)` and `cell_at(part)` point to.
   template <class Hidden, class Cell>
   void store_states(const DecodeState& s, int64_t slot, const Hidden& hidden_at,
                     const Cell& cell_at) const {
     for (int64_t i = 0; i < hidden_states(); ++i)
-      std::copy_n(hidden_at(i), h_[i].size, hidden(s, i, slot));
+      std::copy_n(hidden_at(i), hidden_[i].size, hidden(s, i, slot));
     for (int64_t i = 0; i < cell_states(); ++i)
-      std::copy_n(cell_at(i), c_[i].size, cell(s, i, slot));
+      std::copy_n(cell_at(i), cell_[i].size, cell(s, i, slot));
   }
-  int64_t hidden_states() const { return static_cast<int64_t>(h_.size()); }
-  int64_t cell_states() const { return static_cast<int64_t>(c_.size()); }
-  const StatePart& hidden_part(int64_t part) const { return h_[part]; }
-  const StatePart& cell_part(int64_t part) const { return c_[part]; }
+  int64_t hidden_states() const { return static_cast<int64_t>(hidden_.size()); }
+  int64_t cell_states() const { return static_cast<int64_t>(cell_.size()); }
+  const StatePart& hidden_part(int64_t part) const { return hidden_[part]; }
+  const StatePart& cell_part(int64_t part) const { return cell_[part]; }
 
  private:
-  const Parts h_, c_;
+  const Parts hidden_, cell_;
 
  public:
   const int64_t slots, columns;

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fast_s2s.decoding import ops as ops
-from fast_s2s.decoding.contract import AttentionSizes
+from fast_s2s.decoding.contract import AttentionSizes, Keep, Options
 from fast_s2s.decoding.packed import PackedDecoder
 
 
@@ -21,7 +21,12 @@ class JoinedDecoder:
     """
 
     def __init__(self, members: Sequence[PackedDecoder]) -> None:
-        """Members for which `can_join` is true."""
+        """Raises ValueError for members that `can_join` refuses."""
+        if not can_join(members):
+            raise ValueError(
+                "members: expected one or more packed for the CPU's kernels, "
+                "with states of one type"
+            )
         first = members[0]
         self.members = tuple(members)
         self.device, self.acc, self.vocab_size = first.device, first.acc, first.vocab_size
@@ -34,8 +39,6 @@ class JoinedDecoder:
             for each, fed in zip(members, feeding, strict=True)
         )
         self._seen = [sizes for sizes in seen if sizes is not None]
-        # the last memory, and its members' parts of it
-        self._parts: tuple[tuple[Tensor, ...], list[Tensor]] | None = None
 
     @property
     def attention(self) -> AttentionSizes | None:
@@ -54,36 +57,32 @@ class JoinedDecoder:
         parameters: Sequence[float],
         max_steps: int,
     ) -> list[Tensor]:
-        """The op `decode_ensemble`."""
+        """The op `decode_ensemble`. Raises ValueError for options that keep attention."""
+        if Options(*options).keep & Keep.ATTENTION:
+            raise ValueError("keep: expected no ATTENTION of several decoders, got it")
         return torch.ops.fast_s2s.decode_ensemble.default(
             [each.packed for each in self.members],
             [number for each in self.members for number in each.header],
             state,
-            self._split(tuple(memory)),
+            self._split(memory),
             rules,
             options,
             parameters,
             max_steps,
         )
 
-    def _split(self, memory: tuple[Tensor, ...]) -> list[Tensor]:
+    def _split(self, memory: Sequence[Tensor]) -> list[Tensor]:
         """Values and keys of each member that attends, then the lengths."""
         if not memory:
             return []
-        last = self._parts
-        if last is not None and all(a is b for a, b in zip(last[0], memory, strict=True)):
-            return last[1]
         values = memory[0].split([sizes.values for sizes in self._seen], 2)
         keys = memory[1].split([sizes.keys for sizes in self._seen], 2)
-        parts = [part.contiguous() for pair in zip(values, keys, strict=True) for part in pair]
-        self._parts = memory, [*parts, memory[2]]
-        return self._parts[1]
+        pairs = zip(values, keys, strict=True)
+        return [*(part.contiguous() for pair in pairs for part in pair), memory[2]]
 
 
 def can_join(members: Sequence[PackedDecoder]) -> bool:
     """Whether one native call runs them together: on the CPU, with states of one type."""
-    acc = members[0].acc
-    return all(
-        each.backend == "native" and each.device.type == "cpu" and each.acc == acc
-        for each in members
+    return len({each.acc for each in members}) == 1 and all(
+        each.backend == "native" and each.device.type == "cpu" for each in members
     )

@@ -152,7 +152,9 @@ class PackedDecoder:
         """For the native op: uint8, laid out for this machine's vectors or this GPU; not a file
         format.
         """
-        return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
+        # autocast is for a model's own products, not for what is kept beyond it
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.ops.fast_s2s.decode_pack(*self.pack_arguments())
 
     @functools.cached_property
     def header(self) -> list[int]:
