@@ -148,11 +148,12 @@ def measure(job: Job) -> Usage:
     for index, argument in enumerate(kernel.arg_names):
         signature[argument] = _type(argument, job.type, constants)
         aligned = argument == "H" and job.hidden % 16 == 0
-        if signature[argument].startswith("*") or aligned:
+        pointer = signature[argument].startswith("*") and argument not in cell.ANYWHERE
+        if pointer or aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", job.target, 32)
-    compiled = triton.compile(source, target=target, options=launch.options(job.config))
+    compiled = triton.compile(source, target=target, options=launch.options(job.config, 2))
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
 
 

@@ -341,12 +341,14 @@ def _attach(suffix: str) -> None:
     refuse_derivative(backward, forward)
 
 
-def _on_triton(name: str) -> Any:
+def _on_triton(name: str, device_type: str) -> Any:
     def run(*args: Any) -> Any:
         # triton is imported by the first call that needs it
         from fast_s2s.kernels import lstm as kernels
 
-        return getattr(kernels, name)(*args)
+        # like a compiled op's: autocast has had its say before, and would round backward's products
+        with torch.autocast(device_type, enabled=False):
+            return getattr(kernels, name)(*args)
 
     return run
 
@@ -362,4 +364,4 @@ torch.library.register_fake("fast_s2s::lstm_infer", _fake_infer)
 library.impl("tf32_is_allowed", _tf32_is_allowed, "CompositeExplicitAutograd")
 for _name in ("lstm_forward", "lstm_backward"):
     for _key in ("CPU", "CUDA"):
-        library.impl(f"{_name}_triton", _on_triton(_name), _key)
+        library.impl(f"{_name}_triton", _on_triton(_name, _key.lower()), _key)

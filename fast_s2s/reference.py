@@ -57,7 +57,7 @@ def lstm_forward(
     """
     dtype, acc = x.dtype, accumulate_dtype(x.dtype)
     steps = x.size(0)
-    gates_x = x.to(acc) @ w_ih.to(acc).t()
+    gates_x = _running(x, lengths).to(acc) @ w_ih.to(acc).t()
     for bias in (b_ih, b_hh):
         gates_x = gates_x if bias is None else gates_x + bias.to(acc)
     w_hh_t = w_hh.to(acc).t()
@@ -68,8 +68,9 @@ def lstm_forward(
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev, c_prev = h, c
         if reset is not None:
-            keep = ~reset[t].unsqueeze(1)
-            h_prev, c_prev = h_prev * keep, c_prev * keep
+            # not multiplied: the state before may be no number
+            forgets = reset[t].unsqueeze(1)
+            h_prev, c_prev = h_prev.masked_fill(forgets, 0), c_prev.masked_fill(forgets, 0)
         i, f, g, o = (gates_x[t] + h_prev.to(acc) @ w_hh_t).chunk(4, dim=1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
         c_new = f * c_prev + i * g
@@ -158,7 +159,7 @@ def lstm_variant(
     """`lstm_forward` with another formula: the same arguments, and y, h_n, c_n as there."""
     dtype, acc = x.dtype, accumulate_dtype(x.dtype)
     steps = x.size(0)
-    gates_x = _normed(x.to(acc) @ w_ih.to(acc).t(), variant.norm_ih)
+    gates_x = _normed(_running(x, lengths).to(acc) @ w_ih.to(acc).t(), variant.norm_ih)
     for bias in (b_ih, b_hh):
         gates_x = gates_x if bias is None else gates_x + bias.to(acc)
     w_hh_t = w_hh.to(acc).t()
@@ -168,8 +169,9 @@ def lstm_variant(
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev, c_prev = h, c
         if reset is not None:
-            keep = ~reset[t].unsqueeze(1)
-            h_prev, c_prev = h_prev * keep, c_prev * keep
+            # not multiplied: the state before may be no number
+            forgets = reset[t].unsqueeze(1)
+            h_prev, c_prev = h_prev.masked_fill(forgets, 0), c_prev.masked_fill(forgets, 0)
         fed = h_prev if variant.recurrent_mask is None else h_prev * variant.recurrent_mask
         gates = gates_x[t] + _normed(fed.to(acc) @ w_hh_t, variant.norm_hh)
         i, f, g, o = gates.chunk(4, dim=1)
@@ -187,6 +189,14 @@ def lstm_variant(
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
             ys.append(h_new.masked_fill(~live, 0))
     return torch.stack(ys[::-1] if reverse else ys), h.clone(), c.to(dtype, copy=True)
+
+
+def _running(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Zero past each row's length, where values may be no numbers, and gradients then were not."""
+    if lengths is None:
+        return x
+    steps = torch.arange(x.size(0), device=x.device).unsqueeze(1)
+    return x.masked_fill((steps >= lengths).unsqueeze(2), 0)
 
 
 def _normed(x: Tensor, gain: Tensor | None, bias: Tensor | None = None) -> Tensor:

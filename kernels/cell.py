@@ -8,6 +8,10 @@ type, any size and projections. Gates in torch's order i, f, g, o; formula: `tor
 import triton
 import triton.language as tl
 
+# pointers that are parts of larger arrays, one for each layer or sequence: another batch size must
+# not compile again because they then begin elsewhere
+ANYWHERE = ("h0", "c0", "grad_h_n", "lengths", "reset")
+
 
 @triton.jit
 def sigmoid(x):
@@ -84,7 +88,7 @@ def tile(BLOCK_B: tl.constexpr, BLOCK_U: tl.constexpr):
     return rows, units
 
 
-@triton.jit(do_not_specialize=["t", "T", "B"])
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def cell_forward(
     gates_x,  # Acc (B, 4H), any strides; with gates_h and bias the pre-activations
     gates_x_row,
@@ -170,7 +174,7 @@ def load_gates(gates, row, units, live, H):
     return i, f, g, o
 
 
-@triton.jit(do_not_specialize=["t", "T", "B"])
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def cell_backward(
     gates,  # Io (T, B, 4H)
     cells,  # Acc (T, B, H)

@@ -50,6 +50,8 @@ class Sizes(NamedTuple):
     hidden: int
     projected: bool = False
     multiprocessors: int = 1
+    # bytes of shared memory that one program may have
+    shared: int = 1 << 30
 
 
 # the step kernels of last resort, for any size of the types of TYPES
@@ -64,10 +66,14 @@ class Row(NamedTuple):
     max_hidden: int = 1 << 30
     max_batch: int = 1 << 30
     min_batch: int = 0
+    # bytes of shared memory that it takes at most, by resources.json; 0: not known
+    shared: int = 0
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether it is meant for these sizes and can run."""
         if sizes.type not in self.types or sizes.hidden > self.max_hidden:
+            return False
+        if self.shared > sizes.shared:
             return False
         # one step has nothing to exchange
         if self.config.variant == "grid" and sizes.steps == 1:

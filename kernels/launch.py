@@ -13,20 +13,22 @@ from fast_s2s.kernels.configs import Config, cdiv, power_of_2, programs
 from fast_s2s.kernels.layer import Layer, previous, product
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# looks at a counter before a program gives its neighbours up: half a minute or so on a GPU
-SPINS = 1 << 26
+# looks at a counter before a program gives its neighbours up: minutes on a GPU, where other kernels
+# may hold its multiprocessors for a while
+SPINS = 1 << 29
 
 
-def options(config: Config) -> dict[str, Any]:
-    """Compile and launch options of a configuration."""
+def options(config: Config, parts: int) -> dict[str, Any]:
+    """Compile and launch options of a configuration, with so many programs of a batch tile."""
     # fusing is said, for triton means to change its default
     found: dict[str, Any] = {
         "num_warps": config.warps,
         "num_stages": config.stages,
         "enable_fp_fusion": True,
     }
-    if config.variant == "grid" and not INTERPRETED:
-        # fails at once, instead of waiting for ever, where not all programs are resident
+    if config.variant == "grid" and parts > 1 and not INTERPRETED:
+        # fails at once, instead of waiting for ever, where not all programs are resident; one that
+        # is alone in its tile waits for nobody
         found["launch_cooperative_grid"] = True
     return found
 
@@ -87,7 +89,7 @@ def forward(
     constant = {
         "REVERSE": layer.reverse,
         **constants(config, "forward", hidden, sizes.type),
-        **options(config),
+        **options(config, grid[1]),
     }
     if config.variant == "single":
         sequence.single_forward[grid[:1]](*given, steps, batch, hidden, **constant)
@@ -135,7 +137,7 @@ def backward(
     constant = {
         "REVERSE": layer.reverse,
         **constants(config, "backward", hidden, sizes.type),
-        **options(config),
+        **options(config, grid[1]),
     }
     if config.variant == "single":
         sequence.single_backward[grid[:1]](*given, steps, batch, hidden, **constant)

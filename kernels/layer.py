@@ -42,6 +42,7 @@ class Layer(NamedTuple):
             self.c0.size(1),
             self.w_hr is not None,
             multiprocessors(self.x.device),
+            shared_bytes(self.x.device),
         )
 
     def padded(self, *width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -57,6 +58,13 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Of shared memory that a program may have; the interpreter has no bound."""
+    if device.type != "cuda":
+        return 1 << 30
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 def check(

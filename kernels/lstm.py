@@ -101,6 +101,8 @@ def lstm_backward(
         d_w_ih = rows.t() @ running(layer, layer.x).reshape(-1, x.size(2))
         d_w_hh = rows.t() @ h_prev.reshape(-1, output)
         if d_h is not None and unprojected is not None:
+            # of gates that were computed again from what lies past a row's length
+            unprojected = running(layer, unprojected)
             d_w_hr = d_h.reshape(-1, output).t() @ unprojected.reshape(-1, hidden)
     d_bias = rows.sum(0, dtype=acc).to(dtype)
     d_h0 = _initial_gradient(layer, d_gates, grad_h_n)
@@ -114,7 +116,7 @@ def _last(layer: Layer, y: Tensor) -> Tensor:
         return layer.h0.clone()
     if layer.lengths is None:
         return last.clone()
-    return torch.where((layer.lengths == 0).unsqueeze(1), layer.h0, last)
+    return torch.where((layer.lengths <= 0).unsqueeze(1), layer.h0, last)
 
 
 def _initial_gradient(layer: Layer, d_gates: Tensor, grad_h_n: Tensor | None) -> Tensor:
@@ -130,7 +132,7 @@ def _initial_gradient(layer: Layer, d_gates: Tensor, grad_h_n: Tensor | None) ->
         d_h0 = d_h0.masked_fill(forgotten, 0)
     if layer.lengths is None:
         return d_h0
-    return torch.where((layer.lengths == 0).unsqueeze(1), idle, d_h0)
+    return torch.where((layer.lengths <= 0).unsqueeze(1), idle, d_h0)
 
 
 def _inputs(layer: Layer) -> Tensor:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from fast_s2s.kernels.cell import (
+    ANYWHERE,
     add_bias,
     cell,
     cell_gradient,
@@ -60,7 +61,7 @@ def load_inputs(gates_x, bias, s, steps, rows, units, B, H, REVERSE: tl.constexp
     return i, f, g, o
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def single_forward(
     gates_x,  # Acc (T, B, 4H): x·W_ihᵀ
     bias,  # Acc (4H) or None
@@ -119,7 +120,7 @@ def single_forward(
     tl.store(c + state, c_prev, inside)
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def single_backward(
     w_hh,  # Io (4H, H)
     grad_y,  # Io (T, B, H) or None
@@ -188,7 +189,7 @@ def single_backward(
     tl.store(dc + state, d_c, inside)
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def grid_forward(
     gates_x,  # Acc (T, B, 4H): x·W_ihᵀ
     bias,  # Acc (4H) or None
@@ -252,7 +253,7 @@ def grid_forward(
     tl.store(c + state, c_prev, owned)
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def grid_backward(
     w_hh,  # Io (4H, H)
     grad_y,  # Io (T, B, H) or None

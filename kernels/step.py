@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from fast_s2s.kernels.cell import (
+    ANYWHERE,
     add_bias,
     cell,
     cell_gradient,
@@ -20,7 +21,7 @@ from fast_s2s.kernels.cell import (
 from fast_s2s.kernels.products import d_gates_times_weights, hidden_times_weights
 
 
-@triton.jit(do_not_specialize=["t", "T", "B"])
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def step_forward(
     gates_x,  # Acc (T, B, 4H): x·W_ihᵀ
     bias,  # Acc (4H) or None
@@ -116,7 +117,7 @@ def flow(rows, t, T, B, lengths, reset, REVERSE: tl.constexpr):
     return flows
 
 
-@triton.jit(do_not_specialize=["t", "T", "B"])
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE)
 def step_backward(
     w_hh,  # Io (4H, H)
     grad_y,  # Io (T, B, H) or None

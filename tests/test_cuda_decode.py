@@ -184,6 +184,35 @@ def test_values_out_of_range_are_not_there(emulator):
     assert result[5][1] == -torch.inf and result[4].tolist()[2] == 40
 
 
+def test_hypotheses_out_of_range_are_not_there(emulator):
+    made = make(Size(), 2, torch.float32)
+    wrapped = emulated(made, emulator)[0]
+    options = DecodeOptions(max_new_tokens=3, eos_token_id=EOS, num_beams=2)
+    state = initial_state(made[0], *made[1:], BOS, options)
+    # better than any other, if they were there
+    wrong = state.hypotheses._replace(
+        score=torch.tensor([1.0, 2.0, -torch.inf, -torch.inf], dtype=torch.float64),
+        position=torch.tensor([40, -3, 0, 0]),
+    )
+    rest = [], list(op_rules(made[0], options, 4)), *op_numbers(options), 3
+    expected = wrapped.run(join_state(state.slots, state.hypotheses), *rest)
+    found = wrapped.run(join_state(state.slots, wrong), *rest)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_packed_weights_begin_where_vectors_may(emulator):
+    made = make(Size(), 2, torch.float32)
+    packed = emulated(made, emulator)[0].packed
+    odd = torch.empty(packed.numel() + 1, dtype=torch.uint8)[1:].copy_(packed)
+    options = DecodeOptions(max_new_tokens=2)
+    state = initial_state(made[0], *made[1:], BOS, options).slots
+    rest = list(state), [], list(op_rules(made[0], options, 2)), *op_numbers(options), 2
+    emulator.decode(packed, made[0].header, *rest)
+    with pytest.raises(RuntimeError, match="packed: expected a tensor that begins at a multiple"):
+        emulator.decode(odd, made[0].header, *rest)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

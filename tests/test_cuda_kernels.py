@@ -216,6 +216,24 @@ def test_nan_and_infinite_inputs_stay_in_their_row(emulator):
     assert y[:, 4].isfinite().all()
 
 
+@pytest.mark.parametrize("save", [reference.SAVE_GATES, reference.SAVE_CELLS])
+@pytest.mark.parametrize("projection", [0, 5])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_lies_past_a_rows_length_does_not_matter(
+    emulator, reverse, projection, save, assert_close
+):
+    case = Case(5, 4, 17, lengths=True, projection=projection, reverse=reverse)
+    inputs = make_inputs(case)
+    expected = reference_results(inputs)
+    with torch.no_grad():
+        for row, length in enumerate(inputs.lengths.tolist()):
+            inputs.tensors[0][length:, row] = float("nan")
+            inputs.cotangents[0][length:, row] = float("nan")
+    names = (*NAMES, *(f"d {name}" for name in inputs.names))
+    for name, ours, theirs in zip(names, emulator.run(inputs, save), expected, strict=True):
+        assert_close(ours, theirs, name)
+
+
 def test_lengths_out_of_range_are_taken_as_the_nearest_in_it(emulator):
     inputs = make_inputs(Case(4, 3, 9, lengths=True))
     arguments = list(inputs.arguments([t.detach() for t in inputs.tensors]))
@@ -273,6 +291,7 @@ def test_bad_arguments(emulator):
     emulator.lstm_forward(*arguments())
     for changes, message in [
         ({"x": torch.zeros(3, 2)}, "x: expected .T, B, I., got 2 dimensions"),
+        ({"x": torch.zeros(2**31, 0, 5)}, r"x: expected at most 2\^31 - 1 steps, got 2147483648"),
         ({"x": torch.zeros(3, 2, 5).double()}, "x: expected dtype Float, BFloat16 or Half, got Do"),
         ({"h0": torch.zeros(2, 5)}, r"h0: expected shape \(2,4,\), got \(2,5,\)"),
         ({"w_hh": torch.zeros(15, 4)}, "w_hh: expected a first dimension 4H, got 15"),

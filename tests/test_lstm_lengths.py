@@ -38,6 +38,66 @@ def test_nothing_past_a_length_comes_back(backend):
     assert h[0, 0].isnan().all() and y[:, 1].isfinite().all() and c[0, 1].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"proj_size": 3, "memory": "recompute"},
+        {"bidirectional": True, "num_layers": 2, "memory": "recompute"},
+    ],
+    ids=option_id,
+)
+def test_gradients_do_not_see_what_is_past_a_length(options, backend, assert_close):
+    check_that_gradients_do_not_see_what_is_past_a_length(options, assert_close)
+
+
+def test_nor_do_those_of_other_formulas(assert_close):
+    options = {"norm": "layer", "zoneout_cell": 0.1}
+    check_that_gradients_do_not_see_what_is_past_a_length(options, assert_close)
+
+
+def check_that_gradients_do_not_see_what_is_past_a_length(options, assert_close):
+    """It may be no number at all."""
+    ours = fast_s2s.LSTM(4, 6, **options).eval()
+    lengths = torch.tensor([5, 2, 0, 4])
+    past = (torch.arange(5).unsqueeze(1) >= lengths).unsqueeze(2)
+    x = torch.randn(5, 4, 4)
+    cotangent = torch.randn_like(ours(x)[0])
+
+    def results(inputs):
+        inputs = inputs.clone().requires_grad_()
+        y, (h, c) = ours(inputs, lengths=lengths)
+        loss = (y * cotangent).sum() + h.sum() + c.square().sum()
+        return [y, h, c, *torch.autograd.grad(loss, [inputs, *ours.parameters()])]
+
+    expected = results(x.masked_fill(past, 0))
+    for index, (a, b) in enumerate(
+        zip(results(x.masked_fill(past, math.nan)), expected, strict=True)
+    ):
+        assert_close(a, b, f"result {index}")
+
+
+def test_a_reset_forgets_even_what_is_no_number(backend):
+    check_that_a_reset_forgets(None)
+
+
+def test_so_does_one_of_another_formula():
+    check_that_a_reset_forgets("layer")
+
+
+def check_that_a_reset_forgets(norm):
+    ours = fast_s2s.LSTM(3, 4, norm=norm)
+    x = torch.randn(4, 2, 3)
+    reset = torch.zeros(4, 2, dtype=torch.bool)
+    reset[2, 0] = True
+    fresh, _ = ours(x[2:])
+    x[1, 0] = math.nan
+    y, (h, _) = ours(x, reset=reset)
+    assert y[1, 0].isnan().all()
+    torch.testing.assert_close(y[2:, 0], fresh[:, 0])
+    assert h.isfinite().all()
+
+
 def test_lengths_as_a_list_and_of_zero(backend):
     ours = fast_s2s.LSTM(4, 5)
     x, state = torch.randn(6, 3, 4), (torch.randn(1, 3, 5), torch.randn(1, 3, 5))

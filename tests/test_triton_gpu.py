@@ -91,6 +91,13 @@ def test_another_length_or_batch_does_not_compile_again():
                 before = len(compiled)
                 for steps, batch in ((1, 1), (16, 16), (33, 5)):
                     on_device(make_inputs(Case(steps, batch, 48))).run()
+                inputs = on_device(make_inputs(Case(7, 3, 48)))
+                # h0 and c0 as parts of larger arrays, which begin anywhere
+                for index in (1, 2):
+                    whole = torch.zeros(3 * 48 + 1, device=DEVICE)
+                    part = whole[1:].view(3, 48).copy_(inputs.tensors[index].detach())
+                    inputs.tensors[index] = part.requires_grad_()
+                inputs.run()
                 assert len(compiled) == before, kernel
     finally:
         triton.knobs.runtime.jit_post_compile_hook = hook

@@ -83,7 +83,8 @@ def test_float64(case, assert_close):
 @pytest.mark.parametrize("case", [Case(1, 1, 500), Case(2, 3, 500, lengths=True)], ids=str)
 @pytest.mark.parametrize("kernel", ["step", "grid"])
 def test_many_units(case, dtype, kernel, assert_close):
-    config = configs.Config(kernel, 16, 128 if kernel == "step" else 512, 128)
+    units, terms = (128 if kernel == "step" else 512, 128) if DEVICE == "cpu" else (64, 32)
+    config = configs.Config(kernel, 16, units, terms)
     with configs.forced(config, config):
         compare(make_inputs(case, dtype), assert_close)
 
@@ -167,7 +168,24 @@ def test_what_lies_past_a_rows_length_does_not_matter_to_a_projection(assert_clo
     past_the_end_is_nan(Case(5, 4, 17, projection=3, lengths=True), assert_close)
 
 
-def past_the_end_is_nan(case, assert_close):
+@pytest.mark.parametrize("projection", [0, 3])
+def test_nor_to_gates_that_are_computed_again(projection, assert_close):
+    case = Case(5, 4, 17, projection=projection, lengths=True)
+    past_the_end_is_nan(case, assert_close, save=reference.SAVE_CELLS)
+
+
+def test_autocast_rounds_no_gradient():
+    """Where backward is called inside it, for a forward outside."""
+    inputs = on_device(make_inputs(Case(3, 4, 17, projection=5, lengths=True)))
+    outputs = ops.lstm_forward(*inputs.arguments(), reference.SAVE_CELLS)[:3]
+    arguments = outputs, inputs.tensors, inputs.cotangents
+    expected = torch.autograd.grad(*arguments, retain_graph=True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = torch.autograd.grad(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def past_the_end_is_nan(case, assert_close, **options):
     inputs = make_inputs(case)
     expected = reference_results(inputs)
     inputs = on_device(inputs)
@@ -176,7 +194,7 @@ def past_the_end_is_nan(case, assert_close):
             inputs.tensors[0][length:, row] = float("nan")
             inputs.cotangents[0][length:, row] = float("nan")
     names = (*NAMES, *inputs.names)
-    for name, ours, theirs in zip(names, inputs.run(), expected, strict=True):
+    for name, ours, theirs in zip(names, inputs.run(**options), expected, strict=True):
         assert_close(ours.cpu(), theirs, name)
 
 
@@ -259,5 +277,6 @@ def test_lengths_past_the_end_count_as_the_end_on_a_gpu():
         with pytest.raises(RuntimeError, match=r"lengths: expected values in 0\.\.3, got"):
             ops.lstm_forward(*inputs.arguments())
         return
-    y, _, _, *_ = ops.lstm_forward(*inputs.arguments())
+    y, h_n, _, *_ = ops.lstm_forward(*inputs.arguments())
     assert y[:, 0].isfinite().all() and not y[:, 1].any()
+    assert torch.equal(h_n[1], inputs.tensors[1][1])

@@ -59,6 +59,11 @@ std::string check_resident(const void* kernel, const LaunchShape& shape,
     } else if (error != cudaSuccess) {
       return failure("cudaOccupancyMaxActiveClusters", error);
     }
+    // compiled by the driver from PTX of an older target, in which clusters are a trap
+    cudaFuncAttributes compiled{};
+    const cudaError_t known = cudaFuncGetAttributes(&compiled, kernel);
+    if (known != cudaSuccess) return failure("cudaFuncGetAttributes", known);
+    if (compiled.ptxVersion < 90) clusters = 0;
     check_room(shape, static_cast<int64_t>(clusters) * shape.cluster);
   }
   return "";

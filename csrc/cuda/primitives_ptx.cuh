@@ -12,8 +12,9 @@
 
 namespace fast_s2s {
 
-// about 10 s of polling: far beyond any step, well before a user gives up
-constexpr uint32_t kSpinLimit = 1u << 24;
+// about two minutes of polling: beyond any step, and what the block of one row may have to do for
+// all others, such as to choose among many tokens
+constexpr uint32_t kSpinLimit = 1u << 28;
 // of a grid whose threads take as many elements as there are
 constexpr int64_t kMostBlocks = 2048;
 
@@ -40,6 +41,8 @@ FAST_S2S_DEVICE int cluster_block_rank() {
   return rank;
 }
 FAST_S2S_DEVICE void cluster_arrive() {
+  // .aligned wants the whole warp in one instruction, which loops by lane may have left apart
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 FAST_S2S_DEVICE void cluster_wait() {

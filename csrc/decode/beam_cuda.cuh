@@ -32,8 +32,9 @@ class BeamSearch {
     int count = 0;
     for (int64_t slot = first; slot < first + width_; ++slot) {
       const double score = load(given.score + slot);
-      if (!(score > -HUGE_VAL)) continue;
       const int64_t place = first + count, position = load(given.position + slot);
+      // a position past the columns counts as no sequence
+      if (!(score > -HUGE_VAL) || position < 0 || position > call_.columns) continue;
       const Sequence from{given.tokens + slot * (1 + call_.columns),
                           given.token_scores + slot * call_.columns};
       arrays_.copy_padded(from, arrays_.sequence(b_.ended, place), position);

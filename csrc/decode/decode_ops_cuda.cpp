@@ -3,6 +3,7 @@
 
 #include "decode_ops.h"
 
+#include <cstdint>
 #include <string>
 
 #include "../cuda/launch_shape.h"
@@ -20,6 +21,9 @@ PackedHeader checked_header(const Tensor& packed, const std::vector<int64_t>& nu
   STD_TORCH_CHECK(
       packed.dim() == 1 && packed.is_contiguous() && packed.scalar_type() == ScalarType::Byte,
       "packed: expected what decode_pack gave");
+  // a part of another tensor may begin anywhere
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 16 == 0,
+                  "packed: expected a tensor that begins at a multiple of 16 bytes");
   PackedHeader header = header_of(numbers, packed.numel());
   DecodeLayout layout{};
   header.bytes = packed_decode_bytes(problem_of(header), layout);

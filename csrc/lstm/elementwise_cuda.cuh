@@ -120,13 +120,30 @@ previous_hidden_kernel(const FAST_S2S_GRID_CONSTANT PreviousHidden args) {
 template <class Io>
 FAST_S2S_KERNEL(kElementwiseThreads)
 unprojected_kernel(const FAST_S2S_GRID_CONSTANT Unprojected args) {
-  for_each_of(args.rows * args.hidden, [&](int64_t i) {
+  const SequenceShape& s = args.shape;
+  for_each_of(s.steps * s.batch * args.hidden, [&](int64_t i) {
     const int64_t at = i / args.hidden, unit = i % args.hidden;
-    const Io* o = static_cast<const Io*>(args.gates) + (at * 4 + 3) * args.hidden + unit;
-    Gates<float> gates = {};
-    gates.o = to_float(load_constant(o));
+    Io h = Io{};
+    // gates that were computed again may be no numbers past the end
+    if (at / s.batch < length_of(s, at % s.batch)) {
+      const Io* o = static_cast<const Io*>(args.gates) + (at * 4 + 3) * args.hidden + unit;
+      Gates<float> gates = {};
+      gates.o = to_float(load_constant(o));
+      h = from_float<Io>(next_hidden<DeviceMath>(gates, load_constant(args.cells + i)));
+    }
+    store(static_cast<Io*>(args.out) + i, h);
+  });
+}
+
+template <class Io>
+FAST_S2S_KERNEL(kElementwiseThreads)
+running_kernel(const FAST_S2S_GRID_CONSTANT Running args) {
+  const SequenceShape& s = args.shape;
+  for_each_of(s.steps * s.batch * args.width, [&](int64_t i) {
+    const int64_t at = i / args.width;
+    const bool runs = at / s.batch < length_of(s, at % s.batch);
     store(static_cast<Io*>(args.out) + i,
-          from_float<Io>(next_hidden<DeviceMath>(gates, load_constant(args.cells + i))));
+          runs ? load_constant(static_cast<const Io*>(args.values) + i) : Io{});
   });
 }
 

@@ -111,12 +111,21 @@ struct Activate {
 std::string activate_cuda(Precision precision, const Activate& args, Stream stream);
 
 struct Unprojected {
-  int64_t rows, hidden;  // rows of all steps
-  const void* gates;     // Io [rows, 4H] activated gates
-  const float* cells;    // [rows, H]
-  void* out;             // Io [rows, H]: h before the projection
+  SequenceShape shape;
+  int64_t hidden;
+  const void* gates;   // Io [T, B, 4H] activated gates
+  const float* cells;  // [T, B, H]
+  void* out;           // Io [T, B, H]: h before the projection; zero past a row's length
 };
 std::string unprojected_cuda(Precision precision, const Unprojected& args, Stream stream);
+
+struct Running {
+  SequenceShape shape;
+  int64_t width;
+  const void* values;  // Io [T, B, width]
+  void* out;           // the same, zero past a row's length, whatever lies there
+};
+std::string running_cuda(Precision precision, const Running& args, Stream stream);
 
 struct CellArgs {
   int64_t batch, input, hidden;

@@ -80,6 +80,8 @@ std::optional<Tensor> Layer::checked(const std::optional<Tensor>& tensor, const 
 Layer check_layer(const LayerArguments& given) {
   const Tensor &x = given.x, &w_hh = given.weights[0].w_hh;
   STD_TORCH_CHECK(x.dim() == 3, "x: expected (T, B, I), got ", x.dim(), " dimensions");
+  // which kernels count in 32 bits
+  STD_TORCH_CHECK(x.size(0) <= INT32_MAX, "x: expected at most 2^31 - 1 steps, got ", x.size(0));
   STD_TORCH_CHECK(w_hh.dim() == 2, "w_hh: expected (4H, R), got ", w_hh.dim(), " dimensions");
   STD_TORCH_CHECK(w_hh.size(0) % 4 == 0 && w_hh.size(0) > 0,
                   "w_hh: expected a first dimension 4H, got ", w_hh.size(0));

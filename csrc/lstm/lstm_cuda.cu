@@ -103,7 +103,14 @@ std::string previous_hidden_cuda(Precision precision, const PreviousHidden& args
 std::string unprojected_cuda(Precision precision, const Unprojected& args, Stream stream) {
   return by_precision(precision, [&](auto operand) {
     return launch_elementwise(&unprojected_kernel<typename decltype(operand)::Io>,
-                              args.rows * args.hidden, args, stream);
+                              elements(args.shape, args.hidden), args, stream);
+  });
+}
+
+std::string running_cuda(Precision precision, const Running& args, Stream stream) {
+  return by_precision(precision, [&](auto operand) {
+    return launch_elementwise(&running_kernel<typename decltype(operand)::Io>,
+                              elements(args.shape, args.width), args, stream);
   });
 }
 

@@ -94,10 +94,19 @@ Tensor recompute_gates(const Layer& layer, int64_t i, const Tensor& h_prev) {
 }
 
 // Each h before the projection, (T·B, H).
-Tensor unprojected(const Layer& layer, const void* gates, const float* cells) {
+Tensor unprojected(const Layer& layer, int64_t i, const void* gates, const float* cells) {
   Tensor out = empty(layer.x, {layer.steps * layer.batch, layer.hidden});
-  const Unprojected args{layer.steps * layer.batch, layer.hidden, gates, cells, output(out)};
+  const Unprojected args{layer.shape(i), layer.hidden, gates, cells, output(out)};
   check_launch(unprojected_cuda(layer.precision, args, current_stream()));
+  return out;
+}
+
+// x for a product with gradients, which are zero past a row's length, where x may be no number.
+Tensor running_inputs(const Layer& layer) {
+  if (!layer.lengths.has_value() || layer.batch == 0) return layer.x;
+  Tensor out = empty(layer.x, {layer.steps, layer.batch, layer.inputs});
+  const Running args{layer.shape(0), layer.inputs, input(layer.x), output(out)};
+  check_launch(running_cuda(layer.precision, args, current_stream()));
   return out;
 }
 
@@ -182,6 +191,7 @@ Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool ne
   if (b > 0) run_backward(layer.sequence(), directions);
 
   // what is left are products over all rows at once, best done by torch's own
+  const Tensor x = needs_weights ? running_inputs(layer) : layer.x;
   for (int64_t i = 0; i < layer.directions(); ++i) {
     const Tensor rows = layer.rows(d_gates[i], 4 * h);
     if (needs_x) {
@@ -192,12 +202,12 @@ Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool ne
     WeightGradients of_weights{empty(layer.x, {0}), empty(layer.x, {0}),
                                torch::stable::sum(rows, over_rows), empty(layer.x, {0})};
     if (needs_weights) {
-      of_weights.w_ih = torch::stable::matmul(transposed(rows), layer.rows(layer.x, layer.inputs));
+      of_weights.w_ih = torch::stable::matmul(transposed(rows), layer.rows(x, layer.inputs));
       of_weights.w_hh = torch::stable::matmul(transposed(rows), layer.rows(h_prev[i], r));
       if (layer.projected())
         of_weights.w_hr =
             torch::stable::matmul(transposed(layer.rows(d_h[i], r)),
-                                  unprojected(layer, directions[i].gates, directions[i].cells));
+                                  unprojected(layer, i, directions[i].gates, directions[i].cells));
     }
     d.weights.push_back(of_weights);
   }
