@@ -148,8 +148,8 @@ def measure(job: Job) -> Usage:
     for index, argument in enumerate(kernel.arg_names):
         signature[argument] = _type(argument, job.type, constants)
         aligned = argument == "H" and job.hidden % 16 == 0
-        pointer = signature[argument].startswith("*") and argument not in cell.ANYWHERE
-        if pointer or aligned:
+        anywhere = kernel.params[index].do_not_specialize_on_alignment
+        if aligned or (signature[argument].startswith("*") and not anywhere):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", job.target, 32)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 # pointers that are parts of larger arrays, one for each layer or sequence: another batch size must
 # not compile again because they then begin elsewhere
-ANYWHERE = ("h0", "c0", "grad_h_n", "lengths", "reset")
+ANYWHERE = ["h0", "c0", "grad_h_n", "lengths", "reset"]
 
 
 @triton.jit

@@ -21,7 +21,8 @@ from fast_s2s.kernels.cell import (
 from fast_s2s.kernels.products import d_gates_times_weights, hidden_times_weights
 
 
-@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE)
+# h0 is loaded at every step, by copies in the background only if it is known to be aligned
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE[1:])
 def step_forward(
     gates_x,  # Acc (T, B, 4H): x·W_ihᵀ
     bias,  # Acc (4H) or None

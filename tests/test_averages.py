@@ -108,6 +108,7 @@ def test_average_refuses_what_differs(run_folder, tmp_path):
         return tmp_path / name
 
     refused("hidden_size 10 instead of 12", saved("narrow", toy_model(hidden_size=10)))
+    refused("zoneout_cell 0.1 instead of 0.0", saved("zoned", toy_model(zoneout_cell=0.1)))
     other = Vocabulary("43210", level="char"), toy_tokenizers()[1]
     refused("another source_tokenizer.json", saved("tokenizer", toy_model(), other))
     refused(
@@ -124,7 +125,7 @@ def test_average_refuses_what_differs(run_folder, tmp_path):
         average_models([first], run_folder)
     # what only the training reads may differ
     smoothed = toy_model()
-    smoothed.config = dataclasses.replace(smoothed.config, label_smoothing=0.1)
+    smoothed.config = dataclasses.replace(smoothed.config, label_smoothing=0.1, dropout=0.2)
     average_models([first, saved("smoothed", smoothed)], tmp_path / "out")
 
 

@@ -56,6 +56,36 @@ def test_the_table_chooses(sizes, variant):
         assert configs.choose(direction, sizes).variant == variant
 
 
+@pytest.mark.parametrize("shared", [64 << 10, 99 << 10, 163 << 10])
+def test_tiles_fit_into_a_devices_shared_memory(shared):
+    """Of sm_75, of sm_86, sm_89 and sm_120, of sm_80: other rows, or at last the cell kernels."""
+    table, differs = configs.table(), set()
+    for direction, kind, hidden, batch in itertools.product(
+        configs.DIRECTIONS, configs.TYPES, HIDDEN, (1, 16, 512)
+    ):
+        sizes = Sizes(kind, 100, batch, hidden, multiprocessors=108)
+        config = configs.choose(direction, sizes._replace(shared=shared))
+        rows = [row for row in table[direction] if row.config == config and kind in row.types]
+        assert config.variant == "cell" or min(row.shared for row in rows) <= shared
+        if config != configs.choose(direction, sizes):
+            differs.add(config.variant)
+    assert bool(differs) == (shared < 163 << 10)
+
+
+def test_the_table_knows_the_shared_memory_of_its_rows():
+    kernels = stored()["kernels"]
+    for direction, rows in configs.table().items():
+        for row in rows:
+            hidden = min(row.max_hidden, 1024)
+            jobs = [
+                job
+                for job in resources.jobs()
+                if (job.direction, job.config, job.hidden) == (direction, row.config, hidden)
+                and job.type in row.types
+            ]
+            assert row.shared == max(kernels[job.name()]["shared"] for job in jobs) > 0
+
+
 def test_a_grid_is_held_to_what_is_resident():
     config = Config("grid", 16, 32, 64)
     fits = Sizes("bfloat16", 10, 16, 512, multiprocessors=16)

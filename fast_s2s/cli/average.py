@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> None:
         "average",
         help="one model from the weights of several",
         description="Average the weights of models of one architecture: the last checkpoints of a "
-        "run, most often. Their config and tokenizers must be the same.",
+        "run, most often. Their architecture and tokenizers must be the same.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)

@@ -19,8 +19,18 @@ from fast_s2s.text import Tokenizer, load_tokenizer
 from fast_s2s.training.checkpoint import AVERAGE_FILE, checkpoint_steps
 from fast_s2s.training.run_folder import RunFolder
 
-# fields that do not change what the weights mean; the first model's are kept
-_MAY_DIFFER = ("label_smoothing", "decoder_dtype")
+# fields that do not change what the weights mean; the first model's are kept. Zoneout does: it acts
+# in evaluation, too
+_MAY_DIFFER = (
+    "label_smoothing",
+    "decoder_dtype",
+    "dropout",
+    "variational_dropout",
+    "recurrent_dropout",
+    "weight_dropout",
+    "forget_bias",
+    "recurrent_init",
+)
 _TOKENIZERS = (pretrained.SOURCE_TOKENIZER_FILE, pretrained.TARGET_TOKENIZER_FILE)
 
 
