@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,16 @@ def shared_bytes(device: torch.device) -> int:
     """Of shared memory that a program may have; the interpreter has no bound."""
     if device.type != "cuda":
         return 1 << 30
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return _shared_bytes(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.lru_cache(maxsize=64)
+def _shared_bytes(index: int) -> int:
+    import triton
+
+    # by which triton itself refuses a launch
+    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    return int(properties["max_shared_mem"])
 
 
 def check(

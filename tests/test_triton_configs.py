@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -70,6 +71,23 @@ def test_tiles_fit_into_a_devices_shared_memory(shared):
         if config != configs.choose(direction, sizes):
             differs.add(config.variant)
     assert bool(differs) == (shared < 163 << 10)
+
+
+def test_what_a_device_has_is_asked_of_triton(monkeypatch):
+    from fast_s2s.kernels import layer
+
+    asked = []
+    utils = types.SimpleNamespace(
+        get_device_properties=lambda index: asked.append(index) or {"max_shared_mem": 101376}
+    )
+    driver = types.SimpleNamespace(active=types.SimpleNamespace(utils=utils))
+    monkeypatch.setattr("triton.runtime.driver", driver)
+    layer._shared_bytes.cache_clear()
+    try:
+        assert [layer.shared_bytes(torch.device("cuda", 63)) for _ in range(2)] == [101376] * 2
+        assert asked == [63] and layer.shared_bytes(torch.device("cpu")) > 1 << 20
+    finally:
+        layer._shared_bytes.cache_clear()
 
 
 def test_the_table_knows_the_shared_memory_of_its_rows():
