@@ -63,7 +63,7 @@ def token_times(result: Result) -> list[dict[str, Any]]:
     """µs per token of every side, ours first, by shape. A batch counts as one: a step of it."""
     shapes: dict[str, dict[str, float]] = {}
     for row in result.measured(kind="time"):
-        if "vocab" not in row["workload"] or row["group"] == "training step":
+        if "vocab" not in row["workload"] or row["group"] in ("training step", "ensemble"):
             continue
         sides = shapes.setdefault(row["shape"], {})
         for side in ("ours", "peer"):
