@@ -20,9 +20,11 @@ from fast_s2s.kernels.cell import (
 )
 from fast_s2s.kernels.products import d_gates_times_weights, hidden_times_weights
 
-
 # h0 is loaded at every step, by copies in the background only if it is known to be aligned
-@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=ANYWHERE[1:])
+_BUT_H0 = [name for name in ANYWHERE if name != "h0"]
+
+
+@triton.jit(do_not_specialize=["t", "T", "B"], do_not_specialize_on_alignment=_BUT_H0)
 def step_forward(
     gates_x,  # Acc (T, B, 4H): x·W_ihᵀ
     bias,  # Acc (4H) or None
