@@ -8,6 +8,8 @@ averaged by torch's DistributedDataParallel, and only the main process writes.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -45,10 +47,21 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    #     _import_before_joining()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
+    # DistributedDataParallel is part of reference cycles, and keeps the group
+    gc.collect()
     # after an error others may still wait for this one, and so would this one for them
     dist.destroy_process_group()
+
+
+def _import_before_joining() -> None:
+    """Its functions have the group as their default argument, as it is when they are defined. By
+    those that DistributedDataParallel imports later gloo's threads would outlive the group, and one
+    that still has a tensor to let go aborts the process when the interpreter has ended.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 class Processes:
