@@ -1,13 +1,14 @@
-"""`TextPipeline`: text in, text out, over a model and its two tokenizers."""
+"""`TextPipeline`: text in, text out, over a model and its two tokenizers; what pipelines share."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import load_tokenizer
 from fast_s2s.tokenizer import Tokenizer, check_tokenizer
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,94 @@ class Prediction:
     nbest: tuple[Hypothesis, ...] = ()
 
 
-class TextPipeline:
+class Pipeline(ABC, Generic[Row]):
+    """Text in, text out: what pipelines of one model and of several have in common.
+
+    model: whose generation config counts, and whose device; in eval mode, where dropout is off
+    """
+
+    model: Seq2Seq | Ensemble
+    target_tokenizer: Tokenizer
+
+    def __call__(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """The outputs of one batch of inputs, in order. Options as in `predict`."""
+        return [prediction.text for prediction in self.predict(texts, **options)]
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        scores: bool = False,
+        constraint: Any = None,
+        **options: Any,
+    ) -> list[Prediction]:
+        """Outputs and counts of one batch of inputs, in order.
+
+        scores:     also compute the outputs' log-probabilities, by one more pass
+        constraint: outputs are among these texts, or what `compile_constraint` made of them
+        options:    of `Seq2Seq.generate`: `max_new_tokens`, `num_beams`, `do_sample`, ...
+
+        Raises TypeError unless `texts` is a sequence of strings, TypeError or ValueError for an
+        option that does not fit.
+        """
+        rows = self.encode(texts)
+        return self.predict_ids(rows, scores=scores, constraint=constraint, **options)
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[Row]:
+        """Each input as `predict_ids` takes it. Raises TypeError unless `texts` is a sequence of
+        strings.
+        """
+
+    @abstractmethod
+    def predict_ids(
+        self, rows: Sequence[Row], *, scores: bool = False, constraint: Any = None, **options: Any
+    ) -> list[Prediction]:
+        """`predict` for inputs that `encode` has seen, on another thread perhaps."""
+
+    @abstractmethod
+    def compile_constraint(self, texts: Iterable[str]) -> Any:
+        """What `constraint` takes for outputs among these texts."""
+
+    @abstractmethod
+    def compile_decoder(self, dtype: torch.dtype | str | None = None) -> None:
+        """Pack the weights of every decoder in this type, as `Seq2Seq.compile_decoder`."""
+
+    def stream(
+        self, texts: Iterable[str], *, batch_size: int = 64, **options: Any
+    ) -> Iterator[list[Prediction]]:
+        """Predictions batch by batch, in order, reading no further ahead than one batch.
+
+        options: as in `predict`. With a `seed` samples do not depend on the batch size
+
+        Raises TypeError or ValueError naming the argument that does not fit.
+        """
+        check_integer("batch_size", batch_size, 1)
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"texts: expected an iterable of strings, got {shown(texts)}")
+        source = iter(texts)
+        batches = iter(lambda: list(islice(source, batch_size)), [])
+        seeds = self.seeds(options)
+        return (self.predict(batch, **{**options, **seeds(len(batch))}) for batch in batches)
+
+    def seeds(self, options: Mapping[str, Any]) -> Callable[[int], dict[str, Tensor]]:
+        """For batches of one run: a function of a batch's size that gives its rows' own seeds as
+        the option `seed`, or no option where there is no seed in `options` or the model's config.
+        """
+        seed = options.get("seed", self.model.generation_config.seed)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            return lambda size: {}
+        first = 0
+
+        def next_seeds(size: int) -> dict[str, Tensor]:
+            nonlocal first
+            first += size
+            return {"seed": row_seeds(seed, size, first - size).to(self.model.device)}
+
+        return next_seeds
+
+
+class TextPipeline(Pipeline[list[int]]):
     """A model with the tokenizers of its source and target.
 
     model: in eval mode, where dropout is off
@@ -105,45 +195,19 @@ class TextPipeline:
             for file in (SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE):
                 first, other = Path(directories[0]) / file, Path(directory) / file
                 if first.read_bytes() != other.read_bytes():
-                    raise ValueError(f"{other}: expected the same tokenizer as {first}")
+                    raise ValueError(
+                        f"{other}: expected the same tokenizer as {first}; models whose tokenizers "
+                        "differ make a RerankingPipeline"
+                    )
         model = Ensemble([part.model for part in parts if isinstance(part.model, Seq2Seq)])
         return cls(model, parts[0].source_tokenizer, parts[0].target_tokenizer)
-
-    def __call__(self, texts: Sequence[str], **options: Any) -> list[str]:
-        """The outputs of one batch of inputs, in order. Options as in `predict`."""
-        return [prediction.text for prediction in self.predict(texts, **options)]
-
-    def predict(
-        self,
-        texts: Sequence[str],
-        *,
-        scores: bool = False,
-        constraint: Automaton | Sequence[str] | None = None,
-        **options: Any,
-    ) -> list[Prediction]:
-        """Outputs and counts of one batch of inputs, in order.
-
-        scores:     also compute the outputs' log-probabilities, by one more pass
-        constraint: outputs are among these texts, or what `compile_constraint` made of them
-        options:    of `Seq2Seq.generate`: `max_new_tokens`, `num_beams`, `do_sample`, ...
-
-        Raises TypeError unless `texts` is a sequence of strings, TypeError or ValueError for an
-        option that does not fit.
-        """
-        rows = self.encode(texts)
-        return self.predict_ids(rows, scores=scores, constraint=constraint, **options)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of the inputs, for `predict_ids`, with nothing added.
 
         Raises TypeError unless `texts` is a sequence of strings.
         """
-        if (
-            isinstance(texts, str)
-            or not isinstance(texts, Sequence)
-            or not all(isinstance(text, str) for text in texts)
-        ):
-            raise TypeError(f"texts: expected a sequence of strings, got {shown(texts)}")
+        check_texts("texts", texts)
         return [self.source_tokenizer.encode(text) for text in texts]
 
     @torch.inference_mode()
@@ -188,39 +252,6 @@ class TextPipeline:
             )
         return predictions
 
-    def stream(
-        self, texts: Iterable[str], *, batch_size: int = 64, **options: Any
-    ) -> Iterator[list[Prediction]]:
-        """Predictions batch by batch, in order, reading no further ahead than one batch.
-
-        options: as in `predict`. With a `seed` samples do not depend on the batch size
-
-        Raises TypeError or ValueError naming the argument that does not fit.
-        """
-        check_integer("batch_size", batch_size, 1)
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise TypeError(f"texts: expected an iterable of strings, got {shown(texts)}")
-        source = iter(texts)
-        batches = iter(lambda: list(islice(source, batch_size)), [])
-        seeds = self.seeds(options)
-        return (self.predict(batch, **{**options, **seeds(len(batch))}) for batch in batches)
-
-    def seeds(self, options: Mapping[str, Any]) -> Callable[[int], dict[str, Tensor]]:
-        """For batches of one run: a function of a batch's size that gives its rows' own seeds as
-        the option `seed`, or no option where there is no seed in `options` or the model's config.
-        """
-        seed = options.get("seed", self.model.generation_config.seed)
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            return lambda size: {}
-        first = 0
-
-        def next_seeds(size: int) -> dict[str, Tensor]:
-            nonlocal first
-            first += size
-            return {"seed": row_seeds(seed, size, first - size).to(self.model.device)}
-
-        return next_seeds
-
     def compile_constraint(self, texts: Iterable[str]) -> Automaton:
         """An automaton for `constraint`: outputs are among these texts.
 
@@ -244,10 +275,41 @@ class TextPipeline:
             raise ValueError("constraint: expected at least one text, got none")
         return Automaton.from_sequences(sequences)
 
-    def _pad(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    def compile_decoder(self, dtype: torch.dtype | str | None = None) -> None:
+        """As `Seq2Seq.compile_decoder`."""
+        self.model.compile_decoder(dtype)
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
+        """Natural logarithm of the probability of each output given the input beside it, its end of
+        sequence included. A symbol that the target vocabulary lacks counts as the unknown one.
+
+        Raises TypeError unless both are sequences of strings, ValueError unless as many.
+        """
+        check_texts("outputs", outputs)
+        rows = self.encode(texts)
+        if len(rows) != len(outputs):
+            raise ValueError(
+                f"outputs: expected {len(rows)}, as there are texts, got {len(outputs)}"
+            )
+        return self.score_ids(rows, [self.target_tokenizer.encode(text) for text in outputs])
+
+    @torch.inference_mode()
+    def score_ids(
+        self, rows: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """`score` of ids without special tokens."""
+        if not rows:
+            return []
+        src, src_lengths = self._pad(rows)
+        tgt, tgt_lengths = self._pad(outputs, self.model.config.eos_token_id)
+        return self._log_probabilities(src, src_lengths, tgt, tgt_lengths).tolist()
+
+    def _pad(self, rows: Sequence[Sequence[int]], eos: int | None = None) -> tuple[Tensor, Tensor]:
         """Ids (B, S), each row ended by eos as in training, and the lengths (B,)."""
         longest = max(map(len, rows))
-        pad, eos = self.model.config.pad_token_id, self.source_tokenizer.eos_token_id
+        pad = self.model.config.pad_token_id
+        eos = self.source_tokenizer.eos_token_id if eos is None else eos
         src = torch.tensor([[*row, eos, *[pad] * (longest - len(row))] for row in rows])
         lengths = torch.tensor([len(row) + 1 for row in rows])
         return src.to(self.model.device), lengths.to(self.model.device)
@@ -257,11 +319,17 @@ class TextPipeline:
         tgt = output.sequences[:, 1:]
         if not tgt.size(1):
             return output.sequences_scores
-        logits = self.model(src, tgt, src_lengths, output.lengths).logits
-        picked = logits.float().log_softmax(-1).gather(2, tgt.unsqueeze(2)).squeeze(2)
-        past = torch.arange(tgt.size(1), device=tgt.device) >= output.lengths.unsqueeze(1)
-        total = picked.masked_fill(past, 0.0).sum(1)
+        total = self._log_probabilities(src, src_lengths, tgt, output.lengths)
         return total.masked_fill(output.sequences_scores.isneginf(), -torch.inf)
+
+    def _log_probabilities(
+        self, src: Tensor, src_lengths: Tensor, tgt: Tensor, tgt_lengths: Tensor
+    ) -> Tensor:
+        """(N,) of the target tokens within the lengths, by one teacher-forced pass."""
+        logits = self.model(src, tgt, src_lengths, tgt_lengths).logits
+        picked = logits.float().log_softmax(-1).gather(2, tgt.unsqueeze(2)).squeeze(2)
+        past = torch.arange(tgt.size(1), device=tgt.device) >= tgt_lengths.unsqueeze(1)
+        return picked.masked_fill(past, 0.0).sum(1)
 
 
 # of `generate`, whatever the model's config says
@@ -271,6 +339,16 @@ _WHAT_IS_RETURNED = {
     "output_logits": False,
     "output_attentions": False,
 }
+
+
+def check_texts(name: str, texts: object) -> None:
+    """Raises TypeError unless it is a sequence of strings."""
+    if (
+        isinstance(texts, str)
+        or not isinstance(texts, Sequence)
+        or not all(isinstance(text, str) for text in texts)
+    ):
+        raise TypeError(f"{name}: expected a sequence of strings, got {shown(texts)}")
 
 
 def check_tokenizers_fit(

@@ -43,6 +43,9 @@ class Vocabulary:
                "word": symbols are separated by white space (words, phonemes); `decode` joins them
                with one space
     lowercase: texts are lower-cased before they are looked up
+    reverse:   ids run from the end of the text to its beginning; `decode` gives the text in its
+               own order again. A model whose target is reversed writes right to left: it errs
+               elsewhere than one that writes left to right, so they choose well together
 
     Raises ValueError for a symbol that is repeated, special, or could never be met in a text.
     """
@@ -53,14 +56,21 @@ class Vocabulary:
     unk_token_id = 3
 
     def __init__(
-        self, symbols: Iterable[str], *, level: Level = "char", lowercase: bool = False
+        self,
+        symbols: Iterable[str],
+        *,
+        level: Level = "char",
+        lowercase: bool = False,
+        reverse: bool = False,
     ) -> None:
         if level not in ("char", "word"):
             raise ValueError(f"level: expected 'char' or 'word', got {level!r}")
         check_bool("lowercase", lowercase)
+        check_bool("reverse", reverse)
         _check_iterable("symbols", symbols)
         self.level: Level = level
         self.lowercase = lowercase
+        self.reverse = reverse
         self.symbols = tuple(symbols)
         self._check_symbols()
         self._tokens = (*SPECIAL_TOKENS, *self.symbols)
@@ -74,6 +84,7 @@ class Vocabulary:
         *,
         level: Level = "char",
         lowercase: bool = False,
+        reverse: bool = False,
         min_count: int = 1,
         max_size: int | None = None,
     ) -> Vocabulary:
@@ -88,7 +99,7 @@ class Vocabulary:
         check_integer("min_count", min_count, 1)
         if max_size is not None:
             check_integer("max_size", max_size, len(SPECIAL_TOKENS) + 1)
-        empty = cls((), level=level, lowercase=lowercase)
+        empty = cls((), level=level, lowercase=lowercase, reverse=reverse)
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(empty.split(text))
@@ -96,13 +107,17 @@ class Vocabulary:
         kept.sort(key=lambda symbol: (-counts[symbol], symbol))
         if max_size is not None:
             del kept[max_size - len(SPECIAL_TOKENS) :]
-        return cls(kept, level=level, lowercase=lowercase)
+        return cls(kept, level=level, lowercase=lowercase, reverse=reverse)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def __repr__(self) -> str:
-        return f"Vocabulary({len(self)} tokens, level={self.level!r}, lowercase={self.lowercase})"
+        backwards = ", reverse=True" if self.reverse else ""
+        return (
+            f"Vocabulary({len(self)} tokens, level={self.level!r}, "
+            f"lowercase={self.lowercase}{backwards})"
+        )
 
     def split(self, text: str) -> Sequence[str]:
         """The symbols of a text, known or not."""
@@ -114,12 +129,16 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         unknown = self.unk_token_id
-        return [self._ids.get(symbol, unknown) for symbol in self.split(text)]
+        symbols = self.split(text)
+        in_order = reversed(symbols) if self.reverse else symbols
+        return [self._ids.get(symbol, unknown) for symbol in in_order]
 
     def decode(self, ids: Sequence[int] | Tensor, skip_special_tokens: bool = True) -> str:
         ids = id_list(ids, len(self))
         if skip_special_tokens:
             ids = [i for i in ids if i >= len(SPECIAL_TOKENS)]
+        if self.reverse:
+            ids.reverse()
         return ("" if self.level == "char" else " ").join(self._tokens[i] for i in ids)
 
     def tokens(self, ids: Sequence[int] | Tensor) -> list[str]:
@@ -131,7 +150,7 @@ class Vocabulary:
     def save(self, path: PathLike) -> None:
         """Write JSON, atomically."""
         check_path("path", path)
-        content = {
+        content: dict[str, Any] = {
             "format": _VOCABULARY_FORMAT,
             "version": FORMAT_VERSION,
             "level": self.level,
@@ -139,6 +158,9 @@ class Vocabulary:
             "special_tokens": list(SPECIAL_TOKENS),
             "symbols": list(self.symbols),
         }
+        if self.reverse:
+            # not else: the file of the same vocabulary by an earlier version is the same
+            content["reverse"] = True
         atomic_write_json(path, content)
 
     @classmethod
@@ -159,7 +181,8 @@ class Vocabulary:
             raise ValueError(f"symbols: expected a list, got {type(symbols).__name__}")
         level: Any = content.get("level")
         lowercase: Any = content.get("lowercase")
-        return cls(symbols, level=level, lowercase=lowercase)
+        reverse: Any = content.get("reverse", False)
+        return cls(symbols, level=level, lowercase=lowercase, reverse=reverse)
 
     def _check_symbols(self) -> None:
         for symbol in self.symbols:

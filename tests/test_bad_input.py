@@ -21,6 +21,7 @@ from fast_s2s import cmudict, data, huggingface, metrics, text, tokenizer, train
 
 SOURCE, TARGET = toy_tokenizers()
 PIPELINE = fast_s2s.TextPipeline(toy_model().eval(), SOURCE, TARGET)
+RERANKING = fast_s2s.RerankingPipeline([PIPELINE, PIPELINE])
 MODEL = make_model()
 SRC = make_batch().src
 LSTM, CELL = fast_s2s.LSTM(4, 5), fast_s2s.LSTMCell(4, 5)
@@ -181,7 +182,65 @@ TABLE = {
             "nbest: expected an integer >= 1, got 0",
         ),
     ],
+    "RerankingPipeline": [
+        (
+            lambda _: fast_s2s.RerankingPipeline(PIPELINE),
+            TypeError,
+            "pipelines: expected a sequence of TextPipeline, got TextPipeline",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE]),
+            ValueError,
+            "pipelines: expected at least two, got 1",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE, MODEL]),
+            TypeError,
+            "pipelines[1]: expected a TextPipeline, got Seq2Seq",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE, PIPELINE], weights=[1]),
+            ValueError,
+            "weights: expected 2, as there are pipelines, got 1",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE, PIPELINE], weights=[1, 0]),
+            ValueError,
+            "weights[1]: expected above 0 and finite, got 0",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE, PIPELINE], weights=["1", 0]),
+            TypeError,
+            "weights[0]: expected a number, got str",
+        ),
+        (lambda _: RERANKING(3), TypeError, "texts: expected a sequence of strings, got 3"),
+        (
+            lambda _: RERANKING(["1"], temperature=0.5),
+            ValueError,
+            "temperature: expected one of num_beams, num_return_sequences, length_penalty, early_",
+        ),
+        (
+            lambda _: RERANKING(["1"], do_sample=True),
+            ValueError,
+            "do_sample: expected one of num_beams, ",
+        ),
+        (
+            lambda _: RERANKING(["1"], num_beams=2, num_return_sequences=3),
+            ValueError,
+            "num_return_sequences: expected at most num_beams = 2",
+        ),
+    ],
     "TextPipeline": [
+        (
+            lambda _: PIPELINE.score(["1", "2"], "ab"),
+            TypeError,
+            "outputs: expected a sequence of strings, got 'ab'",
+        ),
+        (
+            lambda _: PIPELINE.score(["1", "2"], ["one"]),
+            ValueError,
+            "outputs: expected 2, as there are texts, got 1",
+        ),
         (
             lambda _: fast_s2s.TextPipeline(nn.Linear(2, 2), SOURCE, TARGET),
             TypeError,

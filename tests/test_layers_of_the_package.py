@@ -35,6 +35,7 @@ ROWS = [
     {"seq2seq"},
     {"ensemble"},
     {"pipeline"},
+    {"reranking"},
     {"training", "bundled", "benchmarking", "explain"},
     {"cli"},
     {"__main__"},

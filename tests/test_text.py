@@ -103,6 +103,19 @@ def test_lowercase():
     assert Vocabulary.build(["Ab"]).count_unknown("aB") == 2
 
 
+def test_reverse():
+    """Ids from the end of the text; texts as they were."""
+    for level, text in (("char", "abc"), ("word", "one two three")):
+        forwards = Vocabulary.build([text], level=level)
+        backwards = Vocabulary.build([text], level=level, reverse=True)
+        assert backwards.symbols == forwards.symbols
+        assert backwards.encode(text) == forwards.encode(text)[::-1]
+        ids = [*backwards.encode(text), backwards.eos_token_id]
+        assert backwards.decode(ids) == text
+        # ids in their own order
+        assert backwards.tokens(ids[:1]) == [forwards.split(text)[-1]]
+
+
 def test_min_count_and_max_size():
     texts = ["aaa bb c"]
     assert Vocabulary.build(texts, min_count=2).symbols == ("a", " ", "b")
@@ -116,12 +129,14 @@ def test_vocabulary_file(tmp_path):
     for vocabulary in (
         Vocabulary.build(["naïve 漢"], lowercase=True),
         Vocabulary.build(['K "AE" T'], level="word"),
+        Vocabulary.build(["K AE T"], level="word", reverse=True),
     ):
         vocabulary.save(path)
         for loaded in (Vocabulary.load(path), load_tokenizer(path)):
             assert isinstance(loaded, Vocabulary)
             assert loaded.symbols == vocabulary.symbols
-            assert (loaded.level, loaded.lowercase) == (vocabulary.level, vocabulary.lowercase)
+            for name in ("level", "lowercase", "reverse"):
+                assert getattr(loaded, name) == getattr(vocabulary, name)
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -133,6 +148,7 @@ def test_vocabulary_file(tmp_path):
         ({"level": "byte"}, "level: expected 'char' or 'word', got 'byte'"),
         ({"level": None}, "level"),
         ({"lowercase": "no"}, "lowercase"),
+        ({"reverse": 1}, "reverse"),
         ({"symbols": "ab"}, "symbols: expected a list"),
         ({"symbols": [["a"]]}, "symbols: expected str"),
         ({"symbols": [1]}, "symbols: expected str"),
@@ -178,6 +194,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         ([3], {}, TypeError, "symbols: expected str, got int"),
         (["a"], {"level": "byte"}, ValueError, "level"),
         (["a"], {"lowercase": 1}, TypeError, "lowercase"),
+        (["a"], {"reverse": None}, TypeError, "reverse"),
     ],
 )
 def test_bad_symbols(symbols, options, error, message):

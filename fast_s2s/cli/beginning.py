@@ -32,6 +32,7 @@ _TEXT_OPTIONS = (
     "source_tokenizer",
     "target_tokenizer",
     "lowercase",
+    "reverse_target",
     "min_count",
     "max_vocab_size",
 )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_s2s.cli import generating
-from fast_s2s.cli.options import add_model_options, positive_int
+from fast_s2s.cli.options import UsageError, add_model_options, positive_int
 from fast_s2s.explain import page, save_png, trace
+from fast_s2s.pipeline import TextPipeline
 from fast_s2s.serialization import atomic_write_text
 
 
@@ -46,6 +47,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     pipeline = generating.load(args)
+    if not isinstance(pipeline, TextPipeline):
+        raise UsageError("--model: expected models with the same tokenizers")
     options = generating.beam_options(args, pipeline)
     traces = [trace(pipeline, text, top=args.top, **options) for text in args.text]
     output = Path(args.output)

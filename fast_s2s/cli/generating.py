@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fast_s2s.cli.options import UsageError, load_pipeline, positive_int
+from fast_s2s.cli.options import UsageError, load_pipelines, positive_int
 from fast_s2s.configuration import DECODER_DTYPES, GenerationConfig
-from fast_s2s.pipeline import Hypothesis, Prediction, TextPipeline
+from fast_s2s.pipeline import Hypothesis, Pipeline, Prediction, Row
+from fast_s2s.reranking import RerankingPipeline
 
 # options that only mean something when choosing by chance: they switch it on
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
@@ -73,15 +74,15 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     add_dtype_option(group)
 
 
-def load(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model, its decoder in the type of --dtype."""
-    pipeline = load_pipeline(args)
+def load(args: argparse.Namespace) -> Pipeline[Any]:
+    """What --model names, decoders in the type of --dtype."""
+    pipeline = load_pipelines(args)
     if args.dtype is not None:
-        pipeline.model.compile_decoder(args.dtype)
+        pipeline.compile_decoder(args.dtype)
     return pipeline
 
 
-def beam_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict[str, Any]:
+def beam_options(args: argparse.Namespace, pipeline: Pipeline[Any]) -> dict[str, Any]:
     """Options of `predict` that --beam, --length-penalty and --max-new-tokens ask for.
 
     Raises UsageError for numbers that make no sense.
@@ -94,12 +95,12 @@ def beam_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict[str, 
     return _checked({name: v for name, v in options.items() if v is not None}, pipeline)
 
 
-def with_options(args: argparse.Namespace, pipeline: TextPipeline) -> GenerationConfig:
+def with_options(args: argparse.Namespace, pipeline: Pipeline[Any]) -> GenerationConfig:
     """The model's generation config with what `beam_options` gives."""
     return dataclasses.replace(pipeline.model.generation_config, **beam_options(args, pipeline))
 
 
-def generation_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict[str, Any]:
+def generation_options(args: argparse.Namespace, pipeline: Pipeline[Any]) -> dict[str, Any]:
     """Options of `predict` that all flags ask for; lines of --constrain are read.
 
     Raises UsageError for flags that do not go together, ValueError for a line that the model cannot
@@ -108,6 +109,10 @@ def generation_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict
     options = beam_options(args, pipeline)
     given = {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
     sampling = args.sample or bool(given)
+    if sampling and isinstance(pipeline, RerankingPipeline):
+        raise UsageError(
+            "--sample: expected models with the same tokenizers; others choose among the beams"
+        )
     if sampling:
         options |= {"do_sample": True, "num_beams": args.beam or 1, **given}
     if args.nbest is not None:
@@ -124,9 +129,9 @@ def generation_options(args: argparse.Namespace, pipeline: TextPipeline) -> dict
 
 
 def predict_lines(
-    pipeline: TextPipeline,
+    pipeline: Pipeline[Row],
     lines: Sequence[str],
-    rows: Sequence[list[int]],
+    rows: Sequence[Row],
     options: dict[str, Any],
 ) -> list[Prediction]:
     """Predictions for a batch of lines; an empty line gets an empty one, so lines stay aligned.
@@ -138,7 +143,7 @@ def predict_lines(
     return [next(predictions) if line.strip() else empty for line in lines]
 
 
-def encode_lines(pipeline: TextPipeline, lines: Sequence[str]) -> list[list[int]]:
+def encode_lines(pipeline: Pipeline[Row], lines: Sequence[str]) -> list[Row]:
     """Ids of the lines that are not empty."""
     return pipeline.encode([line.strip() for line in lines if line.strip()])
 
@@ -158,7 +163,7 @@ def _line(found: Prediction | Hypothesis) -> str:
     return found.text if found.score is None else f"{found.text}\t{found.score:.4f}"
 
 
-def _checked(options: dict[str, Any], pipeline: TextPipeline) -> dict[str, Any]:
+def _checked(options: dict[str, Any], pipeline: Pipeline[Any]) -> dict[str, Any]:
     try:
         dataclasses.replace(pipeline.model.generation_config, **options)
     except (TypeError, ValueError) as error:
@@ -168,7 +173,7 @@ def _checked(options: dict[str, Any], pipeline: TextPipeline) -> dict[str, Any]:
     return options
 
 
-def _constraint(path: str, pipeline: TextPipeline) -> Any:
+def _constraint(path: str, pipeline: Pipeline[Any]) -> Any:
     with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
         texts = [line.strip() for line in file]
     try:

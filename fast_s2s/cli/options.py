@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from fast_s2s import reranking
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.reranking import RerankingPipeline
 from fast_s2s.seq2seq import Seq2Seq
 
 Settings = TypeVar("Settings")
@@ -55,7 +57,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="DIR",
         help="folder of a trained model; given several times, the models' probabilities are "
-        "averaged at each step",
+        "averaged at each step, and those with other tokenizers choose among whole outputs",
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -95,8 +97,13 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
 
 
 def load_pipeline(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model, or an ensemble, with its tokenizers, on the device asked for."""
+    """The model of --model, with its tokenizers, on the device asked for."""
     return TextPipeline.from_pretrained(args.model, device=_model_device(args))
+
+
+def load_pipelines(args: argparse.Namespace) -> TextPipeline | RerankingPipeline:
+    """The model of --model, or what several make together, on the device asked for."""
+    return reranking.load_pipeline(args.model, device=_model_device(args))
 
 
 def load_model(args: argparse.Namespace) -> Seq2Seq:

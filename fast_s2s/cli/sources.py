@@ -147,6 +147,9 @@ def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[To
     made: list[Tokenizer] = []
     for side in ("source", "target"):
         path = options.get(f"{side}_tokenizer")
+        backwards = side == "target" and bool(options.get("reverse_target"))
+        if path is not None and backwards:
+            raise UsageError("--reverse-target: expected not with --target-tokenizer")
         if path is not None:
             made.append(load_tokenizer(path))
             continue
@@ -155,6 +158,7 @@ def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[To
                 texts[side],
                 level=options.get(f"{side}_level", usual[side]),
                 lowercase=options.get("lowercase", by_letter and side == "source"),
+                reverse=backwards,
                 min_count=options.get("min_count", 1),
                 max_size=options.get("max_vocab_size"),
             )

@@ -123,6 +123,12 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help="lower-case both sides (default: no; for cmudict the words)",
     )
     text.add_argument(
+        "--reverse-target",
+        action=argparse.BooleanOptionalAction,
+        help="write targets from their end, right to left: such a model errs elsewhere than others "
+        "and chooses well beside them (default: no)",
+    )
+    text.add_argument(
         "--min-count",
         type=positive_int,
         metavar="N",

@@ -10,7 +10,7 @@ import torch
 
 from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
-from fast_s2s.pipeline import TextPipeline
+from fast_s2s.pipeline import Pipeline, TextPipeline
 from fast_s2s.text import Level, Tokenizer
 from fast_s2s.training.config import TrainingConfig
 from fast_s2s.training.processes import Processes
@@ -30,7 +30,7 @@ def spread(entries: Sequence[Entry], size: int | None) -> list[Entry]:
 
 
 def predict_all(
-    pipeline: TextPipeline,
+    pipeline: Pipeline[Any],
     texts: Sequence[str],
     *,
     batch_size: int = 256,
