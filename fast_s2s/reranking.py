@@ -234,7 +234,7 @@ def load_pipeline(
     """What the folders make: one model, an `Ensemble` of those with the same tokenizers, or a
     `RerankingPipeline` where tokenizers differ. Raises as `TextPipeline.from_pretrained`.
     """
-    if len(group_folders(directories)) > 1:
+    if len(directories) > 1 and len(group_folders(directories)) > 1:
         return RerankingPipeline.from_pretrained(directories, device=device)
     return TextPipeline.from_pretrained(directories, device=device)
 

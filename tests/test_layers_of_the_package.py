@@ -36,7 +36,7 @@ ROWS = [
     {"ensemble"},
     {"pipeline"},
     {"reranking"},
-    {"training", "bundled", "benchmarking", "explain"},
+    {"training", "bundled", "benchmarking", "explain", "onnx"},
     {"cli"},
     {"__main__"},
 ]
