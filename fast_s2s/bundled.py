@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_s2s.checks import check_bool, check_integer, shown
+from fast_s2s.checks import check_bool, check_integer, check_number, shown
 from fast_s2s.cmudict import package_dictionary
 from fast_s2s.pipeline import TextPipeline
 
@@ -66,18 +66,27 @@ class G2P:
         return [found[0].phonemes for found in self.predict(words, **options)]
 
     def predict(
-        self, words: str | Sequence[str], *, nbest: int = 1, scores: bool = False, **options: Any
+        self,
+        words: str | Sequence[str],
+        *,
+        nbest: int = 1,
+        mass: float = 1.0,
+        scores: bool = False,
+        **options: Any,
     ) -> list[list[Pronunciation]]:
         """The `nbest` most probable pronunciations of each word, the best first.
 
         words:   a text, of which `split_words` makes words, or a list of words. Case and accents do
                  not matter; numbers and abbreviations are not expanded
+        mass:    of these only the first that together have this probability, or all if they have
+                 less; at least one
         scores:  with confidences; so has a list of several
         options: of `Seq2Seq.generate`, `num_beams` for example
 
         Raises TypeError or ValueError naming the argument that does not fit.
         """
         check_integer("nbest", nbest, 1)
+        check_number("mass", mass, 0.0, 1.0)
         check_bool("scores", scores)
         given = split_words(words) if isinstance(words, str) else _spellings(words)
         if nbest > 1:
@@ -88,10 +97,13 @@ class G2P:
         unknown = [word for word in dict.fromkeys(given) if word not in self.dictionary]
         predictions = self.pipeline.predict(unknown, scores=scores or nbest > 1, **options)
         said = {
-            word: [
-                Pronunciation(each.text, None if each.score is None else math.exp(each.score))
-                for each in prediction.nbest
-            ]
+            word: _likeliest(
+                [
+                    Pronunciation(each.text, None if each.score is None else math.exp(each.score))
+                    for each in prediction.nbest
+                ],
+                mass,
+            )
             for word, prediction in zip(unknown, predictions, strict=True)
         }
         for word in given:
@@ -117,6 +129,16 @@ def split_words(text: str) -> list[str]:
     Everything else is passed over.
     """
     return _WORD.findall(_plain(text))
+
+
+def _likeliest(ranked: list[Pronunciation], mass: float) -> list[Pronunciation]:
+    """The first of them that together have this probability."""
+    total = 0.0
+    for count, each in enumerate(ranked, start=1):
+        total += each.confidence or 0.0
+        if total >= mass:
+            return ranked[:count]
+    return ranked
 
 
 def _spellings(words: Any) -> list[str]:

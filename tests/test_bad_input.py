@@ -177,6 +177,11 @@ TABLE = {
     "g2p": [
         (lambda _: fast_s2s.g2p(3), TypeError, "words: expected a text or a list of words, got 3"),
         (
+            lambda _: fast_s2s.g2p("a", mass=2),
+            ValueError,
+            "mass: expected a number in [0.0, 1.0], got 2",
+        ),
+        (
             lambda _: fast_s2s.g2p("a", nbest=0),
             ValueError,
             "nbest: expected an integer >= 1, got 0",

@@ -62,6 +62,22 @@ def test_nbest_and_confidence():
     assert plain == [Pronunciation("S IH T", None)] and scored[0].confidence > 0.5
 
 
+def test_as_many_as_have_the_mass():
+    words = ["wind", "sit", "blorptastic"]
+    for whole in G2P().predict(words, nbest=4):
+        assert len(whole) == 4
+    counts = set()
+    for mass in (0.0, 0.5, 0.9, 1.0):
+        cut = G2P().predict(words, nbest=4, mass=mass)
+        for few, whole in zip(cut, G2P().predict(words, nbest=4), strict=True):
+            assert few == whole[: len(few)]
+            before = sum(each.confidence for each in few[:-1])
+            assert before < mass or len(few) == 1
+            assert before + few[-1].confidence >= mass or len(few) == 4
+            counts.add(len(few))
+    assert counts >= {1, 2, 4}
+
+
 def test_the_dictionary_comes_first(tiny_dictionary):
     model = G2P(dictionary=True)
     assert model("hello read sit") == ["HH AH L OW", "R EH D", "S IH T"]
@@ -127,6 +143,10 @@ def test_command(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(SystemExit):
         main(["g2p", "--nbest", "0", "x"])
+    assert main(["g2p", "--mass", "1.5", "x"]) == 2
+    capsys.readouterr()
+    assert main(["g2p", "--nbest", "4", "--mass", "0.0", "sit"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["sit\tS IH T"]
 
 
 def test_command_with_the_dictionary(capsys, tiny_dictionary):

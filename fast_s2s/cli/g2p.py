@@ -11,6 +11,7 @@ from typing import Any
 from fast_s2s.bundled import G2P, Pronunciation, split_words
 from fast_s2s.cli.generate import read_lines
 from fast_s2s.cli.options import (
+    UsageError,
     add_batch_size_option,
     add_device_options,
     choose_device,
@@ -33,6 +34,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--nbest", type=positive_int, metavar="N", default=1, help="so many lines for each word"
     )
+    parser.add_argument(
+        "--mass",
+        type=float,
+        metavar="P",
+        default=1.0,
+        help="of these the first that together have this probability, 0 to 1",
+    )
     parser.add_argument("--beam", type=positive_int, metavar="N", help="so many beams")
     parser.add_argument(
         "--scores",
@@ -50,6 +58,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if not 0 <= args.mass <= 1:
+        raise UsageError(f"--mass: expected a probability, 0 to 1, got {args.mass:g}")
     device = choose_device(args.device or "cpu", args.threads)
     model = G2P(dictionary=args.dictionary)
     model.pipeline.model.to(device)
@@ -57,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.words and args.input is None and sys.stdin.isatty():
         print("reading standard input; Ctrl-D ends it", file=sys.stderr)
     for words in _batches(args.words or read_lines(args.input), args.batch_size):
-        found = model.predict(words, nbest=args.nbest, scores=args.scores, **options)
+        found = model.predict(
+            words, nbest=args.nbest, mass=args.mass, scores=args.scores, **options
+        )
         for word, each in zip(words, found, strict=True):
             print("\n".join(_line(word, said, args.scores) for said in each))
         sys.stdout.flush()
