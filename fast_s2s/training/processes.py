@@ -47,7 +47,7 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    #     _import_before_joining()
+    _import_before_joining()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield
     # DistributedDataParallel is part of reference cycles, and keeps the group
