@@ -2,6 +2,7 @@
 
 from importlib import metadata as _metadata
 
+from fast_s2s import onnx as onnx
 from fast_s2s.backends import backend as backend
 from fast_s2s.bundled import G2P as G2P
 from fast_s2s.bundled import g2p as g2p

@@ -78,8 +78,8 @@ class G2P:
 
         words:   a text, of which `split_words` makes words, or a list of words. Case and accents do
                  not matter; numbers and abbreviations are not expanded
-        mass:    of these only the first that together have this probability, or all if they have
-                 less; at least one
+        mass:    below 1, of these only the first that together have this probability, or all if
+                 they have less; at least one. The dictionary's are all given
         scores:  with confidences; so has a list of several
         options: of `Seq2Seq.generate`, `num_beams` for example
 
@@ -132,7 +132,9 @@ def split_words(text: str) -> list[str]:
 
 
 def _likeliest(ranked: list[Pronunciation], mass: float) -> list[Pronunciation]:
-    """The first of them that together have this probability."""
+    """The first of them that together have this probability; all of them, if it is 1."""
+    if mass == 1.0:
+        return ranked
     total = 0.0
     for count, each in enumerate(ranked, start=1):
         total += each.confidence or 0.0

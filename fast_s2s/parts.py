@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class Bridge(nn.Module):
 
         self.h = linears()
         self.c = linears()
+
+    def weights(self, kind: Literal["h", "c"]) -> list[Tensor]:
+        """W of each layer, (hidden_size, 2·hidden_size)."""
+        return [linear.weight for linear in getattr(self, kind)]
 
     def forward(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """h, c: (layers, B, 2·hidden_size) -> h0, c0: (layers, B, hidden_size)."""

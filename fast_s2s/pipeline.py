@@ -280,9 +280,43 @@ class TextPipeline(Pipeline[list[int]]):
         self.model.compile_decoder(dtype)
 
     @torch.inference_mode()
+    def propose(
+        self, rows: Sequence[list[int]], constraint: Automaton | None = None, **options: Any
+    ) -> list[list[str]]:
+        """What a search finds for each of the inputs: its possible outputs, those that ended if any
+        did. None where nothing is possible. Options as in `predict`.
+        """
+        src, src_lengths = self._pad(rows)
+        output = self.model.generate(
+            src, src_lengths, constraint=constraint, **{**options, **_WHAT_IS_RETURNED}
+        )
+        last = output.sequences.gather(1, output.lengths.unsqueeze(1)).squeeze(1)
+        ends = self.model.generation_config.eos_token_id
+        ended = torch.isin(last, last.new_tensor([ends] if isinstance(ends, int) else ends))
+        per_row = len(output.lengths) // len(rows)
+        found: list[list[str]] = []
+        each = zip(
+            output.sequences.tolist(),
+            output.lengths.tolist(),
+            output.sequences_scores.isneginf().tolist(),
+            ended.tolist(),
+            strict=True,
+        )
+        for _ in rows:
+            possible = [
+                (self.target_tokenizer.decode(ids[1 : 1 + length]), whole)
+                for ids, length, impossible, whole in islice(each, per_row)
+                if not impossible
+            ]
+            any_ended = any(whole for _, whole in possible)
+            found.append([text for text, whole in possible if whole or not any_ended])
+        return found
+
+    @torch.inference_mode()
     def score(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
         """Natural logarithm of the probability of each output given the input beside it, its end of
-        sequence included. A symbol that the target vocabulary lacks counts as the unknown one.
+        sequence included, in one batch. A symbol that the target vocabulary lacks counts as the
+        unknown one.
 
         Raises TypeError unless both are sequences of strings, ValueError unless as many.
         """
@@ -298,7 +332,9 @@ class TextPipeline(Pipeline[list[int]]):
     def score_ids(
         self, rows: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
     ) -> list[float]:
-        """`score` of ids without special tokens."""
+        """`score` of ids without special tokens, as many of each."""
+        if len(rows) != len(outputs):
+            raise ValueError(f"outputs: expected {len(rows)}, as of rows, got {len(outputs)}")
         if not rows:
             return []
         src, src_lengths = self._pad(rows)

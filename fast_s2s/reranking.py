@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fast_s2s.generation import Automaton
 from fast_s2s.pipeline import Hypothesis, Pipeline, Prediction, TextPipeline
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 
-# options that mean the same whatever the vocabulary and the direction
+# options that no vocabulary is needed for, and no chance
 _OPTIONS = (
     "num_beams",
     "num_return_sequences",
@@ -34,13 +35,14 @@ PathLike = str | os.PathLike[str]
 class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
     """Pipelines whose tokenizers may differ: each proposes outputs, all of them choose.
 
-    Each searches as it does alone, with `num_beams` beams, and all of its beams are candidates. A
-    candidate's score is the weighted mean over the pipelines of log p_i(text), each divided by its
-    length in that pipeline's tokens to the power of `length_penalty`. Right-to-left models beside
+    Each searches as it does alone, by its own generation config where an option is not given, and
+    all of its beams are candidates: those that ended, if any did. They are ranked by the weighted
+    mean over the pipelines of log p_i(text), each divided by the length in that pipeline's tokens
+    to the power of `length_penalty`, the first one's if not given. Right-to-left models beside
     left-to-right ones (`Vocabulary(reverse=True)`) are what it is for: Liu et al. 2016, "Agreement
     on target-bidirectional neural machine translation", https://aclanthology.org/N16-1046.
 
-    pipelines: at least two; the first one's generation config counts where an option is not given
+    pipelines: at least two
     weights:   of each, above 0; by default how many models each has
 
     Raises TypeError or ValueError naming the argument that does not fit.
@@ -64,6 +66,7 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
                 f"got {len(self.weights)}"
             )
         self.model = pipelines[0].model
+        self.source_tokenizer = pipelines[0].source_tokenizer
         self.target_tokenizer = pipelines[0].target_tokenizer
 
     @classmethod
@@ -102,13 +105,21 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         known = texts if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
         return tuple(each.compile_constraint(known) for each in self.pipelines)
 
+    def score(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
+        """As `TextPipeline.score`: the weighted mean of what the pipelines give."""
+        columns = [each.score(texts, outputs) for each in self.pipelines]
+        return [
+            math.fsum(weight * score for weight, score in zip(self.weights, row, strict=True))
+            for row in zip(*columns, strict=True)
+        ]
+
     def compile_decoder(self, dtype: torch.dtype | str | None = None) -> None:
         """As `Seq2Seq.compile_decoder`, for every model."""
         for each in self.pipelines:
             each.compile_decoder(dtype)
 
     def seeds(self, options: Mapping[str, Any]) -> Callable[[int], dict[str, Tensor]]:
-        """None: nothing is chosen by chance."""
+        """Of no use here, where nothing is chosen by chance: no option for any batch."""
         return lambda size: {}
 
     @torch.inference_mode()
@@ -117,15 +128,16 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         rows: Sequence[tuple[list[int], ...]],
         *,
         scores: bool = False,
-        constraint: Sequence[Automaton] | Sequence[str] | None = None,
+        constraint: tuple[Automaton, ...] | Sequence[str] | None = None,
         **options: Any,
     ) -> list[Prediction]:
         """`predict` for inputs that `encode` has seen. A prediction's `score` is the weighted mean
-        of the log-probabilities of the whole text; `num_tokens` and `unknown` are the first
-        pipeline's.
+        of the log-probabilities of the whole text, its end included, -inf where no pipeline found
+        anything possible; `num_tokens` and `unknown` are the first pipeline's.
 
-        options: of a search: num_beams, num_return_sequences, length_penalty, early_stopping,
-                 max_new_tokens, min_new_tokens, no_repeat_ngram_size
+        options: of a search: num_beams, num_return_sequences, length_penalty, early_stopping; and
+                 max_new_tokens, min_new_tokens, no_repeat_ngram_size, which count each pipeline's
+                 own tokens
 
         Raises TypeError or ValueError for an option that does not fit, or is not among these.
         """
@@ -154,10 +166,13 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         count = len(self.pipelines)
         if constraint is None:
             return [None] * count
-        if isinstance(constraint, tuple) and all(isinstance(a, Automaton) for a in constraint):
+        automata = isinstance(constraint, Sequence) and any(
+            isinstance(each, Automaton) for each in constraint
+        )
+        if automata and all(isinstance(each, Automaton) for each in constraint):
             if len(constraint) != count:
                 raise ValueError(f"constraint: expected {count} automata, got {len(constraint)}")
-            return constraint
+            return list(constraint)
         if isinstance(constraint, Automaton):
             raise TypeError(
                 "constraint: expected texts, or what `compile_constraint` made of them, got one "
@@ -171,14 +186,14 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         automata: Sequence[Automaton | None],
         options: dict[str, Any],
     ) -> list[list[str]]:
-        """All beams of all pipelines, for each row, without repeats."""
+        """What all pipelines propose, for each row, without repeats."""
         proposed: list[dict[str, None]] = [{} for _ in columns[0]]
         for pipeline, sources, automaton in zip(self.pipelines, columns, automata, strict=True):
             beams = options.get("num_beams", pipeline.model.generation_config.num_beams)
             search = {**options, "num_return_sequences": beams, "do_sample": False}
-            found = pipeline.predict_ids(sources, constraint=automaton, **search)
-            for texts, prediction in zip(proposed, found, strict=True):
-                texts.update(dict.fromkeys(each.text for each in prediction.nbest))
+            found = pipeline.propose(list(sources), automaton, **search)
+            for texts, more in zip(proposed, found, strict=True):
+                texts.update(dict.fromkeys(more))
         return [list(texts) for texts in proposed]
 
     def _ranked(
@@ -203,19 +218,22 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
                 part = slice(start, start + len(candidates))
                 given = [sources[index] for index in of_row[part]]
                 for at, score in enumerate(pipeline.score_ids(given, ids[part]), start):
+                    # a model that says nothing leaves the choice to the others
+                    score = 0.0 if math.isnan(score) else score
                     total[at] += weight * score
-                    rank[at] += weight * score / lengths[at] ** penalty
+                    rank[at] += weight * score / _power(lengths[at], penalty)
         ranked: list[list[Hypothesis]] = []
         end = 0
         for row in candidates:
             start, end = end, end + len(row)
             order = sorted(range(start, end), key=lambda at: -rank[at])
-            ranked.append([Hypothesis(texts[at], total[at], first_lengths[at]) for at in order])
+            found = [Hypothesis(texts[at], total[at], first_lengths[at]) for at in order]
+            ranked.append(found or [Hypothesis("", -math.inf, 0)])
         return ranked
 
     def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options, `num_return_sequences` among them."""
-        given = dict(options)
+        given = {name: value for name, value in options.items() if value is not None}
         if given.get("do_sample") is False:
             del given["do_sample"]
         for name in given:
@@ -224,16 +242,21 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
                     f"{name}: expected one of {', '.join(_OPTIONS)} where models choose among "
                     f"whole outputs, got {given[name]!r}"
                 )
-        config = dataclasses.replace(self.model.generation_config, do_sample=False, **given)
+        own = self.model.generation_config
+        # samples are not beams
+        plain = {"do_sample": False} | ({"num_return_sequences": 1} if own.do_sample else {})
+        config = dataclasses.replace(own, **(plain | given))
         return {**given, "num_return_sequences": config.num_return_sequences}
 
 
 def load_pipeline(
-    directories: Sequence[PathLike], *, device: torch.device | str | None = None
+    directories: PathLike | Sequence[PathLike], *, device: torch.device | str | None = None
 ) -> TextPipeline | RerankingPipeline:
-    """What the folders make: one model, an `Ensemble` of those with the same tokenizers, or a
-    `RerankingPipeline` where tokenizers differ. Raises as `TextPipeline.from_pretrained`.
+    """What one or several folders make: one model, an `Ensemble` of those with the same tokenizers,
+    or a `RerankingPipeline` where tokenizers differ. Raises as `TextPipeline.from_pretrained`.
     """
+    if isinstance(directories, (str, os.PathLike)):
+        directories = [directories]
     if len(directories) > 1 and len(group_folders(directories)) > 1:
         return RerankingPipeline.from_pretrained(directories, device=device)
     return TextPipeline.from_pretrained(directories, device=device)
@@ -254,11 +277,16 @@ def _size(pipeline: TextPipeline) -> float:
 
 def _shares(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights over their sum."""
-    check_sequence("weights", weights, "float")
     for index, weight in enumerate(weights):
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        if isinstance(weight, bool) or not isinstance(weight, Real):
             kind = type(weight).__name__
             raise TypeError(f"weights[{index}]: expected a number, got {kind}")
         if not 0 < weight < math.inf:
             raise ValueError(f"weights[{index}]: expected above 0 and finite, got {weight}")
-    return tuple(weight / math.fsum(weights) for weight in weights)
+    parts = [float(weight) / float(max(weights)) for weight in weights]
+    return tuple(part / math.fsum(parts) for part in parts)
+
+
+def _power(length: int, penalty: float) -> float:
+    """length^penalty, as far as there are such numbers."""
+    return math.exp(min(max(penalty * math.log(length), -700.0), 700.0))

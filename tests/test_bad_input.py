@@ -218,6 +218,11 @@ TABLE = {
             TypeError,
             "weights[0]: expected a number, got str",
         ),
+        (
+            lambda _: PIPELINE.score_ids([[4], [4]], [[4]]),
+            ValueError,
+            "outputs: expected 2, as of rows, got 1",
+        ),
         (lambda _: RERANKING(3), TypeError, "texts: expected a sequence of strings, got 3"),
         (
             lambda _: RERANKING(["1"], temperature=0.5),

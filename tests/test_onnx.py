@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers_training import toy_model, toy_tokenizers
 
+import fast_s2s
 from fast_s2s import Seq2Seq, TextPipeline
 from fast_s2s.cli import main
 from fast_s2s.onnx import check, export
@@ -52,6 +53,12 @@ def make(seed=0, **fields):
 
 def configured(model, **options):
     model.generation_config = dataclasses.replace(model.generation_config, **options)
+    return model
+
+
+def broken(model):
+    with torch.no_grad():
+        model.output_projection.bias[3] = torch.nan
     return model
 
 
@@ -134,14 +141,43 @@ def test_check_finds_a_file_that_is_not_the_model(tmp_path):
     assert bad.regret > 0.1 and bad.score_error > 0.1
 
 
+def test_check_reads_what_the_search_begins_with(tmp_path):
+    model = configured(make(attention="dot"), bos_token_id=4, max_new_tokens=9)
+    export(model, tmp_path / "model.onnx")
+    expected = model.generate(SRC, LENGTHS)
+    assert torch.equal(run(tmp_path / "model.onnx", SRC, LENGTHS, 9)[0], expected)
+    before = torch.get_rng_state()
+    found = check(model, tmp_path / "model.onnx")
+    assert found.regret < 1e-4 and found.score_error < 1e-4
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_check_names_what_is_no_such_file(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="text: expected an ONNX file of the model: "):
+        check(make(), tmp_path / "text")
+    with pytest.raises(FileNotFoundError, match="nothing: no such file"):
+        check(make(), tmp_path / "nothing")
+
+
+def test_a_tied_weight_is_in_the_file_once(tmp_path):
+    sizes = {}
+    for tied in (False, True):
+        model = make(tie_embeddings=tied, embedding_size=12, tgt_vocab_size=999)
+        export(model, tmp_path / "model.onnx")
+        sizes[tied] = (tmp_path / "model.onnx").stat().st_size
+    assert sizes[False] - sizes[True] > 999 * 12 * 3
+
+
 def test_properties(tmp_path):
-    export(configured(make(), max_new_tokens=33), tmp_path / "model.onnx")
+    model = configured(make(), max_new_tokens=33, bad_words_ids=[], eos_token_id=[2, 5])
+    export(model, tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     told = {each.key: each.value for each in model.metadata_props}
     assert told == {
         "pad_token_id": "0",
         "bos_token_id": "1",
-        "eos_token_id": "2",
+        "eos_token_id": "[2, 5]",
         "max_new_tokens": "33",
     }
     assert {each.domain for each in model.opset_import} == {""}
@@ -155,6 +191,27 @@ def test_properties(tmp_path):
         (make(norm="layer"), ValueError, "model: expected one without layer norm and zoneout"),
         (make(zoneout_cell=0.1), ValueError, "model: expected one without layer norm and zoneout"),
         (configured(make(), num_beams=3), ValueError, "num_beams: expected 1 in the model's gen"),
+        (make().to("meta"), ValueError, "model: expected one with numbers, got src_embedding.wei"),
+        (
+            broken(make()),
+            ValueError,
+            "model: expected finite parameters, got output_projection",
+        ),
+        (
+            configured(make(), suppress_tokens=[50]),
+            ValueError,
+            "suppress_tokens: expected token ids in 0..8, got 50",
+        ),
+        (
+            configured(make(), eos_token_id=[2, 50]),
+            ValueError,
+            "eos_token_id: expected an id below tgt_vocab_size = 9, got 50",
+        ),
+        (
+            configured(make(), suppress_tokens=list(range(2, 9))),
+            ValueError,
+            "suppress_tokens: expected some token that can be chosen, got none",
+        ),
         (
             configured(make(), repetition_penalty=1.5),
             ValueError,
@@ -191,9 +248,38 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert texts == pipeline(["123", "4"])
     assert main([*arguments, "--dtype", "int8"]) == 2
     assert "--dtype: expected not with --format onnx" in capsys.readouterr().err
-    assert main([*arguments, "--beam", "3"]) == 1
-    assert "num_beams: expected 1 in the model's generation config" in capsys.readouterr().err
+    assert main([*arguments, "--beam", "3"]) == 2
+    assert "--format onnx: expected --beam 1, as the file" in capsys.readouterr().err
+    assert main([*arguments, "--length-penalty", "3"]) == 2
+    assert "--length-penalty: expected not with --format onnx" in capsys.readouterr().err
+    # beside the run itself, but not into another model's folder
+    assert main([*arguments[:3], str(tmp_path / "run"), str(tmp_path / "run")]) == 0
+    assert pipeline(["123", "4"]) == TextPipeline.from_pretrained(tmp_path / "run")(["123", "4"])
+    toy_model(7).save_pretrained(tmp_path / "other", *toy_tokenizers())
+    capsys.readouterr()
+    assert main([*arguments[:4], str(tmp_path / "other")]) == 2
+    assert "DIR: expected a folder of no other model" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(arguments) == 0
     assert "not compared without onnxruntime" in capsys.readouterr().err
+
+
+def test_command_line_of_a_model_with_beams(tmp_path, capsys):
+    model = configured(toy_model().eval(), num_beams=5, num_return_sequences=2)
+    model.save_pretrained(tmp_path / "run", *toy_tokenizers())
+    arguments = ["export", "--format", "onnx", str(tmp_path / "run"), str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--beam", "1"]) == 0
+    assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_nothing_is_written_that_is_not_the_model(tmp_path, capsys, monkeypatch):
+    toy_model().save_pretrained(tmp_path / "run", *toy_tokenizers())
+    wrong = fast_s2s.onnx.serialize(toy_model(5))
+    monkeypatch.setattr(fast_s2s.onnx, "serialize", lambda model: wrong)
+    arguments = ["export", "--format", "onnx", str(tmp_path / "run"), str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert "nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import math
 
 import pytest
 import torch
 from helpers_cli import QUICK, assert_wrong_usage
 from helpers_training import NAMES, toy_entries, toy_model, toy_tokenizers, toy_tsv
 
-from fast_s2s import RerankingPipeline, TextPipeline, Vocabulary
+from fast_s2s import RerankingPipeline, Seq2Seq, Seq2SeqConfig, TextPipeline, Vocabulary
 from fast_s2s.cli import main
 from fast_s2s.reranking import load_pipeline
 from fast_s2s.text import load_tokenizer
@@ -111,6 +114,9 @@ def test_constraint(pipelines):
     for constraint in (words, compiled):
         for beams in (1, 3):
             assert set(joint(TEXTS, constraint=constraint, num_beams=beams)) <= set(words)
+    assert joint(TEXTS, constraint=list(compiled)) == joint(TEXTS, constraint=compiled)
+    with pytest.raises(ValueError, match="constraint: expected at least one text"):
+        joint(TEXTS, constraint=())
     with pytest.raises(TypeError, match="constraint: expected texts, or what `compile_constraint`"):
         joint(TEXTS, constraint=compiled[0])
     with pytest.raises(ValueError, match="constraint: expected 3 automata, got 2"):
@@ -119,13 +125,79 @@ def test_constraint(pipelines):
         joint(TEXTS, constraint="one")
 
 
-def test_vocabularies_need_not_have_anything_in_common(pipelines):
+def letters_beside_words(pipelines):
+    """The first pipeline, and one that writes the same words letter by letter."""
     torch.manual_seed(5)
     letters = Vocabulary.build(["nil one two three four"])
-    model = toy_model()
-    config = model.config.to_dict() | {"tgt_vocab_size": len(letters)}
-    other = type(model)(type(model.config).from_dict(config)).eval()
-    joint = RerankingPipeline([pipelines[0], TextPipeline(other, toy_tokenizers()[0], letters)])
+    config = toy_model().config.to_dict() | {"tgt_vocab_size": len(letters)}
+    model = Seq2Seq(Seq2SeqConfig.from_dict(config)).eval()
+    return [pipelines[0], TextPipeline(model, toy_tokenizers()[0], letters)]
+
+
+def test_what_is_impossible_is_not_chosen(pipelines):
+    """A search that has nothing to offer gives a cut output of probability 0."""
+    words = ["nil nil nil", "four", "one three", "two"]
+    rows = [str(number) for number in range(40)]
+    options = {"constraint": words, "no_repeat_ngram_size": 1, "num_beams": 1}
+    parts = letters_beside_words(pipelines)
+    alone = [each.predict(rows, scores=True, **options) for each in parts]
+    stuck = [[p.score == -math.inf for p in found] for found in alone]
+    assert any(a != b for a, b in zip(*stuck, strict=True))
+    joint = RerankingPipeline(parts).predict(rows, scores=True, **options)
+    for prediction, *nothing in zip(joint, *stuck, strict=True):
+        if all(nothing):
+            assert (prediction.text, prediction.score) == ("", -math.inf)
+        else:
+            assert prediction.text in words and prediction.score > -math.inf
+    # three times the same word is impossible in words and in letters
+    options["constraint"] = ["nil nil nil"]
+    for prediction in RerankingPipeline(parts).predict(rows, scores=True, **options):
+        assert (prediction.text, prediction.score) == ("", -math.inf)
+
+
+def test_outputs_that_ended_come_first(pipelines):
+    words = ["one two", "four nil", "nil"]
+    rows = [str(number) for number in range(40)]
+    # too few letters for some of the words
+    options = {"constraint": words, "max_new_tokens": 6, "num_beams": 2}
+    parts = letters_beside_words(pipelines)
+    assert not set(parts[1](rows, **options)) <= set(words)
+    assert set(RerankingPipeline(parts)(rows, **options)) <= set(words)
+
+
+def test_a_model_that_says_nothing_leaves_the_choice(pipelines):
+    broken = copy.deepcopy(pipelines[1].model)
+    with torch.no_grad():
+        broken.output_projection.bias.fill_(torch.nan)
+    silent = TextPipeline(broken, pipelines[1].source_tokenizer, BACKWARDS)
+    joint = RerankingPipeline([pipelines[0], silent])
+    assert joint(TEXTS, **SHORT) == pipelines[0](TEXTS, **SHORT)
+
+
+@pytest.mark.parametrize("penalty", [-1000.0, -700.0, 700.0, 1000.0])
+def test_penalties_without_bounds(pipelines, penalty):
+    found = RerankingPipeline(pipelines)(TEXTS, length_penalty=penalty, **SHORT)
+    assert len(found) == len(TEXTS)
+
+
+def test_models_that_sample_by_their_own_config(pipelines):
+    model = copy.deepcopy(pipelines[0].model)
+    values = {"do_sample": True, "num_return_sequences": 4, "seed": 3}
+    model.generation_config = dataclasses.replace(model.generation_config, **values)
+    sampling = TextPipeline(model, *toy_tokenizers())
+    options = {"max_new_tokens": 5, "num_beams": None}
+    expected = RerankingPipeline(pipelines[:2])(TEXTS, **options)
+    assert RerankingPipeline([sampling, pipelines[1]])(TEXTS, **options) == expected
+
+
+def test_score(pipelines):
+    joint = RerankingPipeline(pipelines, weights=[1, 2, 1])
+    (found,) = joint.predict(["12"], scores=True, **SHORT)
+    assert joint.score(["12"], [found.text]) == pytest.approx([found.score], abs=1e-5)
+
+
+def test_vocabularies_need_not_have_anything_in_common(pipelines):
+    joint = RerankingPipeline(letters_beside_words(pipelines))
     (found,) = joint.predict(["12"], scores=True, num_return_sequences=4, **SHORT)
     for each in found.nbest:
         logs = [log_probability(one, "12", each.text) for one in joint.pipelines]
@@ -147,6 +219,7 @@ def test_folders_with_the_same_tokenizers_are_an_ensemble(tmp_path, pipelines):
     assert [len(getattr(each.model, "models", [1])) for each in joint.pipelines] == [2, 1]
     assert joint.weights == pytest.approx([2 / 3, 1 / 3])
     assert isinstance(load_pipeline(folders[::2]), TextPipeline)
+    assert isinstance(load_pipeline(folders[0]), TextPipeline)
     with pytest.raises(ValueError, match="directories: expected models of at least two vocab"):
         RerankingPipeline.from_pretrained(folders[::2])
     with pytest.raises(
@@ -179,6 +252,8 @@ def test_command_line(tmp_path, pipelines, capsys):
     assert json.loads(capsys.readouterr().out)["model"] == folders
     assert main(["generate", *flags, "--sample", "12"]) == 2
     assert "--sample: expected models with the same tokenizers" in capsys.readouterr().err
+    assert main(["generate", *flags, "--top-k", "3", "12"]) == 2
+    assert "--top-k: expected models with the same tokenizers" in capsys.readouterr().err
     assert main(["explain", *flags, "--output", str(tmp_path / "page.html"), "12"]) == 2
     assert "--model: expected models with the same tokenizers" in capsys.readouterr().err
 

@@ -110,8 +110,9 @@ def generation_options(args: argparse.Namespace, pipeline: Pipeline[Any]) -> dic
     given = {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
     sampling = args.sample or bool(given)
     if sampling and isinstance(pipeline, RerankingPipeline):
+        flag = "sample" if args.sample else next(iter(given)).replace("_", "-")
         raise UsageError(
-            "--sample: expected models with the same tokenizers; others choose among the beams"
+            f"--{flag}: expected models with the same tokenizers; others choose among the beams"
         )
     if sampling:
         options |= {"do_sample": True, "num_beams": args.beam or 1, **given}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from fast_s2s import extras
 from fast_s2s.attention import Attention
 from fast_s2s.checks import check_path
 from fast_s2s.configuration import GenerationConfig
+from fast_s2s.generation.arguments import resolve
 from fast_s2s.lstm import LSTM
 from fast_s2s.onnx.graph import IR_VERSION, OPSET, Graph
 from fast_s2s.seq2seq import Seq2Seq
@@ -66,29 +68,42 @@ def export(model: Seq2Seq, path: str | os.PathLike[str]) -> None:
     """Write the model as one ONNX file: float32, operators of opset 17, no custom ones.
 
     Inputs:  src (batch, steps) int64, tokens ended by eos as in training, any token past a row's
-             length; src_lengths (batch,) int64, in 0..steps; max_new_tokens, int64 scalar
+             length; src_lengths (batch,) int64, in 0..steps; max_new_tokens, int64 scalar. Batch,
+             steps and max_new_tokens are at least 1
     Outputs: sequences (batch, 1 + n) int64 as of `Seq2Seq.generate`: bos, the tokens of a greedy
              search, pad; lengths (batch,) int64, tokens generated, eos included; scores (batch,)
-             float32, the sum of their log-probabilities
+             float32, the sum of their log-probabilities among the tokens that can be chosen
 
     Of the model's own generation config `suppress_tokens` and what ends a row are in the graph; the
-    file's properties tell special tokens and the config's `max_new_tokens`.
+    file's properties tell special tokens and the config's `max_new_tokens`, as JSON. The numbers
+    are those of the parameters, whatever `compile_decoder` made of them.
 
     Raises TypeError or ValueError for an argument that does not fit, a model with layer norm or
-    zoneout, for which ONNX's LSTM has no place, or options of search that are not in the graph,
-    ModuleNotFoundError without the package onnx, OSError.
+    zoneout, for which ONNX's LSTM has no place, with numbers that are not finite, or with options
+    of search that are not in the graph, ModuleNotFoundError without the package onnx, OSError.
     """
     path = check_path("path", path)
+    atomic_write_bytes(path, serialize(model))
+
+
+def serialize(model: Seq2Seq) -> bytes:
+    """What `export` writes."""
     if not isinstance(model, Seq2Seq):
         raise TypeError(f"model: expected a Seq2Seq, got {type(model).__name__}")
     config = model.generation_config
-    _check_exportable(model, config)
+    _check_exportable(model)
+    _check_search(config, model.config.tgt_vocab_size)
     onnx = extras.require("onnx", "onnx")
-    data = _Exporter(onnx, model, config).model().SerializeToString()
-    atomic_write_bytes(path, data)
+    data: bytes = _Exporter(onnx, model, config).model().SerializeToString()
+    return data
 
 
-def _check_exportable(model: Seq2Seq, config: GenerationConfig) -> None:
+def _check_exportable(model: Seq2Seq) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"model: expected one with numbers, got {name} on the meta device")
+        if not parameter.isfinite().all():
+            raise ValueError(f"model: expected finite parameters, got {name} with others")
     for part in (model.encoder, model.decoder):
         if not part.is_plain:
             options = part.options()
@@ -96,17 +111,29 @@ def _check_exportable(model: Seq2Seq, config: GenerationConfig) -> None:
                 f"model: expected one without layer norm and zoneout, which ONNX's LSTM lacks, "
                 f"got {options}"
             )
+    size = sum(parameter.numel() for parameter in model.parameters()) * 4
+    if size > _LARGEST:
+        raise ValueError(f"model: expected at most {_LARGEST} bytes of weights, got {size}")
+
+
+def _check_search(config: GenerationConfig, vocab_size: int) -> None:
     plain = GenerationConfig()
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(plain, field.name)
-        if field.name not in _SERVED and value != usual:
+        # no tokens are none
+        if field.name not in _SERVED and value not in (usual, ()):
             raise ValueError(
                 f"{field.name}: expected {usual!r} in the model's generation config, as the graph "
                 f"searches greedily, got {value!r}"
             )
-    size = sum(parameter.numel() for parameter in model.parameters()) * 4
-    if size > _LARGEST:
-        raise ValueError(f"model: expected at most {_LARGEST} bytes of weights, got {size}")
+    resolve(config, {}, vocab_size)
+    if len({*never_chosen(config)} & {*range(vocab_size)}) == vocab_size:
+        raise ValueError("suppress_tokens: expected some token that can be chosen, got none")
+
+
+def never_chosen(config: GenerationConfig) -> tuple[int, ...]:
+    """Tokens that are not generated."""
+    return (config.pad_token_id, config.bos_token_id, *(config.suppress_tokens or ()))
 
 
 class _Exporter:
@@ -145,7 +172,8 @@ class _Exporter:
             producer_name="fast_s2s",
         )
         told = ("pad_token_id", "bos_token_id", "eos_token_id", "max_new_tokens")
-        helper.set_model_props(model, {name: str(getattr(self.config, name)) for name in told})
+        properties = {name: json.dumps(getattr(self.config, name)) for name in told}
+        helper.set_model_props(model, properties)
         self.onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -164,18 +192,16 @@ class _Exporter:
                 states.append(graph.op("Reshape", by_row, graph.constant([0, -1])))
         h, c = ([states[pair] for pair in source._pairs] for states in (h, c))
         if source.bridge is not None:
-            h, c = (
-                [
-                    graph.linear(state, _single(weight))
-                    for state, weight in zip(states, linears.parameters(), strict=True)
-                ]
-                for states, linears in ((h, source.bridge.h), (c, source.bridge.c))
-            )
-            h = [graph.op("Tanh", state) for state in h]
+            h = [graph.op("Tanh", state) for state in self._bridged(h, source.bridge.weights("h"))]
+            c = self._bridged(c, source.bridge.weights("c"))
         memory = None
         if source.attention is not None:
             memory = self._memory(source.attention, graph.op("Transpose", x, perm=[1, 0, 2]))
         return _Context(h, c, memory)
+
+    def _bridged(self, states: list[str], weights: list[torch.Tensor]) -> list[str]:
+        pairs = zip(states, weights, strict=True)
+        return [self.graph.linear(state, _single(weight)) for state, weight in pairs]
 
     def _memory(self, attention: Attention, outputs: str) -> _Memory:
         """outputs (B, S, M) of the encoder."""
@@ -306,12 +332,15 @@ class _Exporter:
         if "fed" in begin:
             after["fed"] = x
         projection = source.output_projection
-        logits = body.linear(x, _single(projection.weight), _single(projection.bias))
+        bias = body.constant(_single(projection.bias), "bias")
+        if projection.weight is source.tgt_embedding.weight:
+            # in the file once
+            logits = body.op("Gemm", x, embedding, bias, transB=1)
+        else:
+            product = body.linear(x, _single(projection.weight))
+            logits = body.op("Add", product, bias)
         never = np.zeros(self.sizes.tgt_vocab_size, np.float32)
-        banned = (self.config.pad_token_id, self.config.bos_token_id)
-        for token in (*banned, *(self.config.suppress_tokens or ())):
-            if token < len(never):
-                never[token] = -np.inf
+        never[list(never_chosen(self.config))] = -np.inf
         return body.op("Add", logits, body.constant(never)), after
 
     def _attend(self, body: Graph, attention: Attention, x: str, memory: _Memory) -> str:
