@@ -17,6 +17,7 @@ from fast_s2s.decoding.reference import Stepped
 from fast_s2s.generation import DecoderState, GenerationConfig, GenerationMixin
 from fast_s2s.generation.loop import Compute, StepDecoder
 from fast_s2s.generation.packing import PackedCache
+from fast_s2s.generation.state import check_what_was_written
 from fast_s2s.seq2seq import Seq2Seq
 
 # what the models must agree on; all else is their own business
@@ -188,7 +189,8 @@ class Ensemble(GenerationMixin, nn.Module):
                     seen = Memory(parts[0].to(acc), parts[1].to(acc), memory.lengths)
                 own_h = take_h(size.hidden_units).unflatten(1, size.hidden).transpose(0, 1)
                 own_c = take_c(size.cell_units).unflatten(1, size.cell).transpose(0, 1)
-                found = step(token, own_h.to(acc), own_c.to(acc), seen)
+                with model._own_precision():
+                    found = step(token, own_h.to(acc), own_c.to(acc), seen)
                 logits.append(found.logits)
                 hs.append(_flat(found.h).to(h.dtype))
                 cs.append(_flat(found.c).to(c.dtype))
@@ -214,6 +216,8 @@ class Ensemble(GenerationMixin, nn.Module):
         for name, value, size in zip(("h", "c"), state[:2], units, strict=True):
             axes, shape = "(1, batch, units)", (1, batch, size)
             check_tensor(f"state.{name}", value, axes, shape, None, self.device)
+        assert batch is not None
+        check_what_was_written(state, batch, self.config.tgt_vocab_size, self.device)
 
 
 def _sizes(model: Seq2Seq) -> _Sizes:
@@ -232,7 +236,8 @@ def _mixture(logits: Sequence[Tensor], *, finite: bool = False) -> Tensor:
 
     finite: as in all choices of tokens, NaN is as -inf, and +inf as the largest number
     """
-    acc = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+    wide = any(each.dtype == torch.float64 for each in logits)
+    acc = torch.float64 if wide else torch.float32
     parts = torch.stack([each.to(acc) for each in logits])
     if finite:
         parts = parts.nan_to_num(-torch.inf, torch.finfo(acc).max, -torch.inf)

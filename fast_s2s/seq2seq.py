@@ -156,6 +156,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         source, src_lengths = self._check_src(src, src_lengths, inputs_embeds)
         tgt, tgt_lengths = self._check_tgt(tgt, tgt_lengths, source.size(0))
         check_output_attentions(output_attentions, self.config)
+        self._note_gradients()
         context, _ = self._encode(source, src_lengths)
         bos = tgt.new_full((tgt.size(0), 1), self.config.bos_token_id)
         fed = torch.cat((bos, tgt), dim=1)
@@ -197,6 +198,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         Raises TypeError or ValueError naming the argument that does not fit.
         """
         source, src_lengths = self._check_src(src, src_lengths, inputs_embeds)
+        self._note_gradients()
         check_bool("return_state", return_state)
         if self.config.bidirectional and (state is not None or return_state):
             raise ValueError(
@@ -223,8 +225,14 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         batch = state.h.size(1)
         check_tensor("token", token, "(batch,)", (batch,), torch.int64, self.device)
         check_token_ids("token", token, self.config.tgt_vocab_size)
+        self._note_gradients()
         logits, state, _ = self._step(token, state)
         return logits, state
+
+    def _note_gradients(self) -> None:
+        if torch.is_grad_enabled():
+            self._packed.used_with_gradients()
+            self._packed_encoder.used_with_gradients()
 
     def _encode(
         self, source: Tensor, lengths: Tensor, state: EncoderState | None = None
@@ -255,7 +263,8 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
         attends, feeding = self.attention is not None, self.config.input_feeding
         packed = self._packed_encoder.get_encoder(weights, dtype)
         found = packed.run(source, lengths, self._pairs, outputs=attends, feeding=feeding)
-        memory = Memory(found.values, found.keys, lengths) if attends else None
+        # not the caller's own lengths, which may become those of another batch
+        memory = Memory(found.values, found.keys, lengths.clone()) if attends else None
         return DecoderState(found.h, found.c, memory=memory)
 
     def _context_of(
@@ -267,7 +276,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
             h, c = self.bridge(h, c)
         if self.config.input_feeding:
             h = torch.cat((h, torch.zeros_like(h[:1])))
-        memory = None if self.attention is None else self.attention.memory(output, lengths)
+        memory = None if self.attention is None else self.attention.memory(output, lengths.clone())
         return DecoderState(h, c, memory=memory)
 
     def _pair_layers(self, states: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def store(weight: Tensor, dtype: torch.dtype) -> Stored:
     """
     weight = weight.detach()
     if dtype != torch.int8:
-        return Stored(weight.to(dtype), None)
+        return Stored(weight.to(dtype, copy=True), None)
     weight = weight.float()
     scale = weight.abs().amax(1) / 127
     values = weight / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)

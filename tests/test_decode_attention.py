@@ -121,6 +121,20 @@ def test_what_lies_past_the_lengths_does_not_count(additive):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("at", [0, 1])
+def test_keys_that_are_nan_are_not_passed_over(dtype, at):
+    case = make_case(Size(hidden=16), Shape(heads=2), 5, dtype)
+    case.memory.lengths.clamp_(min=2)
+    case.memory.keys[3, at] = float("nan")
+    options = DecodeOptions(max_new_tokens=6)
+    actual, expected = case.run(options), case.on_reference(options)
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert actual.scores[3] == -torch.inf
+    torch.testing.assert_close(actual.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+@needs_native
 @pytest.mark.parametrize("largest", [39.0, 44.0, 60.0, 1e30])
 def test_additive_scores_of_large_keys(largest):
     """e^{2k} of these keys, or its product with e^{2q}, is beyond float32."""

@@ -88,7 +88,7 @@ def test_bad_arguments_of_the_op(index, part, change, message):
     [
         ({"num_beams": 0}, ValueError, "num_beams: expected an integer >= 1, got 0"),
         ({"top_p": 1.5}, ValueError, r"top_p: expected a number in \[0, 1\], got 1.5"),
-        ({"temperature": 0}, ValueError, "temperature: expected a number above 0, got 0"),
+        ({"temperature": 0}, ValueError, "temperature: expected a number in .1e-06, 1e.30., got 0"),
         ({"min_p": None}, TypeError, "min_p: expected a number, got None"),
         ({"temperature": float("nan")}, ValueError, "temperature: expected a number"),
         ({"early_stopping": "ever"}, ValueError, "early_stopping: expected True, False or 'never'"),

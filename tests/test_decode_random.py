@@ -5,12 +5,21 @@ FAST_S2S_STRESS=5000 runs so many cases of each kind, from FAST_S2S_STRESS_SEED 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 
 import pytest
 import torch
-from helpers_decode import make, random_options, random_size, run, twin, with_more
+from helpers_decode import (
+    make,
+    random_options,
+    random_size,
+    run,
+    twin,
+    with_logits,
+    with_more,
+)
 from helpers_decode_compare import assert_same, sure_rows
 from helpers_native import needs_native
 
@@ -59,3 +68,19 @@ def test_other_types_are_the_reference_of_their_own_weights():
         counts.append(sure_rows(run(made, options), exact, noisy, f"seed {seed}, {dtype}"))
     compared, total = map(sum, zip(*counts, strict=True))
     assert compared > 0.95 * total
+
+
+def test_equals_have_equal_chances_whatever_their_size():
+    """Logits over a low temperature, where float32 has no room for the noise between them."""
+    rows = 200
+    made = with_logits([0.0, 1.0, *[1.0] * 20, -0.5], batch=rows)
+    packed, h, c = made
+    # as if divided by 1e-9
+    packed = dataclasses.replace(packed, biases=(*packed.biases[:-1], packed.biases[-1] * 1e3))
+    options = DecodeOptions(
+        max_new_tokens=1, do_sample=True, seed=torch.arange(rows), temperature=1e-6
+    )
+    actual = run((packed, h, c), options)
+    expected = on_reference((packed, h, c), options)
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert len(actual.tokens[:, 1].unique()) > 15

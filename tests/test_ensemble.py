@@ -96,6 +96,39 @@ def test_forward_is_the_mixture(models, assert_close):
     assert_close(loss, by_hand, "loss")
 
 
+def test_states_that_do_not_fit(models):
+    ensemble = fast_s2s.Ensemble(models[:2])
+    _, state = ensemble.generate(SRC, max_new_tokens=3, return_state=True)
+    for change, message in (
+        ({"position": None}, "state.position: expected one beside state.history"),
+        ({"position": state.position + 50}, "state.position: expected lengths in 0.."),
+        ({"finished": state.finished.long()}, "state.finished: expected dtype torch.bool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ensemble.generate(state=state._replace(**change))
+
+
+def test_members_have_their_own_precision_under_autocast(models):
+    """Also where another member goes through its modules."""
+    by_modules = toy_model(3, zoneout_hidden=0.1).eval()
+    plain = models[0].float()
+    mixed_kinds = fast_s2s.Ensemble([plain, by_modules])
+    seen = []
+    step = mixed_kinds._members[0]._step_compute()[0]
+
+    def watched(*arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return step(*arguments)
+
+    plain._step_compute = lambda: (watched, torch.float32)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed_kinds.generate(SRC, max_new_tokens=3)
+    finally:
+        del plain._step_compute
+    assert seen and not any(seen)
+
+
 def test_generation_goes_on(models):
     """States of the ensemble: in two parts as in one; samples by a seed; int8 weights."""
     ensemble = fast_s2s.Ensemble(models[:3])

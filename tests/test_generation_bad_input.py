@@ -183,7 +183,7 @@ FIELDS = {
     "do_sample": [(1, TypeError, "a bool")],
     "num_return_sequences": [(0, ValueError, "an integer >= 1")],
     "seed": [(-1, ValueError, "an integer >= 0"), (2**63, ValueError, "below 2^63")],
-    "temperature": [(0.0, ValueError, "a number above 0"), (float("nan"), ValueError, "a number")],
+    "temperature": [(0.0, ValueError, "a number in"), (float("nan"), ValueError, "a number")],
     "max_new_tokens": [(2**63, ValueError, "an integer <= 1099511627776, got 9223372036854775808")],
     "top_k": [(2**64, ValueError, "an integer <= "), (2.0, TypeError, "an integer")],
     "top_p": [(1.1, ValueError, "a number in [0, 1]"), (None, TypeError, "a number")],

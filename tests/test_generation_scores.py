@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers_seq2seq import BOS, EOS, PAD, lively, make_batch
 
-from fast_s2s.generation import Automaton, GenerateOutput
+from fast_s2s.generation import Automaton, DecoderState, GenerateOutput
 
 
 def test_words_of_a_list_with_their_probabilities(assert_close):
@@ -135,3 +135,13 @@ def test_the_kernels_keep_scores(monkeypatch):
 class _NoLoop:
     def __init__(self, *_, **__):
         raise AssertionError("a loop in Python")
+
+
+def test_beam_indices_are_as_wide_as_scores_where_rows_differ_in_age():
+    model, batch = lively(), make_batch(rows=2)
+    _, old = model.generate(batch.src[:1], max_new_tokens=4, min_new_tokens=4, return_state=True)
+    state = DecoderState.merge([old, model.encode(batch.src[1:])], bos_token_id=BOS)
+    options = {"num_beams": 2, "return_dict_in_generate": True, "output_scores": True}
+    output = model.generate(state=state, max_new_tokens=3, **options)
+    assert output.token_scores.size(1) == 3
+    assert output.beam_indices.shape == output.token_scores.shape

@@ -1,8 +1,10 @@
-"""Several threads at once, and processes forked after use."""
+"""Several threads at once, and processes forked before and after use."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -62,6 +64,26 @@ def test_python_threads_do_not_disturb_each_other(shared):
         thread.join()
     for (y, gradient), (their_y, their_gradient) in zip(actual, expected, strict=True):
         assert torch.equal(y, their_y) and torch.equal(gradient, their_gradient)
+
+
+FORKED_FIRST = """
+import os, signal, torch, fast_s2s
+torch.set_num_threads(4)
+# torch has a team of threads
+torch.randn(4000, 400) @ torch.randn(400, 400)
+if os.fork() == 0:
+    signal.alarm(20)
+    with torch.inference_mode():
+        fast_s2s.LSTM(256, 512)(torch.randn(9, 16, 256))
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_forked_before_use_does_not_hang():
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", FORKED_FIRST], check=True, timeout=120, env=environment)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

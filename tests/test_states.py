@@ -185,3 +185,29 @@ def test_bad_states(case):
     with pytest.raises(error) as raised:
         call()
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("attention", [None, "general"])
+def test_double_precision_models_go_on_as_they_were_packed(dtype, attention):
+    model = make_model(attention=attention).compile_decoder(dtype)
+    assert model.dtype == torch.float64
+    batch = make_batch()
+    whole = model.generate(batch.src, batch.src_lengths, max_new_tokens=6)
+    first, state = model.generate(batch.src, batch.src_lengths, max_new_tokens=3, return_state=True)
+    rest = model.generate(state=state, max_new_tokens=3)
+    assert torch.equal(torch.cat((first, rest[:, 1:]), 1)[:, : whole.size(1)], whole)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_state_keeps_its_own_lengths(native):
+    model = make_model(attention="general", dropout=0.0 if native else 0.5).train()
+    batch = make_batch()
+    lengths = batch.src_lengths.clone()
+    context = model.encode(batch.src, lengths)
+    with torch.no_grad():
+        context = context if not native else model._context(batch.src, lengths)
+    kept = context.memory.lengths.clone()
+    # a buffer of the caller's, filled again
+    lengths.fill_(1)
+    assert torch.equal(context.memory.lengths, kept)

@@ -9,12 +9,12 @@
 namespace fast_s2s {
 
 inline bool forked = false;
+// from when the library is loaded on: torch's own threads may be there before the first call
+inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 // torch's number, or one where others want the cores too. A forked process has one thread, but
 // libgomp still counts on those its parent had, and would wait for them for ever.
 inline int thread_count() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-  (void)registered;
   const int most = forked ? 1 : static_cast<int>(torch::stable::get_num_threads());
   return most > 1 && makes_room() ? crowding.threads(most, steady_now()) : most;
 }

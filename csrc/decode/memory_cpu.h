@@ -187,8 +187,8 @@ class MemoryReader {
       const int count = lanes(steps, i, kWidth);
       V e = load<V>(scores + i, count) - most;
       if constexpr (std::is_same_v<A, float>) {
-        // exp saturates above zero
-        e = e > -87.f ? Math::exp(e) : V{};
+        // exp saturates above zero; NaN stays
+        e = e > -87.f ? Math::exp(e) : (e != e ? e : V{});
       } else {
         for (int lane = 0; lane < kWidth; ++lane) e[lane] = std::exp(e[lane]);
       }

@@ -183,8 +183,12 @@ class Scores {
     GumbelStream of_start = noise;
     int64_t best = start;
     double most = static_cast<double>(values_[start]) + of_start.at(start);
+    // of large scores: no more than it is
+    const auto below = [](double x) {
+      return std::nextafter(static_cast<A>(x), -std::numeric_limits<A>::infinity());
+    };
     for (int64_t i = 0; i < padded_; i += kWidth) {
-      if (!any_above(i, static_cast<A>(most - kLargestGumbel - 1e-3))) continue;
+      if (!any_above(i, below(most - kLargestGumbel - 1e-3))) continue;
       for (int64_t token = i; token < std::min(i + kWidth, vocab_); ++token) {
         const double value = values_[token];
         if (token == start || value + kLargestGumbel < most) continue;

@@ -18,14 +18,16 @@ _INTEGERS = {
     "no_repeat_ngram_size": 0,
 }
 _NUMBERS = {
-    "temperature": (0, 1e30),
+    # below, logits over it are beyond float32
+    "temperature": (1e-6, 1e30),
     "top_p": (0, 1),
     "min_p": (0, 1),
     "repetition_penalty": (0, 1e30),
-    "length_penalty": (-1e3, 1e3),
+    # beyond, powers of lengths are beyond float64
+    "length_penalty": (-50, 50),
 }
 # what is divided by
-_POSITIVE = ("temperature", "repetition_penalty")
+_POSITIVE = ("repetition_penalty",)
 
 
 def check_ranges(options: Any, optional: Collection[str] = ()) -> None:

@@ -274,9 +274,10 @@ def pack_decoder(
     decoder = PackedDecoder(
         dtype=dtype,
         table=table == "on" or (table == "auto" and small),
-        embedding=weights.embedding.detach().to(acc),
+        # a copy, as all here: a pack stays what it is when weights change
+        embedding=weights.embedding.detach().to(acc, copy=True),
         layers=layers,
-        biases=(*biases, output_bias.detach().to(acc)),
+        biases=(*biases, output_bias.detach().to(acc, copy=True)),
         output=store(weights.output_weight, dtype),
         attending=_stored_attention(weights.attention, dtype, acc),
     )
@@ -333,7 +334,7 @@ def _stored_attention(
         weights.heads,
         weights.feeding,
         None if weights.query is None else store(weights.query, dtype),
-        None if weights.score is None else weights.score.detach().to(acc),
+        None if weights.score is None else weights.score.detach().to(acc, copy=True),
     )
 
 

@@ -79,7 +79,7 @@ def beam_indices(found: Found) -> Tensor:
     """
     assert found.kept is not None
     sequences, begin, width = found.result.tokens, found.begin, found.options.width
-    steps = sequences.size(1) - 1 - (int(begin.min()) if begin.numel() else 0)
+    steps = found.tokens.size(1) - 1
     indices = torch.full((sequences.size(0), max(steps, 0)), -1, device=sequences.device)
     rows = torch.arange(len(sequences), device=sequences.device)
     rows = rows // found.options.num_return_sequences

@@ -38,21 +38,32 @@ class _Seen(NamedTuple):
         )
 
 
+class _Last(NamedTuple):
+    """A pack and what it was made of. sums: of the weights' numbers, where they were looked at."""
+
+    seen: list[_Seen]
+    sums: list[float] | None
+    dtype: torch.dtype | None
+    pack: object
+
+
 class PackedCache:
-    """The last pack, with what it was made of. Copies and pickles of it are empty."""
+    """The last pack, with what it was made of. Copies and pickles of it are empty.
+
+    Changes are seen by a tensor's memory and version. torch's fused optimizers write without a new
+    version: of a model that has been `used_with_gradients`, sums of all weights are compared too.
+    """
 
     def __init__(self) -> None:
         # one tuple, replaced as a whole: another thread sees the old one or the new one
-        self._last: tuple[list[_Seen], torch.dtype | None, object] | None = None
+        self._last: _Last | None = None
+        self._by_content = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedCache, ()
 
     def get(self, weights: DecoderWeights, dtype: torch.dtype | None) -> PackedDecoder:
-        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed.
-
-        Changes are seen by a tensor's memory and version. One through `.data` leaves no trace.
-        """
+        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed."""
         return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
 
     def get_encoder(self, weights: EncoderWeights, dtype: torch.dtype) -> PackedEncoder:
@@ -63,23 +74,49 @@ class PackedCache:
         self, tensors: list[Tensor], dtype: torch.dtype | None, pack: Callable[[], Packed]
     ) -> Packed:
         last = self._last
+        sums = _sums(tensors) if self._by_content else None
         if (
             last is not None
-            and last[1] == dtype
-            and len(last[0]) == len(tensors)
-            and all(map(_Seen.is_still, last[0], tensors))
+            and last.dtype == dtype
+            and last.sums == sums
+            and len(last.seen) == len(tensors)
+            and all(map(_Seen.is_still, last.seen, tensors))
         ):
-            return cast(Packed, last[2])
-        packed = pack()
+            return cast(Packed, last.pack)
         # tensors made in inference mode have no version
-        if not any(tensor.is_inference() for tensor in tensors):
-            seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors]
-            self._last = (seen, dtype, packed)
+        versioned = not any(tensor.is_inference() for tensor in tensors)
+        # before packing: a change meanwhile, by another thread, is one since
+        seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors if versioned]
+        packed = pack()
+        if versioned:
+            self._last = _Last(seen, sums, dtype, packed)
         return packed
+
+    def used_with_gradients(self) -> None:
+        """From now on weights may change without a trace."""
+        self._by_content = True
 
     def clear(self) -> None:
         """Pack anew at the next call."""
         self._last = None
+
+
+def _sums(tensors: list[Tensor]) -> list[float] | None:
+    """Of all numbers and of their squares; None where none can be trained, or a CUDA graph is being
+    captured, which waits for no number.
+    """
+    if not any(tensor.requires_grad for tensor in tensors):
+        return None
+    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    with torch.no_grad():
+        found = []
+        for tensor in tensors:
+            flat = tensor.detach().reshape(-1)
+            # half precision would round the sums themselves
+            flat = flat.float() if flat.dtype.itemsize < 4 else flat
+            found += [flat.sum(), torch.dot(flat, flat)]
+        return torch.stack([each.double() for each in found]).tolist()
 
 
 def decoder_weights(

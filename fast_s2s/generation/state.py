@@ -143,7 +143,13 @@ def check_state(
     layers = (config.num_hidden_states, config.num_decoder_layers)
     batch = _check_layers(state, "decoder", layers, config.hidden_size, dtype, device)
     _check_memory(state, batch, config, dtype, device)
-    tgt_vocab_size = config.tgt_vocab_size
+    check_what_was_written(state, batch, config.tgt_vocab_size, device)
+
+
+def check_what_was_written(
+    state: DecoderState, batch: int, tgt_vocab_size: int, device: torch.device
+) -> None:
+    """Raises likewise for the parts of `state` beside h, c and memory."""
 
     def check(name: str, dtype: torch.dtype, *sizes: int | None) -> None:
         value = getattr(state, name)
@@ -233,12 +239,9 @@ def _expected(value: object, dtype: torch.dtype, device: torch.device) -> torch.
     """The type a state must have; None where any will do."""
     # autocast chooses the type of states itself
     any_dtype = autocast_dtype(device.type) is not None
-    wider = isinstance(value, Tensor) and value.dtype == torch.float32 == _wider(dtype)
-    return None if any_dtype or wider else dtype
-
-
-def _wider(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.itemsize < 4 else dtype
+    # what a decoder computes in that was packed in another type
+    packed = isinstance(value, Tensor) and value.dtype == torch.float32
+    return None if any_dtype or packed else dtype
 
 
 def _check_states(states: Any, kind: type) -> None:
