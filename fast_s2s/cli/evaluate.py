@@ -25,7 +25,8 @@ def add_parser(commands: Any) -> None:
         help="score a model on pairs",
         description="Score a model's outputs. An output is right if it equals any target of its "
         "source; WER is the percentage of the others. PER is the edit distance to the closest "
-        "target, summed over all outputs, in percent of these targets' summed lengths.",
+        "target, summed over all outputs, in percent of these targets' summed lengths. Capitals "
+        "count unless the target's tokenizer lower-cases.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -64,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
         **generating.beam_options(args, pipeline),
     )
     level = args.level or evaluation.scoring_level(pipeline.target_tokenizer)
-    scores = evaluation.score_outputs(outputs, entries, level, with_bleu=args.metric == "bleu")
+    scores = evaluation.score_outputs(
+        outputs,
+        entries,
+        level,
+        with_bleu=args.metric == "bleu",
+        tokenizer=pipeline.target_tokenizer,
+    )
     if args.json:
         model = args.model if len(args.model) > 1 else args.model[0]
         print(json.dumps({"model": model, "data": label, "inputs": len(entries), **scores}))
