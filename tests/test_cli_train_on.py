@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 from helpers_cli import QUICK, assert_wrong_usage
-from helpers_training import toy_entries, toy_tsv
+from helpers_training import toy_entries, toy_model, toy_tokenizers, toy_tsv
 
 from fast_s2s.cli import main, sources
+from fast_s2s.configuration import GenerationConfig
 from fast_s2s.data import DatasetSplits, Entry
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import load_tokenizer
@@ -75,8 +76,11 @@ def test_options_that_do_not_fit_the_model(tmp_path, tsv, trained, capsys):
     argv = ["train", "--train", tsv, "--output", str(tmp_path / "on"), *STANDING]
     begun = [*argv, "--init-from", str(trained)]
     for flag, message in (
-        ("--hidden-size=9", "which the options ask for, got"),
-        ("--attention=dot", "got None"),
+        ("--hidden-size=9", "--hidden-size: expected 8, as the model of --init-from has, got 9"),
+        ("--attention=dot", "--attention: expected None, as the model"),
+        ("--forget-bias=1", "--forget-bias: expected None, as the model"),
+        ("--recurrent-init=orthogonal", "--recurrent-init: expected uniform, as the model"),
+        ("--zoneout-cell=0.1", "--zoneout-cell: expected 0.0, as the model"),
         ("--max-vocab-size=5", "--max-vocab-size: expected not with --init-from"),
         ("--lowercase", "--lowercase: expected not with --init-from"),
         ("--dropout=2", "dropout: expected a number in"),
@@ -85,6 +89,36 @@ def test_options_that_do_not_fit_the_model(tmp_path, tsv, trained, capsys):
         assert message in capsys.readouterr().err
     assert main([*argv, "--init-from", str(tmp_path / "none")]) == 1
     assert f"--init-from {tmp_path / 'none'}: no such folder" in capsys.readouterr().err
+
+
+def test_options_that_change_what_the_weights_mean(tmp_path, tsv, capsys):
+    """Of a model whose weights would have the same shapes with the options."""
+    base = tmp_path / "base"
+    model = toy_model(embedding_size=12, attention="general", num_layers=2)
+    model.save_pretrained(base, *toy_tokenizers())
+    argv = ["train", "--train", tsv, "--init-from", str(base), *STANDING]
+    refused = [*argv, "--output", str(tmp_path / "refused")]
+    for flags, message in (
+        (["--tie-embeddings"], "--tie-embeddings: expected False, as the model of --init-from ha"),
+        (["--attention-heads=4"], "--attention-heads: expected 1, as the model"),
+        (["--encoder-layers=1"], "--encoder-layers: expected 2, as the model"),
+        (["--num-layers=3", "--encoder-layers=none"], "--num-layers: expected 2, as the model"),
+    ):
+        assert_wrong_usage(*refused, *flags)
+        assert message in capsys.readouterr().err
+    # what it has, said again
+    flags = ["--attention=general", "--encoder-layers=2", "--decoder-layers=none", "--dropout=0.1"]
+    assert main([*argv, *flags, "--output", str(tmp_path / "on")]) == 0
+
+
+def test_the_generation_config_of_the_model_stays(tmp_path, tsv):
+    model = toy_model()
+    model.generation_config = GenerationConfig(num_beams=3, max_new_tokens=7)
+    model.save_pretrained(tmp_path / "base", *toy_tokenizers())
+    run = tmp_path / "on"
+    flags = ["--train", tsv, "--init-from", str(tmp_path / "base"), *STANDING]
+    assert main(["train", *flags, "--output", str(run)]) == 0
+    assert Seq2Seq.from_pretrained(run).generation_config == model.generation_config
 
 
 def test_extra_pairs_are_trained_on_unless_held_out(tmp_path, tsv, monkeypatch, capsys):

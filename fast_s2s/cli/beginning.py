@@ -36,6 +36,14 @@ _TEXT_OPTIONS = (
     "min_count",
     "max_vocab_size",
 )
+# fields that act in training only, and so need not be those of the model of --init-from
+_OF_TRAINING = (
+    "dropout",
+    "variational_dropout",
+    "recurrent_dropout",
+    "weight_dropout",
+    "label_smoothing",
+)
 
 
 def build_model(
@@ -77,17 +85,30 @@ def _trained(
     pipeline = TextPipeline.from_pretrained(folder, device=device)
     trained = pipeline.model
     assert isinstance(trained, Seq2Seq)
+    _check_same_meaning(given, trained.config)
     # a model that was rounded to int8 is trained on as what it is in float32
     own = dataclasses.asdict(trained.config) | {"decoder_dtype": None}
     model = Seq2Seq(build_settings(Seq2SeqConfig, own | dict(given)), device=device)
-    weights = trained.state_dict()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    for name in sorted(shapes.keys() | wanted.keys()):
-        if shapes.get(name) != wanted.get(name):
-            raise UsageError(
-                f"--init-from {folder}: expected {name} of shape {wanted.get(name)}, which the "
-                f"options ask for, got {shapes.get(name)}"
-            )
-    model.load_state_dict(weights)
+    model.load_state_dict(trained.state_dict())
+    model.generation_config = trained.generation_config
     return model, pipeline.source_tokenizer, pipeline.target_tokenizer
+
+
+def _check_same_meaning(given: Mapping[str, Any], config: Seq2SeqConfig) -> None:
+    """Raises UsageError for an option with which a trained model's weights would mean another."""
+    layers = {
+        "encoder_layers": config.num_encoder_layers,
+        "decoder_layers": config.num_decoder_layers,
+    }
+    for field in dataclasses.fields(config):
+        name = field.name
+        if name not in given or name in _OF_TRAINING:
+            continue
+        expected, value = layers.get(name, getattr(config, name)), given[name]
+        if name in layers and value is None:
+            value = given.get("num_layers", config.num_layers)
+        if value != expected:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected {expected}, as the model of --init-from "
+                f"has, got {value}"
+            )
