@@ -111,6 +111,30 @@ def test_options_that_change_what_the_weights_mean(tmp_path, tsv, capsys):
     assert main([*argv, *flags, "--output", str(tmp_path / "on")]) == 0
 
 
+def test_what_the_run_would_remove_is_refused(tmp_path, tsv, trained, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(trained)
+    before = {path.name: path.read_bytes() for path in trained.glob("*.*")}
+    argv = ["train", "--train", tsv, "--output", str(trained), *STANDING]
+    for flags in (
+        ["--init-from", str(trained), "--overwrite"],
+        ["--init-from", "link", "--overwrite"],
+        ["--init-from", "trained"],
+    ):
+        assert_wrong_usage(*argv, *flags)
+        err = capsys.readouterr().err
+        assert f"--init-from: expected another folder than --output, got {trained}" in err
+    for side in ("source", "target"):
+        file = f"trained/{side}_tokenizer.json"
+        assert_wrong_usage(*argv, "--overwrite", f"--{side}-tokenizer", file)
+        err = capsys.readouterr().err
+        assert f"--{side}-tokenizer: expected a file that --overwrite does not remove, got" in err
+    assert before == {path.name: path.read_bytes() for path in trained.glob("*.*")}
+    # a copy will do, also there
+    (trained / "kept.json").write_bytes((trained / "source_tokenizer.json").read_bytes())
+    assert main([*argv, "--overwrite", "--source-tokenizer", "trained/kept.json"]) == 0
+
+
 def test_the_generation_config_of_the_model_stays(tmp_path, tsv):
     model = toy_model()
     model.generation_config = GenerationConfig(num_beams=3, max_new_tokens=7)

@@ -13,6 +13,7 @@ from fast_s2s.cli import sources
 from fast_s2s.cli.options import UsageError, build_settings
 from fast_s2s.cli.sources import TrainingData
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
 from fast_s2s.text import Tokenizer
 
@@ -68,6 +69,24 @@ def build_model(
         eos_token_id=target.eos_token_id,
     )
     return Seq2Seq(config, device=device), source, target
+
+
+def check_not_removed(options: Mapping[str, Any], output: Path, *, overwrite: bool) -> None:
+    """Raises UsageError where a new run would remove, from its folder, what it begins with: killed
+    early, it would leave neither.
+    """
+    output = output.resolve()
+    begun = options.get("init_from")
+    if begun is not None and Path(begun).resolve() == output:
+        raise UsageError(f"--init-from: expected another folder than --output, got {output}")
+    removed = [output / SOURCE_TOKENIZER_FILE, output / TARGET_TOKENIZER_FILE]
+    for name in ("source_tokenizer", "target_tokenizer"):
+        path = options.get(name)
+        if overwrite and path is not None and Path(path).resolve() in removed:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected a file that --overwrite does not remove, "
+                f"got {path}"
+            )
 
 
 def _trained(

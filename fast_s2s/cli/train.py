@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fast_s2s.cli import sources
-from fast_s2s.cli.beginning import MODEL_SKIP, build_model
+from fast_s2s.cli.beginning import MODEL_SKIP, build_model, check_not_removed
 from fast_s2s.cli.options import (
     UsageError,
     add_device_options,
@@ -159,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
     if "config" in given:
         options |= _saved(read_settings_file(given["config"], args.parser))
     options |= _saved(given)
+    if not resume:
+        check_not_removed(options, folder.path, overwrite=overwrite)
     main = processes.launched_main()
     with contextlib.nullcontext() if main else contextlib.redirect_stderr(io.StringIO()):
         data = sources.load_training_data(options)
