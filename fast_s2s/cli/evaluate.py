@@ -37,8 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split",
         metavar="NAME",
-        default="test",
-        help="of the data set: train, dev, test or an extra one (default: %(default)s)",
+        help="of the data set: train, dev, test or an extra one (default: test)",
     )
     parser.add_argument(
         "--level",
@@ -94,11 +93,14 @@ def _entries(args: argparse.Namespace) -> tuple[str, list[Entry]]:
     if options.get("dataset") is None:
         if options.get("test_words") is not None:
             raise UsageError("--test-words: expected only with --dataset cmudict")
+        if args.split is not None:
+            raise UsageError(f"--split: expected only with --dataset, got {args.split}")
         if args.data is None and not (args.source and args.target):
             raise UsageError("expected both or neither of --source and --target")
         return args.data or args.source, sources.read_pairs(args.data, args.source, args.target)
     splits = sources.load_splits(options)
     sets = {"train": splits.train, "dev": splits.dev, "test": splits.test, **splits.extra}
-    if args.split not in sets:
-        raise UsageError(f"--split: expected one of {', '.join(sets)}, got {args.split}")
-    return f"{args.dataset} {args.split}, {splits.name}", sets[args.split]
+    split = args.split or "test"
+    if split not in sets:
+        raise UsageError(f"--split: expected one of {', '.join(sets)}, got {split}")
+    return f"{args.dataset} {split}, {splits.name}", sets[split]

@@ -107,6 +107,7 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         )
     if options.get("test_words") and dataset is None:
         raise UsageError("--test-words: expected only with --dataset cmudict")
+    _check_one_dev_set(options)
     if dataset is not None:
         splits = load_splits(options)
         named = TrainingData(splits.train, splits.dev, f"{dataset}, {splits.name}", splits)
@@ -119,6 +120,18 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         dev = read_pairs(options.get("dev"), options.get("dev_source"), options.get("dev_target"))
     label = str(tsv or options["train_source"])
     return _with_extra(TrainingData(train, dev, label), options.get("extra_train"))
+
+
+def _check_one_dev_set(options: Mapping[str, Any]) -> None:
+    for name in ("dev", "dev_source", "dev_target"):
+        if options.get(name) is None:
+            continue
+        if options.get("dataset") is not None:
+            raise UsageError(
+                f"{_flag(name)}: expected not with --dataset, which has a dev set of its own"
+            )
+        if name != "dev" and options.get("dev") is not None:
+            raise UsageError(f"{_flag(name)}: expected not with --dev")
 
 
 def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
@@ -138,6 +151,7 @@ def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
 
 def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
     """Tokenizers of source and target: the files named, or vocabularies of the training data."""
+    _check_symbols_are_to_be_found(options)
     by_letter = options.get("dataset") == "cmudict"
     texts = {
         "source": [entry.source for entry in data.train],
@@ -166,7 +180,22 @@ def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[To
     return made[0], made[1]
 
 
+def _check_symbols_are_to_be_found(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options of vocabularies where there are files instead of these."""
+    files = ("source_tokenizer", "target_tokenizer")
+    given = [options.get(name) is not None for name in files]
+    for file, name, is_file in zip(files, ("source_level", "target_level"), given, strict=True):
+        if is_file and options.get(name) is not None:
+            raise UsageError(f"{_flag(name)}: expected not with {_flag(file)}")
+    for name in ("lowercase", "min_count", "max_vocab_size"):
+        if all(given) and options.get(name) is not None:
+            raise UsageError(f"{_flag(name)}: expected not with both tokenizers given as files")
+
+
 def _check_both(options: Mapping[str, Any], first: str, second: str) -> None:
     if bool(options.get(first)) != bool(options.get(second)):
-        names = [f"--{name.replace('_', '-')}" for name in (first, second)]
-        raise UsageError(f"expected both or neither of {names[0]} and {names[1]}")
+        raise UsageError(f"expected both or neither of {_flag(first)} and {_flag(second)}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
