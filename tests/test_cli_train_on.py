@@ -135,6 +135,50 @@ def test_what_the_run_would_remove_is_refused(tmp_path, tsv, trained, capsys, mo
     assert main([*argv, "--overwrite", "--source-tokenizer", "trained/kept.json"]) == 0
 
 
+def test_unknown_symbols_are_counted(tmp_path, tsv, trained, capsys):
+    loud = [flag for flag in QUICK if flag != "--quiet"]
+    lines = toy_tsv(tmp_path / "more.tsv", [Entry("1x2", ("un deux",)), Entry("0", ("nil",))])
+    argv = ["train", "--train", lines, "--init-from", str(trained), *loud]
+    # not sizes, which the model has
+    argv = [flag for flag in argv if "size" not in flag]
+    assert main([*argv, "--output", str(tmp_path / "on")]) == 0
+    err = capsys.readouterr().err
+    assert "unknown symbols to train on: 1 of 4 in the sources, 2 of 3 in the targets" in err
+    # none, and nobody to tell
+    for flags in (["--train", tsv, *loud], ["--train", lines, *QUICK, "--min-count=2"]):
+        assert main(["train", *flags, "--output", str(tmp_path / "run"), "--overwrite"]) == 0
+        assert "unknown symbols" not in capsys.readouterr().err
+    flags = ["--train", lines, *loud, "--min-count=2", "--output", str(tmp_path / "rare")]
+    assert main(["train", *flags]) == 0
+    assert "4 of 4 in the sources, 3 of 3 in the targets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("names", "limit"), [(150, 151), (2, 128)])
+def test_outputs_may_be_as_long_as_the_longest_target(tmp_path, names, limit):
+    tsv = toy_tsv(tmp_path / "long.tsv", [Entry("1", (" ".join(["one"] * names),))])
+    argv = ["train", "--train", tsv, *QUICK, "--ema=0.9"]
+    run = tmp_path / "run"
+    assert main([*argv, "--output", str(run)]) == 0
+    assert Seq2Seq.from_pretrained(run).generation_config.max_new_tokens == limit
+    # what is left out is not learned
+    argv += ["--train", toy_tsv(tmp_path / "both.tsv", [Entry("1", ("one",))])]
+    more = tmp_path / "long.tsv"
+    argv += ["--extra-train", str(more), "--max-length=100", "--output", str(tmp_path / "short")]
+    assert main(argv) == 0
+    config = Seq2Seq.from_pretrained(tmp_path / "short").generation_config
+    assert config.max_new_tokens == 128
+
+
+def test_targets_longer_than_the_outputs_of_a_trained_model(tmp_path, trained, capsys):
+    tsv = toy_tsv(tmp_path / "long.tsv", [Entry("1", (" ".join(["one"] * 150),))])
+    argv = ["train", "--train", tsv, "--init-from", str(trained), "--max-updates=2"]
+    assert main([*argv, "--output", str(tmp_path / "on")]) == 0
+    err = capsys.readouterr().err
+    assert "targets of up to 151 tokens, but the model's outputs end at 128" in err
+    config = Seq2Seq.from_pretrained(tmp_path / "on").generation_config
+    assert config.max_new_tokens == 128
+
+
 def test_the_generation_config_of_the_model_stays(tmp_path, tsv):
     model = toy_model()
     model.generation_config = GenerationConfig(num_beams=3, max_new_tokens=7)

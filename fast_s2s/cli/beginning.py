@@ -12,6 +12,7 @@ import torch
 from fast_s2s.cli import sources
 from fast_s2s.cli.options import UsageError, build_settings
 from fast_s2s.cli.sources import TrainingData
+from fast_s2s.data import PairDataset
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -69,6 +70,31 @@ def build_model(
         eos_token_id=target.eos_token_id,
     )
     return Seq2Seq(config, device=device), source, target
+
+
+def get_to_know(model: Seq2Seq, pairs: PairDataset, *, new: bool) -> list[str]:
+    """What to tell about the pairs that a model is about to learn. Outputs of a new one may be as
+    long as the longest target.
+    """
+    notes = []
+    sides = [
+        f"{unknown} of {tokens - len(pairs)} in the {side}s"
+        for side, unknown, tokens in (
+            ("source", pairs.source_unknown, pairs.source_tokens),
+            ("target", pairs.target_unknown, pairs.target_tokens),
+        )
+        if unknown
+    ]
+    if sides:
+        notes.append(f"unknown symbols to train on: {', '.join(sides)}")
+    longest, limit = int(pairs.target_lengths.max()), model.generation_config.max_new_tokens
+    if longest > limit and new:
+        model.generation_config = dataclasses.replace(
+            model.generation_config, max_new_tokens=longest
+        )
+    elif longest > limit:
+        notes.append(f"targets of up to {longest} tokens, but the model's outputs end at {limit}")
+    return notes
 
 
 def check_not_removed(options: Mapping[str, Any], output: Path, *, overwrite: bool) -> None:
