@@ -58,3 +58,11 @@ def test_symbols_beside_a_tokenizer_file(tmp_path, tsv, files, capsys):
     # they act on the other side
     more = [files["source"], "--target-level=word", "--lowercase", "--min-count=1"]
     assert main([*argv, *more]) == 0
+
+
+def test_a_vocabulary_without_room(tmp_path, tsv, capsys):
+    argv = ["train", "--train", tsv, "--output", str(tmp_path / "run"), *QUICK]
+    assert_wrong_usage(*argv, "--max-vocab-size=4")
+    err = capsys.readouterr().err
+    assert "--max-vocab-size: expected at least 5, for 4 special tokens and a symbol, got 4" in err
+    assert main([*argv, "--max-vocab-size=5"]) == 0

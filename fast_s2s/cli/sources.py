@@ -13,7 +13,7 @@ from fast_s2s.cli.options import UsageError
 from fast_s2s.cmudict import cmudict_splits
 from fast_s2s.data import BadLine, DatasetSplits, Entry, read_parallel, read_tsv
 from fast_s2s.scan import scan_splits
-from fast_s2s.text import Tokenizer, Vocabulary, load_tokenizer
+from fast_s2s.text import SPECIAL_TOKENS, Tokenizer, Vocabulary, load_tokenizer
 
 _SHOWN_BAD_LINES = 10
 
@@ -151,7 +151,7 @@ def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
 
 def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
     """Tokenizers of source and target: the files named, or vocabularies of the training data."""
-    _check_symbols_are_to_be_found(options)
+    _check_symbol_options(options)
     by_letter = options.get("dataset") == "cmudict"
     texts = {
         "source": [entry.source for entry in data.train],
@@ -180,8 +180,10 @@ def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[To
     return made[0], made[1]
 
 
-def _check_symbols_are_to_be_found(options: Mapping[str, Any]) -> None:
-    """Raises UsageError for options of vocabularies where there are files instead of these."""
+def _check_symbol_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options of vocabularies where there are files instead of these, or
+    no room.
+    """
     files = ("source_tokenizer", "target_tokenizer")
     given = [options.get(name) is not None for name in files]
     for file, name, is_file in zip(files, ("source_level", "target_level"), given, strict=True):
@@ -190,6 +192,12 @@ def _check_symbols_are_to_be_found(options: Mapping[str, Any]) -> None:
     for name in ("lowercase", "min_count", "max_vocab_size"):
         if all(given) and options.get(name) is not None:
             raise UsageError(f"{_flag(name)}: expected not with both tokenizers given as files")
+    size, special = options.get("max_vocab_size"), len(SPECIAL_TOKENS)
+    if size is not None and size <= special:
+        raise UsageError(
+            f"--max-vocab-size: expected at least {special + 1}, for {special} special tokens and "
+            f"a symbol, got {size}"
+        )
 
 
 def _check_both(options: Mapping[str, Any], first: str, second: str) -> None:
