@@ -38,7 +38,8 @@ from fast_s2s.training import (
 from fast_s2s.training.run_folder import RunFolder
 
 # how a command was called, not what it trains
-_NOT_SAVED = ("command", "run", "parser", "config", "output", "resume", "overwrite", "quiet")
+_CALL = ("config", "output", "resume", "overwrite", "quiet")
+_NOT_SAVED = ("command", "run", "parser", *_CALL)
 
 _PATHS = (
     "train",
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
     elif resume and not _names_data(given):
         raise UsageError(f"--resume: expected a run in {folder.path}, found none")
     if "config" in given:
-        options |= _saved(read_settings_file(given["config"], args.parser))
+        options |= _saved(read_settings_file(given["config"], args.parser, _CALL))
     options |= _saved(given)
     if not resume:
         check_not_removed(options, folder.path, overwrite=overwrite)
