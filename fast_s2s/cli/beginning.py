@@ -118,7 +118,7 @@ def check_not_removed(options: Mapping[str, Any], output: Path, *, overwrite: bo
 def _trained(
     folder: Path, given: Mapping[str, Any], device: torch.device
 ) -> tuple[Seq2Seq, Tokenizer, Tokenizer]:
-    """The model in the folder, in float32, with the options that change none of its weights."""
+    """The model in the folder, in float32, with the options that act in training only."""
     if not folder.is_dir():
         raise FileNotFoundError(f"--init-from {folder}: no such folder")
     for name in _TEXT_OPTIONS:
