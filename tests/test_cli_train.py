@@ -98,6 +98,7 @@ def test_config_file_with_flags_overriding(tmp_path, tsv):
         ("- a\n- b", "expected lines of the form"),
         ("a: [", "expected YAML"),
         ("hiden_size: true", "unknown setting 'hiden_size'"),
+        ("train=file: 3", "unknown setting 'train=file'"),
         ("hiden_size: null", "unknown setting 'hiden_size'"),
         ("max_updates: many", "max_updates: invalid int value: 'many'"),
         ("max_updates: 1.5", "max_updates: invalid int value: '1.5'"),

@@ -198,6 +198,8 @@ def read_settings_file(
 
 def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str, Any] | str | None:
     """As `_parsed`, of a value as YAML reads it."""
+    if "=" in flag:
+        return None
     if isinstance(value, (dict, list, set)):
         return f"expected one value, got {value}"
     if isinstance(value, bool):
