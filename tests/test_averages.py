@@ -119,14 +119,26 @@ def test_average_refuses_what_differs(run_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     refused("to be a model, or a checkpoint", tmp_path / "empty", error=FileNotFoundError)
     refused("expected one run", run_folder, last=2)
-    with pytest.raises(ValueError, match="at most the 4 checkpoints"):
-        average_models([run_folder], tmp_path / "out", last=5)
+    with pytest.raises(ValueError, match="at most the 3 checkpoints"):
+        # of step 0, 4, 8, 12
+        average_models([run_folder], tmp_path / "out", last=4)
     with pytest.raises(FileExistsError, match="an empty folder"):
         average_models([first], run_folder)
     # what only the training reads may differ
     smoothed = toy_model()
     smoothed.config = dataclasses.replace(smoothed.config, label_smoothing=0.1, dropout=0.2)
     average_models([first, saved("smoothed", smoothed)], tmp_path / "out")
+
+
+def test_weights_that_were_not_trained_are_not_averaged(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    for step in (4, 8, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{step}")
+    with pytest.raises(ValueError, match="last: expected checkpoints of a trained model .* step-0"):
+        average_models([tmp_path / "run"], tmp_path / "out", last=1)
+    assert not (tmp_path / "out").exists()
+    # by its name, it is meant
+    assert average_models([tmp_path / "run" / "checkpoints" / "step-0"], tmp_path / "out")
 
 
 def test_a_model_half_there_is_not_averaged(run_folder, tmp_path):

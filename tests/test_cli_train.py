@@ -76,11 +76,13 @@ def test_config_file_with_flags_overriding(tmp_path, tsv):
     config = tmp_path / "config.yaml"
     config.write_text(
         f"train: {tsv}\nhidden_size: 10\nembedding-size: 6\nlearning_rate: 1e-3\nmax_updates: 2\n"
-        "warmup_updates: 1\nbidirectional: true\nclip_norm: null\nquiet: true\ntensorboard: false\n"
+        "warmup_updates: 1\nbidirectional: true\nclip_norm: null\ntensorboard: false\n"
+        # absent: of a plain option, of one with choices, of a switch
+        "dev: null\nmax_tokens: null\ntarget_level: null\nlowercase: null\nattention: null\n"
     )
     run = tmp_path / "run"
     argv = ["train", "--config", str(config), "--output", str(run), "--embedding-size", "5"]
-    assert main(argv) == 0
+    assert main([*argv, "--quiet"]) == 0
     model = Seq2Seq.from_pretrained(run)
     assert (model.config.hidden_size, model.config.embedding_size) == (10, 5)
     assert model.config.bidirectional
@@ -95,16 +97,42 @@ def test_config_file_with_flags_overriding(tmp_path, tsv):
         ("hiden_size: 3", "unknown setting 'hiden_size'"),
         ("- a\n- b", "expected lines of the form"),
         ("a: [", "expected YAML"),
-        ("max_updates: many", "invalid int value: 'many'"),
-        ("schedule: cosine", "invalid choice: 'cosine'"),
+        ("hiden_size: true", "unknown setting 'hiden_size'"),
+        ("train=file: 3", "unknown setting 'train=file'"),
+        ("hiden_size: null", "unknown setting 'hiden_size'"),
+        ("max_updates: many", "max_updates: invalid int value: 'many'"),
+        ("max_updates: 1.5", "max_updates: invalid int value: '1.5'"),
+        ("schedule: cosine", "schedule: invalid choice: 'cosine'"),
+        ("dropout: true", "dropout: expected a value, in quotes if it is a word, got true"),
+        ("attention: no", "attention: expected a value, in quotes if it is a word, got false"),
+        ("bidirectional: 3", "bidirectional: expected true or false, got 3"),
+        ("train: [a, b]", "train: expected one value, got ['a', 'b']"),
+        ("overwrite: true", "overwrite: expected on the command line"),
+        ("resume: false", "resume: expected on the command line"),
+        ("quiet: true", "quiet: expected on the command line"),
+        ("config: other.yaml", "config: expected on the command line"),
+        ("output: runs/a", "output: expected on the command line"),
+        ("help: true", "help: expected on the command line"),
     ],
 )
 def test_bad_config_file(tmp_path, capsys, content, message):
     config = tmp_path / "config.yaml"
     config.write_text(content)
     assert_wrong_usage("train", "--config", str(config), "--output", str(tmp_path / "run"))
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fast-s2s train: {config}: ") and message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_of_a_config_file(tmp_path, tsv):
+    """YAML reads 1e1 as a text and 3.0 as no integer."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"train: {tsv}\nmax_updates: 1e1\nhidden_size: 8.0\nlearning_rate: 1\n")
+    run = tmp_path / "run"
+    assert main(["train", "--config", str(config), "--output", str(run), "--quiet"]) == 0
+    settings = json.loads((run / "run.json").read_text())["training_config"]
+    assert (settings["max_updates"], settings["learning_rate"]) == (10, 1)
+    assert Seq2Seq.from_pretrained(run).config.hidden_size == 8
 
 
 def test_resume_remembers_the_options(tmp_path, tsv, capsys, monkeypatch):

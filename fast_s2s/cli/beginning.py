@@ -12,7 +12,9 @@ import torch
 from fast_s2s.cli import sources
 from fast_s2s.cli.options import UsageError, build_settings
 from fast_s2s.cli.sources import TrainingData
+from fast_s2s.data import PairDataset
 from fast_s2s.pipeline import TextPipeline
+from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
 from fast_s2s.text import Tokenizer
 
@@ -35,6 +37,14 @@ _TEXT_OPTIONS = (
     "reverse_target",
     "min_count",
     "max_vocab_size",
+)
+# fields that act in training only, and so need not be those of the model of --init-from
+_OF_TRAINING = (
+    "dropout",
+    "variational_dropout",
+    "recurrent_dropout",
+    "weight_dropout",
+    "label_smoothing",
 )
 
 
@@ -62,10 +72,53 @@ def build_model(
     return Seq2Seq(config, device=device), source, target
 
 
+def get_to_know(model: Seq2Seq, pairs: PairDataset, *, new: bool) -> list[str]:
+    """What to tell about the pairs that a model is about to learn. Outputs of a new one may be as
+    long as the longest target.
+    """
+    notes = []
+    sides = [
+        f"{unknown} of {tokens - len(pairs)} in the {side}s"
+        for side, unknown, tokens in (
+            ("source", pairs.source_unknown, pairs.source_tokens),
+            ("target", pairs.target_unknown, pairs.target_tokens),
+        )
+        if unknown
+    ]
+    if sides:
+        notes.append(f"unknown symbols to train on: {', '.join(sides)}")
+    longest, limit = int(pairs.target_lengths.max()), model.generation_config.max_new_tokens
+    if longest > limit and new:
+        model.generation_config = dataclasses.replace(
+            model.generation_config, max_new_tokens=longest
+        )
+    elif longest > limit:
+        notes.append(f"targets of up to {longest} tokens, but the model's outputs end at {limit}")
+    return notes
+
+
+def check_not_removed(options: Mapping[str, Any], output: Path, *, overwrite: bool) -> None:
+    """Raises UsageError where a new run would remove, from its folder, what it begins with: killed
+    early, it would leave neither.
+    """
+    output = output.resolve()
+    begun = options.get("init_from")
+    if begun is not None and Path(begun).resolve() == output:
+        raise UsageError(f"--init-from: expected another folder than --output, got {output}")
+    removed = [output / SOURCE_TOKENIZER_FILE, output / TARGET_TOKENIZER_FILE]
+    for name in ("source_tokenizer", "target_tokenizer"):
+        path = options.get(name)
+        if overwrite and path is not None and Path(path).resolve() in removed:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected a file that --overwrite does not remove, "
+                f"got {path}"
+            )
+
+
 def _trained(
     folder: Path, given: Mapping[str, Any], device: torch.device
 ) -> tuple[Seq2Seq, Tokenizer, Tokenizer]:
-    """The model in the folder, in float32, with the options that change none of its weights."""
+    """The model in the folder, in float32, with the options that act in training only."""
     if not folder.is_dir():
         raise FileNotFoundError(f"--init-from {folder}: no such folder")
     for name in _TEXT_OPTIONS:
@@ -77,17 +130,30 @@ def _trained(
     pipeline = TextPipeline.from_pretrained(folder, device=device)
     trained = pipeline.model
     assert isinstance(trained, Seq2Seq)
+    _check_same_meaning(given, trained.config)
     # a model that was rounded to int8 is trained on as what it is in float32
     own = dataclasses.asdict(trained.config) | {"decoder_dtype": None}
     model = Seq2Seq(build_settings(Seq2SeqConfig, own | dict(given)), device=device)
-    weights = trained.state_dict()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    for name in sorted(shapes.keys() | wanted.keys()):
-        if shapes.get(name) != wanted.get(name):
-            raise UsageError(
-                f"--init-from {folder}: expected {name} of shape {wanted.get(name)}, which the "
-                f"options ask for, got {shapes.get(name)}"
-            )
-    model.load_state_dict(weights)
+    model.load_state_dict(trained.state_dict())
+    model.generation_config = trained.generation_config
     return model, pipeline.source_tokenizer, pipeline.target_tokenizer
+
+
+def _check_same_meaning(given: Mapping[str, Any], config: Seq2SeqConfig) -> None:
+    """Raises UsageError for an option with which a trained model's weights would mean another."""
+    layers = {
+        "encoder_layers": config.num_encoder_layers,
+        "decoder_layers": config.num_decoder_layers,
+    }
+    for field in dataclasses.fields(config):
+        name = field.name
+        if name not in given or name in _OF_TRAINING:
+            continue
+        expected, value = layers.get(name, getattr(config, name)), given[name]
+        if name in layers and value is None:
+            value = given.get("num_layers", config.num_layers)
+        if value != expected:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected {expected}, as the model of --init-from "
+                f"has, got {value}"
+            )

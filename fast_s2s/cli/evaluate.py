@@ -25,7 +25,8 @@ def add_parser(commands: Any) -> None:
         help="score a model on pairs",
         description="Score a model's outputs. An output is right if it equals any target of its "
         "source; WER is the percentage of the others. PER is the edit distance to the closest "
-        "target, summed over all outputs, in percent of these targets' summed lengths.",
+        "target, summed over all outputs, in percent of these targets' summed lengths. Capitals "
+        "count unless the target's tokenizer lower-cases.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -36,8 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split",
         metavar="NAME",
-        default="test",
-        help="of the data set: train, dev, test or an extra one (default: %(default)s)",
+        help="of the data set: train, dev, test or an extra one (default: test)",
     )
     parser.add_argument(
         "--level",
@@ -64,7 +64,13 @@ def run(args: argparse.Namespace) -> int:
         **generating.beam_options(args, pipeline),
     )
     level = args.level or evaluation.scoring_level(pipeline.target_tokenizer)
-    scores = evaluation.score_outputs(outputs, entries, level, with_bleu=args.metric == "bleu")
+    scores = evaluation.score_outputs(
+        outputs,
+        entries,
+        level,
+        with_bleu=args.metric == "bleu",
+        tokenizer=pipeline.target_tokenizer,
+    )
     if args.json:
         model = args.model if len(args.model) > 1 else args.model[0]
         print(json.dumps({"model": model, "data": label, "inputs": len(entries), **scores}))
@@ -87,11 +93,14 @@ def _entries(args: argparse.Namespace) -> tuple[str, list[Entry]]:
     if options.get("dataset") is None:
         if options.get("test_words") is not None:
             raise UsageError("--test-words: expected only with --dataset cmudict")
+        if args.split is not None:
+            raise UsageError(f"--split: expected only with --dataset, got {args.split}")
         if args.data is None and not (args.source and args.target):
             raise UsageError("expected both or neither of --source and --target")
         return args.data or args.source, sources.read_pairs(args.data, args.source, args.target)
     splits = sources.load_splits(options)
     sets = {"train": splits.train, "dev": splits.dev, "test": splits.test, **splits.extra}
-    if args.split not in sets:
-        raise UsageError(f"--split: expected one of {', '.join(sets)}, got {args.split}")
-    return f"{args.dataset} {args.split}, {splits.name}", sets[args.split]
+    split = args.split or "test"
+    if split not in sets:
+        raise UsageError(f"--split: expected one of {', '.join(sets)}, got {split}")
+    return f"{args.dataset} {split}, {splits.name}", sets[split]

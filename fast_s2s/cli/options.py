@@ -167,10 +167,14 @@ def field_help(settings: type) -> dict[str, str]:
     return texts
 
 
-def read_settings_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Settings of a YAML file, by the same names and rules as the flags of `parser`.
+def read_settings_file(
+    path: str, parser: argparse.ArgumentParser, not_settings: Collection[str] = ()
+) -> dict[str, Any]:
+    """Settings of a YAML file, by the same names and rules as the flags of `parser`, but for those
+    in `not_settings`. What is null is absent, unless the flag takes none.
 
-    Raises UsageError for a file that is no mapping or names an unknown setting.
+    Raises UsageError, naming the file, for one that is no mapping or has a setting that is unknown
+    or does not fit.
     """
     yaml = require("yaml")
     try:
@@ -181,18 +185,61 @@ def read_settings_file(path: str, parser: argparse.ArgumentParser) -> dict[str, 
         raise UsageError(f"{path}: expected lines of the form `name: value`")
     settings: dict[str, Any] = {}
     for name, value in content.items():
-        parsed, unknown = parser.parse_known_args(_as_flag(str(name), value))
-        if unknown:
+        if str(name).replace("-", "_") in ("help", *not_settings):
+            raise UsageError(f"{path}: {name}: expected on the command line, not in a file")
+        found = _setting(parser, f"--{str(name).replace('_', '-')}", value)
+        if found is None:
             raise UsageError(f"{path}: unknown setting {name!r}")
-        settings |= vars(parsed)
+        if isinstance(found, str):
+            raise UsageError(f"{path}: {name}: {found}")
+        settings |= found
     return settings
 
 
-def _as_flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
+def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str, Any] | str | None:
+    """As `_parsed`, of a value as YAML reads it."""
+    if "=" in flag:
+        return None
+    if isinstance(value, (dict, list, set)):
+        return f"expected one value, got {value}"
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}={'none' if value is None else value}"]
+        switched = _parsed(parser, flag if value else f"--no-{flag[2:]}")
+        if isinstance(switched, dict) or _parsed(parser, f"{flag}=") is None:
+            return switched
+        return f"expected a value, in quotes if it is a word, got {str(value).lower()}"
+    if value is None:
+        found = _parsed(parser, f"{flag}=none")
+        # what is refused, or taken for a text, is no value of the flag's
+        return {} if isinstance(found, str) or "none" in (found or {}).values() else found
+    found = _parsed(parser, f"{flag}={value}")
+    if not isinstance(found, str):
+        return found
+    if isinstance(_parsed(parser, flag), dict):
+        return f"expected true or false, got {value}"
+    # 100.0 and 1e2, which YAML takes for a text, are integers too
+    whole = _parsed(parser, f"{flag}={_whole(value)}")
+    return whole if isinstance(whole, dict) else found
+
+
+def _parsed(parser: argparse.ArgumentParser, text: str) -> dict[str, Any] | str | None:
+    """What a flag sets, or what is wrong with its value; None if there is no such flag."""
+    exits = parser.exit_on_error
+    parser.exit_on_error = False
+    try:
+        parsed, unknown = parser.parse_known_args([text])
+    except argparse.ArgumentError as error:
+        return error.message
+    finally:
+        parser.exit_on_error = exits
+    return None if unknown else vars(parsed)
+
+
+def _whole(value: Any) -> Any:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(number) if number.is_integer() else value
 
 
 def _kind(hint: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fast_s2s.cli.options import UsageError
 from fast_s2s.cmudict import cmudict_splits
 from fast_s2s.data import BadLine, DatasetSplits, Entry, read_parallel, read_tsv
 from fast_s2s.scan import scan_splits
-from fast_s2s.text import Tokenizer, Vocabulary, load_tokenizer
+from fast_s2s.text import SPECIAL_TOKENS, Tokenizer, Vocabulary, load_tokenizer
 
 _SHOWN_BAD_LINES = 10
 
@@ -107,6 +107,7 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         )
     if options.get("test_words") and dataset is None:
         raise UsageError("--test-words: expected only with --dataset cmudict")
+    _check_one_dev_set(options)
     if dataset is not None:
         splits = load_splits(options)
         named = TrainingData(splits.train, splits.dev, f"{dataset}, {splits.name}", splits)
@@ -119,6 +120,18 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         dev = read_pairs(options.get("dev"), options.get("dev_source"), options.get("dev_target"))
     label = str(tsv or options["train_source"])
     return _with_extra(TrainingData(train, dev, label), options.get("extra_train"))
+
+
+def _check_one_dev_set(options: Mapping[str, Any]) -> None:
+    for name in ("dev", "dev_source", "dev_target"):
+        if options.get(name) is None:
+            continue
+        if options.get("dataset") is not None:
+            raise UsageError(
+                f"{_flag(name)}: expected not with --dataset, which has a dev set of its own"
+            )
+        if name != "dev" and options.get("dev") is not None:
+            raise UsageError(f"{_flag(name)}: expected not with --dev")
 
 
 def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
@@ -138,6 +151,7 @@ def _with_extra(data: TrainingData, extra: str | None) -> TrainingData:
 
 def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
     """Tokenizers of source and target: the files named, or vocabularies of the training data."""
+    _check_symbol_options(options)
     by_letter = options.get("dataset") == "cmudict"
     texts = {
         "source": [entry.source for entry in data.train],
@@ -166,7 +180,30 @@ def build_tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[To
     return made[0], made[1]
 
 
+def _check_symbol_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options of vocabularies where there are files instead of these, or
+    no room.
+    """
+    files = ("source_tokenizer", "target_tokenizer")
+    given = [options.get(name) is not None for name in files]
+    for file, name, is_file in zip(files, ("source_level", "target_level"), given, strict=True):
+        if is_file and options.get(name) is not None:
+            raise UsageError(f"{_flag(name)}: expected not with {_flag(file)}")
+    for name in ("lowercase", "min_count", "max_vocab_size"):
+        if all(given) and options.get(name) is not None:
+            raise UsageError(f"{_flag(name)}: expected not with both tokenizers given as files")
+    size, special = options.get("max_vocab_size"), len(SPECIAL_TOKENS)
+    if size is not None and size <= special:
+        raise UsageError(
+            f"--max-vocab-size: expected at least {special + 1}, for {special} special tokens and "
+            f"a symbol, got {size}"
+        )
+
+
 def _check_both(options: Mapping[str, Any], first: str, second: str) -> None:
     if bool(options.get(first)) != bool(options.get(second)):
-        names = [f"--{name.replace('_', '-')}" for name in (first, second)]
-        raise UsageError(f"expected both or neither of {names[0]} and {names[1]}")
+        raise UsageError(f"expected both or neither of {_flag(first)} and {_flag(second)}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

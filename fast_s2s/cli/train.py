@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fast_s2s.cli import sources
-from fast_s2s.cli.beginning import MODEL_SKIP, build_model
+from fast_s2s.cli.beginning import MODEL_SKIP, build_model, check_not_removed, get_to_know
 from fast_s2s.cli.options import (
     UsageError,
     add_device_options,
@@ -24,6 +24,7 @@ from fast_s2s.cli.options import (
     read_settings_file,
 )
 from fast_s2s.cli.sources import TrainingData
+from fast_s2s.data import PairDataset
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.pretrained import CONFIG_FILE
 from fast_s2s.seq2seq import Seq2SeqConfig
@@ -37,7 +38,8 @@ from fast_s2s.training import (
 from fast_s2s.training.run_folder import RunFolder
 
 # how a command was called, not what it trains
-_NOT_SAVED = ("command", "run", "parser", "config", "output", "resume", "overwrite", "quiet")
+_CALL = ("config", "output", "resume", "overwrite", "quiet")
+_NOT_SAVED = ("command", "run", "parser", *_CALL)
 
 _PATHS = (
     "train",
@@ -157,8 +159,10 @@ def run(args: argparse.Namespace) -> int:
     elif resume and not _names_data(given):
         raise UsageError(f"--resume: expected a run in {folder.path}, found none")
     if "config" in given:
-        options |= _saved(read_settings_file(given["config"], args.parser))
+        options |= _saved(read_settings_file(given["config"], args.parser, _CALL))
     options |= _saved(given)
+    if not resume:
+        check_not_removed(options, folder.path, overwrite=overwrite)
     main = processes.launched_main()
     with contextlib.nullcontext() if main else contextlib.redirect_stderr(io.StringIO()):
         data = sources.load_training_data(options)
@@ -222,6 +226,12 @@ def _train(
         # all but the weights, which the checkpoint has: the model it began with may be gone
         begin = {**options, "init_from": output}
     model, source_tokenizer, target_tokenizer = build_model(begin, data, device, config.seed)
+    pairs = PairDataset(
+        data.train, source_tokenizer, target_tokenizer, max_length=config.max_length
+    )
+    notes = get_to_know(model, pairs, new=options.get("init_from") is None)
+    # the trainer makes its own
+    del pairs
     trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
     if not quiet:
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -232,6 +242,8 @@ def _train(
             f"{size:,} parameters on {device}",
             file=sys.stderr,
         )
+        for note in notes:
+            print(note, file=sys.stderr)
     try:
         result = trainer.fit(
             data.train, data.dev, resume=resume, overwrite=overwrite, options=options

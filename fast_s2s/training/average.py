@@ -81,7 +81,7 @@ def average_models(
     sources: folders of models; or checkpoints of training runs, `RUN/checkpoints/step-N`, whose
              config and tokenizers are the run's. Of a run with `ema` its average counts
     output:  the new folder. Everything but the weights is the first model's
-    last:    the last so many checkpoints of the one run in `sources`
+    last:    the last so many checkpoints of the one run in `sources`, step 0 not among them
 
     Sums are in float64. Returns the files that were averaged.
 
@@ -112,7 +112,14 @@ def _find(sources: Sequence[str | os.PathLike[str]], last: int | None) -> list[_
         if len(paths) != 1:
             raise ValueError(f"last: expected one run in sources, got {len(paths)}")
         run = RunFolder(paths[0])
-        steps = checkpoint_steps(run.checkpoints)
+        found = checkpoint_steps(run.checkpoints)
+        # a run also keeps the weights it began with
+        steps = [step for step in found if step > 0]
+        if found and not steps:
+            raise ValueError(
+                f"last: expected checkpoints of a trained model in {run.checkpoints}, found only "
+                "step-0, from before the first update"
+            )
         if len(steps) < last:
             raise ValueError(
                 f"last: expected at most the {len(steps)} checkpoints in {run.checkpoints}, "

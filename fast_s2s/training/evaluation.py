@@ -11,7 +11,8 @@ import torch
 from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
 from fast_s2s.pipeline import Pipeline, TextPipeline
-from fast_s2s.text import Level, Tokenizer
+from fast_s2s.text import Level, Tokenizer, Vocabulary
+from fast_s2s.tokenizer import normalize
 from fast_s2s.training.config import TrainingConfig
 from fast_s2s.training.processes import Processes
 
@@ -49,15 +50,34 @@ def predict_all(
 
 
 def score_outputs(
-    outputs: Sequence[str], entries: Sequence[Entry], level: Level, *, with_bleu: bool = False
+    outputs: Sequence[str],
+    entries: Sequence[Entry],
+    level: Level,
+    *,
+    with_bleu: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, float]:
-    """PER, WER, exact match and BLEU in percent, over entries with grouped references."""
+    """PER, WER, exact match and BLEU in percent, over entries with grouped references. Where the
+    target's tokenizer is given and lower-cases, they are compared in lower case.
+    """
     references = [entry.targets for entry in entries]
+    if tokenizer is not None and _lowercases(tokenizer, references):
+        references = [tuple(normalize(t.lower()) for t in targets) for targets in references]
     scores = metrics.score(outputs, references, level=level)
     result = {"per": scores.per, "wer": scores.wer, "exact_match": scores.exact_match}
     if with_bleu:
         result["bleu"] = metrics.bleu(outputs, references)
     return result
+
+
+def _lowercases(tokenizer: Tokenizer, references: Sequence[Sequence[str]]) -> bool:
+    """Whether the tokenizer can say texts like the references in lower case only."""
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer.lowercase
+    # other kinds do not tell, but a word with capitals comes back without them
+    words = {word for targets in references for target in targets for word in target.split()}
+    capitals = (word for word in words if word != word.lower())
+    return any(tokenizer.decode(tokenizer.encode(w)).strip() == w.lower() for w in capitals)
 
 
 def dev_scores(
@@ -83,8 +103,14 @@ def dev_scores(
         outputs[rank :: processes.size] = share
     sums = loss_sum(pipeline, mine, config.max_tokens) if mine else (0.0, 0)
     loss, tokens = processes.gather_numbers(*sums).sum(0).tolist()
-    level = scoring_level(pipeline.target_tokenizer)
-    scores = score_outputs(outputs, dev, level, with_bleu=config.dev_metric == "bleu")
+    tokenizer = pipeline.target_tokenizer
+    scores = score_outputs(
+        outputs,
+        dev,
+        scoring_level(tokenizer),
+        with_bleu=config.dev_metric == "bleu",
+        tokenizer=tokenizer,
+    )
     return {"dev_loss": loss / tokens, **scores}
 
 
