@@ -199,22 +199,27 @@ class Trainer:
             started = time.monotonic()
             stop = self._stop_reason()
             due = stop is not None or state.update % config.evaluate_every == 0
-            if due and state.update > state.evaluated_at:
+            due = due and state.update > state.evaluated_at
+            # who sent a signal may not wait for an evaluation; the run that goes on begins with it
+            if due and not self._signal:
                 self._evaluate()
+                due = False
                 state.seconds += time.monotonic() - started
                 self._agree(signals)
                 stop = self._stop_reason()
-            due = (
-                stop is not None or self._signal > 0 or state.update % config.checkpoint_every == 0
-            )
-            if due and self._saved_at != state.update:
+            if self._checkpoint_due(stop):
                 self._save()
-            if stop is not None:
+            if stop is not None and not due:
                 return stop
             if self._signal:
                 path = self.folder.checkpoints / f"step-{state.update}"
                 raise TrainingInterrupted(self._signal, path)
             self._update()
+
+    def _checkpoint_due(self, stop: str | None) -> bool:
+        update = self.state.update
+        due = stop is not None or self._signal > 0 or update % self.config.checkpoint_every == 0
+        return due and self._saved_at != update
 
     def _agree(self, signals: SignalCatcher) -> None:
         """On how late it is, and whether to leave: clocks and signals differ."""
