@@ -10,6 +10,7 @@ from helpers_training import numbers, toy_entries, toy_model, toy_trainer
 
 from fast_s2s.serialization import load_tensors
 from fast_s2s.training import TrainingInterrupted
+from fast_s2s.training.interrupt import SignalCatcher
 
 
 def entries():
@@ -57,3 +58,24 @@ def test_a_finished_run_still_knows_its_epochs(tmp_path):
     assert first.epochs % 1
     again = toy_trainer(tmp_path, max_updates=7).fit(*entries(), resume=True)
     assert again.epochs == first.epochs
+
+
+def test_only_a_second_sigint_forces_the_exit():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append("as always"))
+    try:
+        with pytest.raises(KeyboardInterrupt), SignalCatcher() as signals:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert signals.received == signal.SIGTERM
+            signal.raise_signal(signal.SIGINT)
+            assert signals.received == signal.SIGINT
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == signal.SIGTERM and not told
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert told == ["as always"]
+    finally:
+        signal.signal(signal.SIGTERM, before[1])
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
