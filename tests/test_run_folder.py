@@ -9,7 +9,7 @@ import torch
 from helpers_training import numbers, toy_entries, toy_model, toy_trainer
 
 from fast_s2s.seq2seq import Seq2Seq
-from fast_s2s.training.checkpoint import latest_checkpoint
+from fast_s2s.training.checkpoint import checkpoint_steps, latest_checkpoint
 from fast_s2s.training.run_folder import RunFolder, TrainLog
 
 
@@ -133,6 +133,30 @@ def test_two_newest_checkpoints_are_kept_and_a_damaged_one_passed_over(tmp_path)
         pytest.raises(ValueError, match="none of its 2 checkpoints can be read"),
     ):
         latest_checkpoint(folder)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, keep):
+    """And its own next checkpoints are the newest."""
+    entries, settings = toy_entries(30), {"schedule": "constant", "keep_checkpoints": keep}
+    toy_trainer(tmp_path, max_updates=20, **{**settings, "keep_checkpoints": 3}).fit(entries)
+    folder = tmp_path / "checkpoints"
+    for step in (16, 20):
+        (folder / f"step-{step}" / "state.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.warns(RuntimeWarning, match="passed over"),
+        pytest.raises(ValueError, match="seed was 1, is 9"),
+    ):
+        toy_trainer(tmp_path, seed=9, **settings).fit(entries, resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        toy_trainer(tmp_path, max_updates=14, **settings).fit(entries, resume=True)
+    assert latest_checkpoint(folder).path.name == "step-14"
+    assert checkpoint_steps(folder)[-1] == 14
+    again = toy_trainer(tmp_path, max_updates=18, **settings)
+    again.fit(entries, resume=True)
+    assert latest_checkpoint(folder).path.name == "step-18"
 
 
 def test_half_written_things_do_not_matter(tmp_path):

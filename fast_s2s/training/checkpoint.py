@@ -103,10 +103,23 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints."""
     for step in checkpoint_steps(folder)[:-keep]:
-        # a half-removed folder must not be taken for a checkpoint
-        doomed = folder / f".tmp-step-{step}"
-        (folder / f"step-{step}").rename(doomed)
-        shutil.rmtree(doomed)
+        _remove(folder, step)
+
+
+def remove_newer_checkpoints(folder: Path, step: int) -> None:
+    """Remove those after `step`, where a run goes on that could not read them: beside them its own
+    next ones would count as old.
+    """
+    for newer in checkpoint_steps(folder):
+        if newer > step:
+            _remove(folder, newer)
+
+
+def _remove(folder: Path, step: int) -> None:
+    # a half-removed folder must not be taken for a checkpoint
+    doomed = folder / f".tmp-step-{step}"
+    (folder / f"step-{step}").rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def restore(

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,11 +26,12 @@ from fast_s2s.training.checkpoint import (
     latest_checkpoint,
     prune_checkpoints,
     random_states,
+    remove_newer_checkpoints,
     restore,
     save_checkpoint,
 )
 from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
-from fast_s2s.training.curve import plot_learning_curve
+from fast_s2s.training.curve import plot_where_possible
 from fast_s2s.training.fingerprint import check_fingerprint, check_same_everywhere, fingerprint
 from fast_s2s.training.gradients import accumulate_gradients, clip_gradients
 from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
@@ -190,6 +190,7 @@ class Trainer:
 
     def _take_folder(self) -> None:
         self._log.rewind(self.state.log_position)
+        remove_newer_checkpoints(self.folder.checkpoints, self.state.update)
         self.folder.write_manifest(self._manifest)
 
     def _train(self, signals: SignalCatcher) -> str:
@@ -381,12 +382,7 @@ class Trainer:
         return result
 
     def _complete_folder(self) -> None:
-        try:
-            plot_learning_curve(self._log.records(), self.folder.curve_file)
-        except ModuleNotFoundError as error:
-            warnings.warn(
-                f"no {self.folder.curve_file.name}: {error}", RuntimeWarning, stacklevel=5
-            )
+        plot_where_possible(self._log.records(), self.folder.curve_file, stacklevel=5)
         self.folder.write_manifest(self._manifest)
 
 
