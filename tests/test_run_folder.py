@@ -25,7 +25,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     # as another process holds it, here on a descriptor of its own
     other = RunFolder(tmp_path)
     other.open(resume=True, overwrite=False)
-    half_written = tmp_path / ".train_log.jsonl.tmp"
+    half_written = tmp_path / ".run.json.0123456789ab.tmp"
     half_written.touch()
     before = sorted(tmp_path.rglob("*"))
     for how in ({"resume": True}, {"overwrite": True}, {}):
@@ -63,6 +63,34 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="expected a folder, got the file"):
         toy_trainer(tmp_path / "thesis.tex").fit(toy_entries(5))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+OTHERS = (".notes.tmp", ".said.tsv.4711.tmp", ".thesis.tex.0123456789ab.tmp", ".run.json.tmp")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_temporary_files_of_others_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("keep")
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match="not a training run"):
+            toy_trainer(tmp_path).fit(toy_entries(5), **how)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_only_its_own_temporary_files_go(tmp_path):
+    ours = [
+        tmp_path / f".{name}.0123456789ab.tmp"
+        for name in ("run.json", "model.safetensors", "curve.png")
+    ]
+    # a process killed before it had written anything else
+    ours[0].touch()
+    toy_trainer(tmp_path, max_updates=4).fit(toy_entries(5))
+    assert not ours[0].exists()
+    for how in ({"resume": True}, {"overwrite": True}):
+        for path in (*ours, *(tmp_path / name for name in OTHERS)):
+            path.touch()
+        toy_trainer(tmp_path, max_updates=4).fit(toy_entries(5), **how)
+        assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(OTHERS)
 
 
 def test_resume_of_a_shorter_run_gives_the_longer_run(tmp_path):
@@ -167,7 +195,7 @@ def test_half_written_things_do_not_matter(tmp_path):
     shutil.rmtree(run / "checkpoints" / "step-12")
     (run / "checkpoints" / ".tmp-step-12").mkdir()
     (run / "checkpoints" / ".tmp-step-12" / "model.safetensors").write_bytes(b"half")
-    (run / ".run.json.0123.tmp").write_text("{")
+    (run / ".run.json.0123456789ab.tmp").write_text("{")
     with (run / "train_log.jsonl").open("a") as file:
         file.write('{"update": 1')
     again = toy_trainer(run, toy_model(seed=5))
