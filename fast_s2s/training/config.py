@@ -37,7 +37,7 @@ class TrainingConfig:
     weight_decay:       weight decay, for adamw only
     schedule:           the learning rate after the warm-up: constant; linear: to zero at
                         max_updates; inverse_sqrt: of the update; plateau: lower whenever the dev
-                        score stands still
+                        score stands still, which takes dev entries
     warmup_updates:     updates over which the learning rate rises from zero; None: 200, with the
                         linear schedule half of max_updates at most
     plateau_factor:     plateau: what the learning rate is multiplied by
@@ -57,7 +57,8 @@ class TrainingConfig:
     evaluate_every:     updates between evaluations on the dev set
     dev_metric:         the dev score that picks the best model: loss, per, wer, exact_match, bleu
     dev_size:           evaluate on this many dev entries, spread evenly over the set; None: all
-    patience:           end after this many evaluations without a better dev score; None: never
+    patience:           end after this many evaluations without a better dev score, which takes dev
+                        entries; None: never
     checkpoint_every:   updates between checkpoints
     keep_checkpoints:   how many of the newest checkpoints to keep
     eval_batch_size:    rows decoded at once in an evaluation

@@ -18,7 +18,7 @@ from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import Tokenizer
 from fast_s2s.training import evaluation
-from fast_s2s.training.arguments import check_arguments
+from fast_s2s.training.arguments import check_arguments, check_dev_entries
 from fast_s2s.training.average import ExponentialAverage
 from fast_s2s.training.batches import BatchStream
 from fast_s2s.training.checkpoint import (
@@ -105,7 +105,8 @@ class Trainer:
         Raises FileExistsError if another process trains in the folder, or if it holds a run and
         neither `resume` nor `overwrite` is given, ValueError for data or settings other than the
         run began with, TypeError or ValueError for an argument that does not fit,
-        TrainingInterrupted after a signal, RuntimeError if the loss or the gradient is not finite.
+        TrainingInterrupted after a signal, RuntimeError if the loss or the gradient is not finite,
+        ModuleNotFoundError if a package is missing that scores dev entries.
         """
         check_arguments(train_entries, dev_entries, resume, overwrite, options or {})
         self._prepare(train_entries, dev_entries)
@@ -117,6 +118,7 @@ class Trainer:
 
     def _prepare(self, train_entries: Sequence[Entry], dev_entries: Sequence[Entry]) -> None:
         config, pipeline = self.config, self.pipeline
+        check_dev_entries(config, dev_entries)
         self._dataset = PairDataset(
             train_entries,
             pipeline.source_tokenizer,
