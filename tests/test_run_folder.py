@@ -9,6 +9,7 @@ import torch
 from helpers_training import numbers, toy_entries, toy_model, toy_trainer
 
 from fast_s2s.seq2seq import Seq2Seq
+from fast_s2s.training import checkpoint
 from fast_s2s.training.checkpoint import checkpoint_steps, latest_checkpoint
 from fast_s2s.training.run_folder import RunFolder, TrainLog
 
@@ -185,6 +186,27 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, keep):
     again = toy_trainer(tmp_path, max_updates=18, **settings)
     again.fit(entries, resume=True)
     assert latest_checkpoint(folder).path.name == "step-18"
+
+
+@pytest.mark.parametrize("old", ["cuda", "cuda.0", "cuda.3"])
+@pytest.mark.parametrize("rank", [0, 1, 11])
+def test_a_run_goes_on_on_another_gpu(monkeypatch, old, rank):
+    """Its generator is in the state in which the first one's was; checkpoints of before too."""
+    states = {2: torch.tensor([7], dtype=torch.uint8), 0: torch.tensor([1], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device.index])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({device.index: state})
+    )
+    saved = checkpoint.random_states(torch.device("cuda", 2))
+    assert set(saved) == {"cpu", "cuda"}
+    prefix = f"rank{rank}." if rank else ""
+    others = {f"rank{other}.{key}": torch.zeros(1) for other in (1, 11) for key in ("cpu", "cuda")}
+    ours = {f"{prefix}cpu": saved["cpu"], f"{prefix}{old}": saved["cuda"]}
+    if old != "cuda":
+        others.pop(f"{prefix}cuda", None)
+    checkpoint._restore_random({**others, **ours}, rank, torch.device("cuda", 0))
+    assert states[0].tolist() == [7]
 
 
 def test_half_written_things_do_not_matter(tmp_path):
