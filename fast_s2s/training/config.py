@@ -24,8 +24,9 @@ class TrainingConfig:
 
     max_updates:        end after this many updates of the weights
     max_epochs:         end after this many passes over the training data; None: no such limit
-    max_minutes:        end after this many minutes of training; the linear schedule then reaches
-                        zero by that time, if that is before max_updates. None: no such limit
+    max_minutes:        end after this many minutes of updates and evaluations, the saving of
+                        checkpoints not counted; the linear schedule then reaches zero by that
+                        time, if that is before max_updates. None: no such limit
     max_tokens:         size of a batch: rows times the longer of padded source and target
     accumulation_steps: batches whose gradients make one update
     max_length:         drop training pairs whose source or target has more tokens; None: keep all

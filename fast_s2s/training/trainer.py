@@ -96,7 +96,8 @@ class Trainer:
         train_entries: every target of an entry is trained on
         dev_entries:   an output counts as right if it is any of an entry's targets
         resume:        go on from the newest checkpoint in the folder, to the same numbers as
-                       without the break; with none there, begin
+                       without the break, but for a schedule that follows the clock (linear with
+                       max_minutes); with none there, begin
         overwrite:     remove the run in the folder first
         options:       JSON values kept in run.json, for whoever called
 
