@@ -258,6 +258,11 @@ class PairDataset:
         """(len(self),) int64, eos included."""
         return self._target.lengths
 
+    @property
+    def sides(self) -> tuple[_Sequences, _Sequences]:
+        """All sources, and all targets."""
+        return self._source, self._target
+
     def collate(self, indices: Sequence[int]) -> Batch:
         """The pairs at `indices`, in that order, padded to the longest on each side.
 
@@ -340,9 +345,9 @@ class _Sequences:
         start = self.starts[index]
         return self.ids[start : start + self.lengths[index]].long()
 
-    def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def padded(self, rows: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
         lengths = self.lengths[rows]
-        columns = torch.arange(int(lengths.max()))
+        columns = torch.arange(int(lengths.max()) if width is None else width)
         positions = self.starts[rows].unsqueeze(1) + columns
         # past its end a row reads its neighbour's ids, which the pad id then covers
         ids = self.ids[positions.clamp_(max=len(self.ids) - 1)].long()

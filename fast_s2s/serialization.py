@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import glob
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
+
+# digits in the name of a temporary file
+_HEX = 12
 
 # writes one file at the path it is given
 Writer = Callable[[Path], object]
@@ -142,7 +146,8 @@ def atomic_write_files(directory: str | os.PathLike[str], writers: Mapping[str, 
     """
     directory = Path(directory)
     temporaries = {
-        directory / name: directory / f".{name}.{secrets.token_hex(6)}.tmp" for name in writers
+        directory / name: directory / f".{name}.{secrets.token_hex(_HEX // 2)}.tmp"
+        for name in writers
     }
     try:
         for (path, temporary), write in zip(temporaries.items(), writers.values(), strict=True):
@@ -154,6 +159,12 @@ def atomic_write_files(directory: str | os.PathLike[str], writers: Mapping[str, 
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
     _sync_folder(directory)
+
+
+def temporaries_of(directory: str | os.PathLike[str], names: Iterable[str]) -> list[Path]:
+    """What processes left behind that were killed while they wrote files of these names."""
+    patterns = (f".{glob.escape(name)}.{'[0-9a-f]' * _HEX}.tmp" for name in names)
+    return [path for pattern in patterns for path in Path(directory).glob(pattern)]
 
 
 @contextlib.contextmanager

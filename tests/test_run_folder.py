@@ -9,7 +9,8 @@ import torch
 from helpers_training import numbers, toy_entries, toy_model, toy_trainer
 
 from fast_s2s.seq2seq import Seq2Seq
-from fast_s2s.training.checkpoint import latest_checkpoint
+from fast_s2s.training import checkpoint
+from fast_s2s.training.checkpoint import checkpoint_steps, latest_checkpoint
 from fast_s2s.training.run_folder import RunFolder, TrainLog
 
 
@@ -25,7 +26,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     # as another process holds it, here on a descriptor of its own
     other = RunFolder(tmp_path)
     other.open(resume=True, overwrite=False)
-    half_written = tmp_path / ".train_log.jsonl.tmp"
+    half_written = tmp_path / ".run.json.0123456789ab.tmp"
     half_written.touch()
     before = sorted(tmp_path.rglob("*"))
     for how in ({"resume": True}, {"overwrite": True}, {}):
@@ -63,6 +64,34 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="expected a folder, got the file"):
         toy_trainer(tmp_path / "thesis.tex").fit(toy_entries(5))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+OTHERS = (".notes.tmp", ".said.tsv.4711.tmp", ".thesis.tex.0123456789ab.tmp", ".run.json.tmp")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_temporary_files_of_others_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("keep")
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match="not a training run"):
+            toy_trainer(tmp_path).fit(toy_entries(5), **how)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_only_its_own_temporary_files_go(tmp_path):
+    ours = [
+        tmp_path / f".{name}.0123456789ab.tmp"
+        for name in ("run.json", "model.safetensors", "curve.png")
+    ]
+    # a process killed before it had written anything else
+    ours[0].touch()
+    toy_trainer(tmp_path, max_updates=4).fit(toy_entries(5))
+    assert not ours[0].exists()
+    for how in ({"resume": True}, {"overwrite": True}):
+        for path in (*ours, *(tmp_path / name for name in OTHERS)):
+            path.touch()
+        toy_trainer(tmp_path, max_updates=4).fit(toy_entries(5), **how)
+        assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(OTHERS)
 
 
 def test_resume_of_a_shorter_run_gives_the_longer_run(tmp_path):
@@ -135,6 +164,51 @@ def test_two_newest_checkpoints_are_kept_and_a_damaged_one_passed_over(tmp_path)
         latest_checkpoint(folder)
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, keep):
+    """And its own next checkpoints are the newest."""
+    entries, settings = toy_entries(30), {"schedule": "constant", "keep_checkpoints": keep}
+    toy_trainer(tmp_path, max_updates=20, **{**settings, "keep_checkpoints": 3}).fit(entries)
+    folder = tmp_path / "checkpoints"
+    for step in (16, 20):
+        (folder / f"step-{step}" / "state.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.warns(RuntimeWarning, match="passed over"),
+        pytest.raises(ValueError, match="seed was 1, is 9"),
+    ):
+        toy_trainer(tmp_path, seed=9, **settings).fit(entries, resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        toy_trainer(tmp_path, max_updates=14, **settings).fit(entries, resume=True)
+    assert latest_checkpoint(folder).path.name == "step-14"
+    assert checkpoint_steps(folder)[-1] == 14
+    again = toy_trainer(tmp_path, max_updates=18, **settings)
+    again.fit(entries, resume=True)
+    assert latest_checkpoint(folder).path.name == "step-18"
+
+
+@pytest.mark.parametrize("old", ["cuda", "cuda.0", "cuda.3"])
+@pytest.mark.parametrize("rank", [0, 1, 11])
+def test_a_run_goes_on_on_another_gpu(monkeypatch, old, rank):
+    """Its generator is in the state in which the first one's was; checkpoints of before too."""
+    states = {2: torch.tensor([7], dtype=torch.uint8), 0: torch.tensor([1], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device.index])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({device.index: state})
+    )
+    saved = checkpoint.random_states(torch.device("cuda", 2))
+    assert set(saved) == {"cpu", "cuda"}
+    prefix = f"rank{rank}." if rank else ""
+    others = {f"rank{other}.{key}": torch.zeros(1) for other in (1, 11) for key in ("cpu", "cuda")}
+    ours = {f"{prefix}cpu": saved["cpu"], f"{prefix}{old}": saved["cuda"]}
+    if old != "cuda":
+        others.pop(f"{prefix}cuda", None)
+    checkpoint._restore_random({**others, **ours}, rank, torch.device("cuda", 0))
+    assert states[0].tolist() == [7]
+
+
 def test_half_written_things_do_not_matter(tmp_path):
     entries, dev = toy_entries(30), toy_entries(8, seed=1)
     for name in ("whole", "broken"):
@@ -143,7 +217,7 @@ def test_half_written_things_do_not_matter(tmp_path):
     shutil.rmtree(run / "checkpoints" / "step-12")
     (run / "checkpoints" / ".tmp-step-12").mkdir()
     (run / "checkpoints" / ".tmp-step-12" / "model.safetensors").write_bytes(b"half")
-    (run / ".run.json.0123.tmp").write_text("{")
+    (run / ".run.json.0123456789ab.tmp").write_text("{")
     with (run / "train_log.jsonl").open("a") as file:
         file.write('{"update": 1')
     again = toy_trainer(run, toy_model(seed=5))

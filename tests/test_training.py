@@ -34,7 +34,7 @@ def test_accumulated_gradient_is_that_of_one_batch(assert_close, label_smoothing
     loss, tokens = accumulate_gradients(models[0], parts)
     whole, all_tokens = accumulate_gradients(models[1], [dataset.collate(range(23))])
     assert tokens == all_tokens == dataset.target_tokens
-    assert loss == pytest.approx(whole, rel=1e-12)
+    assert float(loss) == pytest.approx(float(whole), rel=1e-12)
     expected = gradients(models[1])
     for name, grad in gradients(models[0]).items():
         assert_close(grad, expected[name], name)
@@ -189,14 +189,6 @@ def test_longer_pairs_are_dropped_and_counted(tmp_path):
     entries = [*toy_entries(20, longest=3), Entry("01234", ("one",)), Entry("1", ("two " * 8,))]
     result = toy_trainer(tmp_path / "run", max_length=5).fit(entries)
     assert result.dropped == 2
-
-
-def test_loss_that_is_not_finite(tmp_path):
-    model = toy_model()
-    with torch.no_grad():
-        model.output_projection.bias.fill_(math.nan)
-    with pytest.raises(RuntimeError, match="loss of update 1 is nan"):
-        toy_trainer(tmp_path / "run", model).fit(toy_entries(5))
 
 
 def test_spread_takes_from_the_whole_set():

@@ -35,12 +35,13 @@ _TOKENIZERS = (pretrained.SOURCE_TOKENIZER_FILE, pretrained.TARGET_TOKENIZER_FIL
 
 
 class ExponentialAverage(AveragedModel):
-    """A copy of a model, in eval mode, whose weights follow its own: after update t, from 1,
+    """A copy of a model, in eval mode, whose weights follow its own: after the first update they
+    are the same, after update t = 2, 3, …
 
     average = d · average + (1 - d) · weights,  d = min(decay, t / (9 + t))
 
-    The first updates count for less, as in TensorFlow's `ExponentialMovingAverage`, whose t starts
-    at 0: so a short run is not held back by the weights it began with.
+    The first updates count for less, as in TensorFlow's `ExponentialMovingAverage`, whose t is
+    smaller by one: so a short run is not held back by its early weights.
     """
 
     def __init__(self, model: Seq2Seq, decay: float) -> None:

@@ -32,9 +32,7 @@ class BatchStream:
 
     def next(self, state: TrainingState) -> UpdateBatches:
         """The batches of the next update, all of one epoch; moves the position past them."""
-        if self._epoch[0] != state.epoch:
-            self._epoch = (state.epoch, self._all.batches(state.epoch))
-        batches = self._epoch[1]
+        batches = self._of(state.epoch)
         end = min(state.batch + self._per_update, len(batches))
         group = batches[state.batch : end]
         state.batch = end
@@ -57,6 +55,10 @@ class BatchStream:
 
     def epochs(self, state: TrainingState) -> float:
         """Passes over the data, with the fraction of the current one."""
-        epoch, batches = self._epoch
-        part = state.batch / len(batches) if epoch == state.epoch else 0.0
+        part = state.batch / len(self._of(state.epoch)) if state.batch else 0.0
         return state.epoch + part
+
+    def _of(self, epoch: int) -> list[list[int]]:
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._all.batches(epoch))
+        return self._epoch[1]

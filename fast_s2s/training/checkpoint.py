@@ -103,10 +103,23 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints."""
     for step in checkpoint_steps(folder)[:-keep]:
-        # a half-removed folder must not be taken for a checkpoint
-        doomed = folder / f".tmp-step-{step}"
-        (folder / f"step-{step}").rename(doomed)
-        shutil.rmtree(doomed)
+        _remove(folder, step)
+
+
+def remove_newer_checkpoints(folder: Path, step: int) -> None:
+    """Remove those after `step`, where a run goes on that could not read them: beside them its own
+    next ones would count as old.
+    """
+    for newer in checkpoint_steps(folder):
+        if newer > step:
+            _remove(folder, newer)
+
+
+def _remove(folder: Path, step: int) -> None:
+    # a half-removed folder must not be taken for a checkpoint
+    doomed = folder / f".tmp-step-{step}"
+    (folder / f"step-{step}").rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def restore(
@@ -132,7 +145,7 @@ def restore(
         saved.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved, "param_groups": groups})
-    _restore_random(checkpoint.random, rank)
+    _restore_random(checkpoint.random, rank, next(model.parameters()).device)
     return checkpoint.state
 
 
@@ -155,19 +168,20 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
     """Of torch's generators on the CPU and, if that is another one, the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        states[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
+        # without its number: a run may go on on another GPU
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def _restore_random(random: dict[str, Tensor], rank: int) -> None:
+def _restore_random(random: dict[str, Tensor], rank: int, device: torch.device) -> None:
     prefix = _of(rank)
     if f"{prefix}cpu" not in random:
         return
     torch.set_rng_state(random[f"{prefix}cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"{prefix}cuda.{index}" in random:
-            torch.cuda.set_rng_state(random[f"{prefix}cuda.{index}"], index)
+    # older checkpoints have the number of the GPU, one for each process: "cuda.3"
+    found = [key for key in random if key.startswith(f"{prefix}cuda")]
+    if device.type == "cuda" and found:
+        torch.cuda.set_rng_state(random[found[0]], device)
 
 
 def _of(rank: int) -> str:

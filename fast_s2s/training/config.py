@@ -24,8 +24,9 @@ class TrainingConfig:
 
     max_updates:        end after this many updates of the weights
     max_epochs:         end after this many passes over the training data; None: no such limit
-    max_minutes:        end after this many minutes of training; the linear schedule then reaches
-                        zero by that time, if that is before max_updates. None: no such limit
+    max_minutes:        end after this many minutes of updates and evaluations, the saving of
+                        checkpoints not counted; the linear schedule then reaches zero by that
+                        time, if that is before max_updates. None: no such limit
     max_tokens:         size of a batch: rows times the longer of padded source and target
     accumulation_steps: batches whose gradients make one update
     max_length:         drop training pairs whose source or target has more tokens; None: keep all
@@ -37,7 +38,7 @@ class TrainingConfig:
     weight_decay:       weight decay, for adamw only
     schedule:           the learning rate after the warm-up: constant; linear: to zero at
                         max_updates; inverse_sqrt: of the update; plateau: lower whenever the dev
-                        score stands still
+                        score stands still, which takes dev entries
     warmup_updates:     updates over which the learning rate rises from zero; None: 200, with the
                         linear schedule half of max_updates at most
     plateau_factor:     plateau: what the learning rate is multiplied by
@@ -57,7 +58,8 @@ class TrainingConfig:
     evaluate_every:     updates between evaluations on the dev set
     dev_metric:         the dev score that picks the best model: loss, per, wer, exact_match, bleu
     dev_size:           evaluate on this many dev entries, spread evenly over the set; None: all
-    patience:           end after this many evaluations without a better dev score; None: never
+    patience:           end after this many evaluations without a better dev score, which takes dev
+                        entries; None: never
     checkpoint_every:   updates between checkpoints
     keep_checkpoints:   how many of the newest checkpoints to keep
     eval_batch_size:    rows decoded at once in an evaluation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def plot_learning_curve(records: Sequence[dict[str, Any]], path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     atomic_write_bytes(path, picture.getvalue())
+
+
+def plot_where_possible(records: Sequence[dict[str, Any]], path: Path, *, stacklevel: int) -> None:
+    """`plot_learning_curve`, but without matplotlib only a warning. `stacklevel`: of this call."""
+    try:
+        plot_learning_curve(records, path)
+    except ModuleNotFoundError as error:
+        warnings.warn(f"no {path.name}: {error}", RuntimeWarning, stacklevel=stacklevel + 1)
 
 
 def _draw(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fast_s2s.data import Batch
@@ -22,7 +22,7 @@ def accumulate_gradients(
     total: int | None = None,
     processes: int = 1,
     **options: Any,
-) -> tuple[float, int]:
+) -> tuple[Tensor, int]:
     """Add the gradient of the mean loss per target token over all batches, as if they were one.
 
     model:     a `Seq2Seq`, or one replicated over `processes`, whose gradients are averaged
@@ -31,7 +31,8 @@ def accumulate_gradients(
     total:     target tokens of the update, of all processes; default those of the batches
     options:   of the model's forward
 
-    Returns the sum of the loss over the batches' target tokens, and `total`.
+    Returns the sum of the loss over the batches' target tokens, float64 on the model's device, and
+    `total`.
     """
     if counts is None:
         counts = [int(batch.tgt_lengths.sum()) for batch in batches]
@@ -49,4 +50,15 @@ def accumulate_gradients(
                 loss = model(src, tgt, src_lengths, tgt_lengths, **options).loss
             (loss * (count * processes / total)).backward()
         losses.append(loss.detach().double() * count)
-    return float(torch.stack(losses).sum()), total
+    return torch.stack(losses).sum(), total
+
+
+def clip_gradients(model: nn.Module, largest: float | None) -> Tensor:
+    """Scale the gradients down to the norm `largest`, if there is one; returns the norm they had,
+    on the model's device.
+    """
+    parameters = list(model.parameters())
+    if largest is not None:
+        return nn.utils.clip_grad_norm_(parameters, largest)
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(grads)

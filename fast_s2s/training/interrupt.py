@@ -23,7 +23,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class SignalCatcher:
-    """In the block, the first SIGINT or SIGTERM is only noted; the next does what it always does.
+    """In the block SIGTERM, however often, and the first SIGINT are only noted; a second SIGINT
+    does what it always does. A scheduler and `torchrun` may each send a SIGTERM, and then SIGKILL.
 
     Outside the main thread, where Python has no signals, nothing is caught.
     """
@@ -45,4 +46,5 @@ class SignalCatcher:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
-        self.__exit__()
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[number])

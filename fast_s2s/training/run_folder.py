@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fast_s2s.serialization import atomic_write_json, read_json
+from fast_s2s.serialization import atomic_write_json, read_json, temporaries_of
 
 _FORMAT = "fast_s2s-run"
 
@@ -52,10 +52,9 @@ class RunFolder:
             raise FileExistsError(f"output_dir: expected a folder, got the file {self.path}")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
-        # a process killed while it wrote leaves such files behind
-        for path in self.path.glob(".*.tmp"):
-            path.unlink()
-        occupied = any(self.path.iterdir())
+        # of a process killed while it wrote: no other's, which may be somebody's work
+        left = temporaries_of(self.path, (self.manifest_file.name, *_RUN_FILES, *_MODEL_FILES))
+        occupied = any(path not in left for path in self.path.iterdir())
         if occupied and not self.manifest_file.exists():
             raise FileExistsError(
                 f"output_dir: {self.path} holds files that are not a training run; choose another"
@@ -66,6 +65,8 @@ class RunFolder:
                 f"output_dir: {self.path} holds {state} training run; go on with it (--resume, "
                 "resume=True) or start again (--overwrite, overwrite=True)"
             )
+        for path in left:
+            path.unlink()
         if occupied and overwrite:
             self._clear()
             occupied = False

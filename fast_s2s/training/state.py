@@ -10,7 +10,8 @@ class TrainingState:
     """Where a run stands. With weights, optimiser, schedule and random states it decides the rest.
 
     epoch, batch:  passes over the data completed, and batches used of the current one
-    tokens:        target tokens trained on, `seconds` the time that took, evaluations included
+    tokens:        target tokens trained on, `seconds` the time that took, evaluations included,
+                   the saving of checkpoints not
     window_loss:   sum of the loss over the `window_tokens` target tokens since the last evaluation
     evaluated_at:  update of the last evaluation
     best_score:    best dev score, at update `best_update`, `evaluations_since_best` ago

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from fast_s2s.checks import check_bool, check_mapping, check_path
-from fast_s2s.data import Entry, PairDataset, check_entries
+from fast_s2s.checks import check_bool, check_path
+from fast_s2s.data import Entry, PairDataset
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import Tokenizer
 from fast_s2s.training import evaluation
+from fast_s2s.training.arguments import check_arguments, check_dev_entries
 from fast_s2s.training.average import ExponentialAverage
 from fast_s2s.training.batches import BatchStream
 from fast_s2s.training.checkpoint import (
@@ -27,14 +26,16 @@ from fast_s2s.training.checkpoint import (
     latest_checkpoint,
     prune_checkpoints,
     random_states,
+    remove_newer_checkpoints,
     restore,
     save_checkpoint,
 )
 from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
-from fast_s2s.training.curve import plot_learning_curve
+from fast_s2s.training.curve import plot_where_possible
 from fast_s2s.training.fingerprint import check_fingerprint, check_same_everywhere, fingerprint
-from fast_s2s.training.gradients import accumulate_gradients
+from fast_s2s.training.gradients import accumulate_gradients, clip_gradients
 from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
+from fast_s2s.training.optimizer import make_optimizer
 from fast_s2s.training.processes import Processes
 from fast_s2s.training.progress import Progress
 from fast_s2s.training.run_folder import RunFolder, TrainLog
@@ -95,7 +96,8 @@ class Trainer:
         train_entries: every target of an entry is trained on
         dev_entries:   an output counts as right if it is any of an entry's targets
         resume:        go on from the newest checkpoint in the folder, to the same numbers as
-                       without the break; with none there, begin
+                       without the break, but for a schedule that follows the clock (linear with
+                       max_minutes); with none there, begin
         overwrite:     remove the run in the folder first
         options:       JSON values kept in run.json, for whoever called
 
@@ -104,13 +106,10 @@ class Trainer:
         Raises FileExistsError if another process trains in the folder, or if it holds a run and
         neither `resume` nor `overwrite` is given, ValueError for data or settings other than the
         run began with, TypeError or ValueError for an argument that does not fit,
-        TrainingInterrupted after a signal, RuntimeError if the loss is not finite.
+        TrainingInterrupted after a signal, RuntimeError if the loss or the gradient is not finite,
+        ModuleNotFoundError if a package is missing that scores dev entries.
         """
-        check_entries("train_entries", train_entries)
-        check_entries("dev_entries", dev_entries)
-        check_bool("resume", resume)
-        check_bool("overwrite", overwrite)
-        _check_options(options or {})
+        check_arguments(train_entries, dev_entries, resume, overwrite, options or {})
         self._prepare(train_entries, dev_entries)
         try:
             self._begin(resume=resume, overwrite=overwrite, options=options or {})
@@ -120,6 +119,7 @@ class Trainer:
 
     def _prepare(self, train_entries: Sequence[Entry], dev_entries: Sequence[Entry]) -> None:
         config, pipeline = self.config, self.pipeline
+        check_dev_entries(config, dev_entries)
         self._dataset = PairDataset(
             train_entries,
             pipeline.source_tokenizer,
@@ -132,14 +132,7 @@ class Trainer:
         self._dev = evaluation.spread(dev_entries, config.dev_size)
         self._fingerprint = fingerprint(config, self.model, self._dataset, self._dev)
         check_same_everywhere(self._processes.gather(self._fingerprint))
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        self._optimizer = kind(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self._optimizer = make_optimizer(self.model, config)
         self._schedule = Schedule(config)
         self._average: ExponentialAverage | None = None
         # what is evaluated and saved
@@ -200,6 +193,7 @@ class Trainer:
 
     def _take_folder(self) -> None:
         self._log.rewind(self.state.log_position)
+        remove_newer_checkpoints(self.folder.checkpoints, self.state.update)
         self.folder.write_manifest(self._manifest)
 
     def _train(self, signals: SignalCatcher) -> str:
@@ -209,22 +203,27 @@ class Trainer:
             started = time.monotonic()
             stop = self._stop_reason()
             due = stop is not None or state.update % config.evaluate_every == 0
-            if due and state.update > state.evaluated_at:
+            due = due and state.update > state.evaluated_at
+            # who sent a signal may not wait for an evaluation; the run that goes on begins with it
+            if due and not self._signal:
                 self._evaluate()
+                due = False
                 state.seconds += time.monotonic() - started
                 self._agree(signals)
                 stop = self._stop_reason()
-            due = (
-                stop is not None or self._signal > 0 or state.update % config.checkpoint_every == 0
-            )
-            if due and self._saved_at != state.update:
+            if self._checkpoint_due(stop):
                 self._save()
-            if stop is not None:
+            if stop is not None and not due:
                 return stop
             if self._signal:
                 path = self.folder.checkpoints / f"step-{state.update}"
                 raise TrainingInterrupted(self._signal, path)
             self._update()
+
+    def _checkpoint_due(self, stop: str | None) -> bool:
+        update = self.state.update
+        due = stop is not None or self._signal > 0 or update % self.config.checkpoint_every == 0
+        return due and self._saved_at != update
 
     def _agree(self, signals: SignalCatcher) -> None:
         """On how late it is, and whether to leave: clocks and signals differ."""
@@ -255,7 +254,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        loss, tokens = accumulate_gradients(
+        part, tokens = accumulate_gradients(
             self._replica,
             batches,
             bf16=config.precision == "bf16",
@@ -265,14 +264,12 @@ class Trainer:
             sampling_probability=sampling_probability(config, state.update + 1),
             sampling_passes=config.scheduled_sampling_passes,
         )
-        loss = float(self._processes.gather_numbers(loss).sum())
-        if not abs(loss) < float("inf"):
-            raise RuntimeError(
-                f"the loss of update {state.update + 1} is {loss}: a lower learning_rate, more "
-                "warmup_updates or a smaller clip_norm may help"
-            )
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = clip_gradients(self.model, config.clip_norm)
+        # in one go: a GPU is waited for once
+        told = self._processes.gather_numbers(*torch.stack([part, norm.double()]).tolist())
+        loss = float(told[:, 0].sum())
+        self._check_finite("loss", loss)
+        self._check_finite("norm of the gradient", float(told[:, 1].amax()))
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.model)
@@ -285,6 +282,14 @@ class Trainer:
         if self._writer is not None:
             self._writer.add_scalar("train/loss", loss / tokens, state.update)
             self._writer.add_scalar("train/learning_rate", rate, state.update)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        """While the weights are still those of the update before."""
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"the {what} of update {self.state.update + 1} is {value}: a lower learning_rate, "
+                "more warmup_updates or a smaller clip_norm may help"
+            )
 
     def _time_used(self) -> float:
         limit = self.config.max_minutes
@@ -308,7 +313,7 @@ class Trainer:
         if self._processes.is_main:
             self._log.append(record)
             state.log_position = self._log.position()
-        self._progress.evaluation(record, config.dev_metric, best and bool(self._dev))
+        self._progress.evaluation(record, config.dev_metric, state.update == state.best_update)
         if self._writer is not None:
             for name in ("dev_loss", "per", "wer", "exact_match", "bleu"):
                 if name in record:
@@ -324,8 +329,13 @@ class Trainer:
         sign = -1.0 if self.config.dev_metric in HIGHER_IS_BETTER else 1.0
         # an evaluation at the end only must leave no trace in a run that goes on to a later end
         regular = state.update % self.config.evaluate_every == 0
+        finite = math.isfinite(score)
         if regular:
-            self._schedule.observe(sign * score)
+            self._schedule.observe(sign * score if finite else math.inf)
+        if not finite:
+            state.evaluations_since_best += regular
+            # a folder without a model would be worse
+            return state.best_score is None
         if state.best_score is not None and sign * score >= sign * state.best_score:
             state.evaluations_since_best += regular
             return False
@@ -375,25 +385,12 @@ class Trainer:
         return result
 
     def _complete_folder(self) -> None:
-        try:
-            plot_learning_curve(self._log.records(), self.folder.curve_file)
-        except ModuleNotFoundError as error:
-            warnings.warn(
-                f"no {self.folder.curve_file.name}: {error}", RuntimeWarning, stacklevel=5
-            )
+        plot_where_possible(self._log.records(), self.folder.curve_file, stacklevel=5)
         self.folder.write_manifest(self._manifest)
 
 
 # 2^64 over the golden ratio: seeds of processes far from each other
 _GOLDEN = 0x9E3779B97F4A7C15
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    check_mapping("options", options)
-    try:
-        json.dumps(dict(options))
-    except TypeError as error:
-        raise TypeError(f"options: expected JSON values: {error}") from error
 
 
 # the name of a dev metric in the log, where it is not its own
