@@ -10,6 +10,7 @@ import torch
 
 from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
+from fast_s2s.extras import require
 from fast_s2s.pipeline import Pipeline, TextPipeline
 from fast_s2s.text import Level, Tokenizer
 from fast_s2s.training.config import TrainingConfig
@@ -58,6 +59,13 @@ def score_outputs(
     if with_bleu:
         result["bleu"] = metrics.bleu(outputs, references)
     return result
+
+
+def require_scorers(config: TrainingConfig) -> None:
+    """Raises ModuleNotFoundError now for a package that `dev_scores` would miss later."""
+    require("rapidfuzz.distance")
+    if config.dev_metric == "bleu":
+        require("sacrebleu")
 
 
 def dev_scores(
