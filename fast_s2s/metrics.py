@@ -82,12 +82,6 @@ def score(
     )
 
 
-def require_scorers(*, with_bleu: bool = False) -> None:
-    """Raises ModuleNotFoundError now if `score` would later, or `bleu`."""
-    for module in ("rapidfuzz.distance", *["sacrebleu"] * with_bleu):
-        require(module)
-
-
 def bleu(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, tokenize: str = "13a"
 ) -> float:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fast_s2s import metrics
 from fast_s2s.checks import check_bool, check_mapping
 from fast_s2s.data import Entry, check_entries
+from fast_s2s.training import evaluation
 from fast_s2s.training.config import TrainingConfig
 
 
@@ -38,7 +38,7 @@ def check_dev_entries(config: TrainingConfig, dev_entries: Sequence[Entry]) -> N
     ModuleNotFoundError for a package that scoring needs.
     """
     if dev_entries:
-        metrics.require_scorers(with_bleu=config.dev_metric == "bleu")
+        evaluation.require_scorers(config)
         return
     waiting = {"patience": config.patience is not None, "schedule": config.schedule == "plateau"}
     for name, waits in waiting.items():

@@ -10,6 +10,7 @@ import torch
 
 from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
+from fast_s2s.extras import require
 from fast_s2s.pipeline import Pipeline, TextPipeline
 from fast_s2s.text import Level, Tokenizer, Vocabulary
 from fast_s2s.tokenizer import normalize
@@ -78,6 +79,13 @@ def _lowercases(tokenizer: Tokenizer, references: Sequence[Sequence[str]]) -> bo
     words = {word for targets in references for target in targets for word in target.split()}
     capitals = (word for word in words if word != word.lower())
     return any(tokenizer.decode(tokenizer.encode(w)).strip() == w.lower() for w in capitals)
+
+
+def require_scorers(config: TrainingConfig) -> None:
+    """Raises ModuleNotFoundError now for a package that `dev_scores` would miss later."""
+    require("rapidfuzz.distance")
+    if config.dev_metric == "bleu":
+        require("sacrebleu")
 
 
 def dev_scores(
