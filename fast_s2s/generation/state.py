@@ -141,7 +141,7 @@ def check_state(
     if not isinstance(state, DecoderState):
         raise TypeError(f"state: expected a DecoderState, got {type(state).__name__}")
     layers = (config.num_hidden_states, config.num_decoder_layers)
-    batch = _check_layers(state, "decoder", layers, config.hidden_size, dtype, device)
+    batch = _check_layers(state, "decoder", layers, config, dtype, device)
     _check_memory(state, batch, config, dtype, device)
     check_what_was_written(state, batch, config.tgt_vocab_size, device)
 
@@ -183,7 +183,7 @@ def check_encoder_state(
     if not isinstance(state, EncoderState):
         raise TypeError(f"state: expected an EncoderState, got {type(state).__name__}")
     layers = (config.num_encoder_layers,) * 2
-    rows = _check_layers(state, "encoder", layers, config.hidden_size, dtype, device)
+    rows = _check_layers(state, "encoder", layers, config, dtype, device)
     if rows != batch:
         raise ValueError(f"state: expected {batch} rows, as src has, got {rows}")
     _check_memory(state, batch, config, dtype, device)
@@ -193,7 +193,7 @@ def _check_layers(
     state: DecoderState | EncoderState,
     which: str,
     layers: tuple[int, int],
-    hidden_size: int,
+    config: Seq2SeqConfig,
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
@@ -201,8 +201,10 @@ def _check_layers(
     axes = f"({which} layers, batch, hidden_size)"
     for name, count in zip(("h", "c"), layers, strict=True):
         value = getattr(state, name)
-        sizes = (count, batch, hidden_size)
-        check_tensor(f"state.{name}", value, axes, sizes, _expected(value, dtype, device), device)
+        sizes = (count, batch, config.hidden_size)
+        check_tensor(
+            f"state.{name}", value, axes, sizes, _expected(value, config, dtype, device), device
+        )
     assert batch is not None
     return batch
 
@@ -226,7 +228,7 @@ def _check_memory(
     values, keys, lengths = state.memory
 
     def check(name: str, value: Tensor, size: int, steps: int | None) -> None:
-        sizes, known = (batch, steps, size), _expected(value, dtype, device)
+        sizes, known = (batch, steps, size), _expected(value, config, dtype, device)
         check_tensor(f"state.memory.{name}", value, "(batch, steps, size)", sizes, known, device)
 
     check("values", values, config.memory_size, None)
@@ -235,12 +237,15 @@ def _check_memory(
     check_token_ids("state.memory.lengths", lengths, values.size(1) + 1, "lengths")
 
 
-def _expected(value: object, dtype: torch.dtype, device: torch.device) -> torch.dtype | None:
+def _expected(
+    value: object, config: Seq2SeqConfig, dtype: torch.dtype, device: torch.device
+) -> torch.dtype | None:
     """The type a state must have; None where any will do."""
     # autocast chooses the type of states itself
     any_dtype = autocast_dtype(device.type) is not None
-    # what a decoder computes in that was packed in another type
-    packed = isinstance(value, Tensor) and value.dtype == torch.float32
+    # what weights of half precision are computed in, and those packed in another type
+    narrow = dtype.itemsize < 4 or config.decoder_dtype is not None
+    packed = narrow and isinstance(value, Tensor) and value.dtype == torch.float32
     return None if any_dtype or packed else dtype
 
 
