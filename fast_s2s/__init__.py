@@ -19,8 +19,8 @@ from fast_s2s.generation import EncoderState as EncoderState
 from fast_s2s.generation import GenerateOutput as GenerateOutput
 from fast_s2s.lstm import LSTM as LSTM
 from fast_s2s.lstm import LSTMCell as LSTMCell
-from fast_s2s.pipeline import Prediction as Prediction
 from fast_s2s.pipeline import TextPipeline as TextPipeline
+from fast_s2s.prediction import Prediction as Prediction
 from fast_s2s.reranking import RerankingPipeline as RerankingPipeline
 from fast_s2s.seq2seq import Seq2Seq as Seq2Seq
 from fast_s2s.seq2seq import Seq2SeqOutput as Seq2SeqOutput

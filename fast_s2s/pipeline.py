@@ -1,144 +1,24 @@
-"""`TextPipeline`: text in, text out, over a model and its two tokenizers; what pipelines share."""
+"""`TextPipeline`: text in, text out, over a model and its two tokenizers."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_integer, shown
+from fast_s2s.checks import shown
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton, GenerateOutput
-from fast_s2s.generation.arguments import row_seeds
+from fast_s2s.prediction import Hypothesis, Pipeline, Prediction
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import load_tokenizer
 from fast_s2s.tokenizer import Tokenizer, check_tokenizer
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One output of several: fields as in `Prediction`."""
-
-    text: str
-    score: float | None
-    num_tokens: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model made of one input.
-
-    text:       the output; the best, or the first sample
-    score:      natural logarithm of its probability by the model alone, the end of sequence
-                included if it was reached; None if not asked for
-    num_tokens: tokens generated, the end of sequence included
-    unknown:    symbols of the input that the source vocabulary lacks
-    nbest:      with `num_return_sequences` all outputs, this one first: of a beam search from the
-                best, as its own score ranks them
-    """
-
-    text: str
-    score: float | None
-    num_tokens: int
-    unknown: int
-    nbest: tuple[Hypothesis, ...] = ()
-
-
-class Pipeline(ABC, Generic[Row]):
-    """Text in, text out: what pipelines of one model and of several have in common.
-
-    model: whose generation config counts, and whose device; in eval mode, where dropout is off
-    """
-
-    model: Seq2Seq | Ensemble
-    target_tokenizer: Tokenizer
-
-    def __call__(self, texts: Sequence[str], **options: Any) -> list[str]:
-        """The outputs of one batch of inputs, in order. Options as in `predict`."""
-        return [prediction.text for prediction in self.predict(texts, **options)]
-
-    def predict(
-        self,
-        texts: Sequence[str],
-        *,
-        scores: bool = False,
-        constraint: Any = None,
-        **options: Any,
-    ) -> list[Prediction]:
-        """Outputs and counts of one batch of inputs, in order.
-
-        scores:     also compute the outputs' log-probabilities, by one more pass
-        constraint: outputs are among these texts, or what `compile_constraint` made of them
-        options:    of `Seq2Seq.generate`: `max_new_tokens`, `num_beams`, `do_sample`, ...
-
-        Raises TypeError unless `texts` is a sequence of strings, TypeError or ValueError for an
-        option that does not fit.
-        """
-        rows = self.encode(texts)
-        return self.predict_ids(rows, scores=scores, constraint=constraint, **options)
-
-    @abstractmethod
-    def encode(self, texts: Sequence[str]) -> list[Row]:
-        """Each input as `predict_ids` takes it. Raises TypeError unless `texts` is a sequence of
-        strings.
-        """
-
-    @abstractmethod
-    def predict_ids(
-        self, rows: Sequence[Row], *, scores: bool = False, constraint: Any = None, **options: Any
-    ) -> list[Prediction]:
-        """`predict` for inputs that `encode` has seen, on another thread perhaps."""
-
-    @abstractmethod
-    def compile_constraint(self, texts: Iterable[str]) -> Any:
-        """What `constraint` takes for outputs among these texts."""
-
-    @abstractmethod
-    def compile_decoder(self, dtype: torch.dtype | str | None = None) -> None:
-        """Pack the weights of every decoder in this type, as `Seq2Seq.compile_decoder`."""
-
-    def stream(
-        self, texts: Iterable[str], *, batch_size: int = 64, **options: Any
-    ) -> Iterator[list[Prediction]]:
-        """Predictions batch by batch, in order, reading no further ahead than one batch.
-
-        options: as in `predict`. With a `seed` samples do not depend on the batch size
-
-        Raises TypeError or ValueError naming the argument that does not fit.
-        """
-        check_integer("batch_size", batch_size, 1)
-        if isinstance(texts, str) or not isinstance(texts, Iterable):
-            raise TypeError(f"texts: expected an iterable of strings, got {shown(texts)}")
-        source = iter(texts)
-        batches = iter(lambda: list(islice(source, batch_size)), [])
-        seeds = self.seeds(options)
-        return (self.predict(batch, **{**options, **seeds(len(batch))}) for batch in batches)
-
-    def seeds(self, options: Mapping[str, Any]) -> Callable[[int], dict[str, Tensor]]:
-        """For batches of one run: a function of a batch's size that gives its rows' own seeds as
-        the option `seed`, or no option where there is no seed in `options` or the model's config.
-        """
-        seed = options.get("seed", self.model.generation_config.seed)
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            return lambda size: {}
-        first = 0
-
-        def next_seeds(size: int) -> dict[str, Tensor]:
-            nonlocal first
-            first += size
-            return {"seed": row_seeds(seed, size, first - size).to(self.model.device)}
-
-        return next_seeds
 
 
 class TextPipeline(Pipeline[list[int]]):
@@ -225,18 +105,16 @@ class TextPipeline(Pipeline[list[int]]):
         if constraint is not None and not isinstance(constraint, Automaton):
             constraint = self.compile_constraint(constraint)
         src, src_lengths = self._pad(rows)
-        output = self.model.generate(
-            src, src_lengths, constraint=constraint, **{**options, **_WHAT_IS_RETURNED}
-        )
+        output = self._search(src, src_lengths, constraint, options)
         per_row = len(output.lengths) // len(rows)
         log_probabilities: list[float] | list[None] = [None] * len(output.lengths)
         if scores:
             repeated = src.repeat_interleave(per_row, 0), src_lengths.repeat_interleave(per_row)
             log_probabilities = self._scores(*repeated, output).tolist()
         found = [
-            Hypothesis(self.target_tokenizer.decode(ids[1 : 1 + length]), score, length)
-            for ids, length, score in zip(
-                output.sequences.tolist(), output.lengths.tolist(), log_probabilities, strict=True
+            Hypothesis(text, score, length)
+            for text, length, score in zip(
+                self._texts(output), output.lengths.tolist(), log_probabilities, strict=True
             )
         ]
         impossible = output.sequences_scores.isneginf().tolist()
@@ -286,28 +164,16 @@ class TextPipeline(Pipeline[list[int]]):
         """What a search finds for each of the inputs: its possible outputs, those that ended if any
         did. None where nothing is possible. Options as in `predict`.
         """
-        src, src_lengths = self._pad(rows)
-        output = self.model.generate(
-            src, src_lengths, constraint=constraint, **{**options, **_WHAT_IS_RETURNED}
-        )
+        output = self._search(*self._pad(rows), constraint, options)
         last = output.sequences.gather(1, output.lengths.unsqueeze(1)).squeeze(1)
         ends = self.model.generation_config.eos_token_id
         ended = torch.isin(last, last.new_tensor([ends] if isinstance(ends, int) else ends))
         per_row = len(output.lengths) // len(rows)
         found: list[list[str]] = []
-        each = zip(
-            output.sequences.tolist(),
-            output.lengths.tolist(),
-            output.sequences_scores.isneginf().tolist(),
-            ended.tolist(),
-            strict=True,
-        )
+        impossible = output.sequences_scores.isneginf().tolist()
+        each = zip(self._texts(output), impossible, ended.tolist(), strict=True)
         for _ in rows:
-            possible = [
-                (self.target_tokenizer.decode(ids[1 : 1 + length]), whole)
-                for ids, length, impossible, whole in islice(each, per_row)
-                if not impossible
-            ]
+            possible = [(text, whole) for text, never, whole in islice(each, per_row) if not never]
             any_ended = any(whole for _, whole in possible)
             found.append([text for text, whole in possible if whole or not any_ended])
         return found
@@ -340,6 +206,21 @@ class TextPipeline(Pipeline[list[int]]):
         src, src_lengths = self._pad(rows)
         tgt, tgt_lengths = self._pad(outputs, self.model.config.eos_token_id)
         return self._log_probabilities(src, src_lengths, tgt, tgt_lengths).tolist()
+
+    def _search(
+        self, src: Tensor, lengths: Tensor, constraint: Automaton | None, options: dict[str, Any]
+    ) -> GenerateOutput:
+        returned = {**options, **_WHAT_IS_RETURNED}
+        found = self.model.generate(src, lengths, constraint=constraint, **returned)
+        assert isinstance(found, GenerateOutput)
+        return found
+
+    def _texts(self, output: GenerateOutput) -> list[str]:
+        sequences, lengths = output.sequences.tolist(), output.lengths.tolist()
+        return [
+            self.target_tokenizer.decode(ids[1 : 1 + length])
+            for ids, length in zip(sequences, lengths, strict=True)
+        ]
 
     def _pad(self, rows: Sequence[Sequence[int]], eos: int | None = None) -> tuple[Tensor, Tensor]:
         """Ids (B, S), each row ended by eos as in training, and the lengths (B,)."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from fast_s2s.checks import check_sequence
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton
-from fast_s2s.pipeline import Hypothesis, Pipeline, Prediction, TextPipeline
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.prediction import Hypothesis, Pipeline, Prediction
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 
 # options that no vocabulary is needed for, and no chance
@@ -209,24 +211,25 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         penalty = options.get("length_penalty", config.length_penalty)
         total, rank = [0.0] * len(texts), [0.0] * len(texts)
         first_lengths: list[int] = []
+        ends = list(accumulate(map(len, candidates)))
+        rows = [range(end - len(row), end) for row, end in zip(candidates, ends, strict=True)]
         for pipeline, weight, sources in zip(self.pipelines, self.weights, columns, strict=True):
             ids = [pipeline.target_tokenizer.encode(text) for text in texts]
             lengths = [len(each) + 1 for each in ids]
             first_lengths = first_lengths or lengths
+            scores: list[float] = []
             # no more rows at once than were asked for
             for start in range(0, len(texts), len(candidates)):
                 part = slice(start, start + len(candidates))
                 given = [sources[index] for index in of_row[part]]
-                for at, score in enumerate(pipeline.score_ids(given, ids[part]), start):
-                    # a model that says nothing leaves the choice to the others
-                    score = 0.0 if math.isnan(score) else score
+                scores += pipeline.score_ids(given, ids[part])
+            for row in rows:
+                for at, score in zip(row, _heard([scores[at] for at in row]), strict=True):
                     total[at] += weight * score
-                    rank[at] += weight * score / _power(lengths[at], penalty)
+                    rank[at] += weight * score / lengths[at] ** penalty
         ranked: list[list[Hypothesis]] = []
-        end = 0
-        for row in candidates:
-            start, end = end, end + len(row)
-            order = sorted(range(start, end), key=lambda at: -rank[at])
+        for row in rows:
+            order = sorted(row, key=lambda at: -rank[at])
             found = [Hypothesis(texts[at], total[at], first_lengths[at]) for at in order]
             ranked.append(found or [Hypothesis("", -math.inf, 0)])
         return ranked
@@ -275,6 +278,15 @@ def _size(pipeline: TextPipeline) -> float:
     return float(len(pipeline.model.models)) if isinstance(pipeline.model, Ensemble) else 1.0
 
 
+def _heard(scores: list[float]) -> list[float]:
+    """Of one row's candidates by one pipeline: what is NaN is impossible, but one that says nothing
+    at all leaves the choice to the others.
+    """
+    if all(map(math.isnan, scores)):
+        return [0.0] * len(scores)
+    return [-math.inf if math.isnan(score) else score for score in scores]
+
+
 def _shares(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights over their sum."""
     for index, weight in enumerate(weights):
@@ -285,8 +297,3 @@ def _shares(weights: Sequence[float]) -> tuple[float, ...]:
             raise ValueError(f"weights[{index}]: expected above 0 and finite, got {weight}")
     parts = [float(weight) / float(max(weights)) for weight in weights]
     return tuple(part / math.fsum(parts) for part in parts)
-
-
-def _power(length: int, penalty: float) -> float:
-    """length^penalty, as far as there are such numbers."""
-    return math.exp(min(max(penalty * math.log(length), -700.0), 700.0))

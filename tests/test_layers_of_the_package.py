@@ -34,6 +34,7 @@ ROWS = [
     {"unrolled", "inputs"},
     {"seq2seq"},
     {"ensemble"},
+    {"prediction"},
     {"pipeline"},
     {"reranking"},
     {"training", "bundled", "benchmarking", "explain", "onnx"},

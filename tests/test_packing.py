@@ -11,9 +11,7 @@ import pytest
 import torch
 from helpers_seq2seq import ARCHITECTURES, make_batch, make_model
 
-import fast_s2s
 from fast_s2s import Seq2Seq, serialization, stored
-from fast_s2s.decoding import reference
 from fast_s2s.generation import packing
 from fast_s2s.generation.encoding import is_served
 
@@ -369,45 +367,3 @@ def test_packed_encoder_reads_as_the_layer_does(backend, architecture, dtype, as
                 model.bridge.c[0].weight.mul_(0.5)
             if model.attention is not None and model.attention.key is not None:
                 model.attention.key.weight.mul_(0.5)
-
-
-def test_models_that_were_never_trained_pay_nothing(monkeypatch):
-    looked = []
-    monkeypatch.setattr(packing, "_sums", lambda tensors: looked.append(1))
-    model, batch = make_model(), make_batch()
-    with torch.no_grad():
-        model(batch.src, batch.tgt)
-    model.generate(batch.src)
-    assert not looked
-    model(batch.src, batch.tgt)
-    model.generate(batch.src)
-    assert looked
-
-
-def test_a_change_while_packing_is_seen(monkeypatch):
-    model, batch = make_model(), make_batch()
-    pack = packing.pack_decoder
-
-    def meanwhile(*arguments):
-        packed = pack(*arguments)
-        in_place(model)
-        return packed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(packing, "pack_decoder", meanwhile)
-        model.generate(batch.src)
-    assert_current(model, batch)
-
-
-@pytest.mark.parametrize("backend", ["native", "reference"])
-def test_a_pack_stays_what_it_was(backend):
-    model, batch = make_model(attention="additive"), make_batch()
-    with fast_s2s.backend(backend), torch.no_grad():
-        packed = packing.pack_decoder(model._decoder_weights())
-        context = model.encode(batch.src, batch.src_lengths)
-        token = torch.full((len(batch.src),), 1)
-        before = reference.step(packed.dense, token, context.h, context.c, context.memory)
-        for parameter in model.parameters():
-            parameter.mul_(3)
-        after = reference.step(packed.dense, token, context.h, context.c, context.memory)
-    assert torch.equal(before.logits, after.logits)

@@ -174,6 +174,21 @@ def test_a_model_that_says_nothing_leaves_the_choice(pipelines):
     assert joint(TEXTS, **SHORT) == pipelines[0](TEXTS, **SHORT)
 
 
+def test_an_output_that_is_nan_to_one_is_not_chosen(pipelines, monkeypatch):
+    (before,) = RerankingPipeline(pipelines).predict(["123"], **SHORT)
+    judge = pipelines[1]
+    score_ids, best = judge.score_ids, judge.target_tokenizer.encode(before.text)
+
+    def broken(rows, outputs):
+        scores = score_ids(rows, outputs)
+        return [math.nan if ids == best else s for ids, s in zip(outputs, scores, strict=True)]
+
+    monkeypatch.setattr(judge, "score_ids", broken)
+    options = {"scores": True, "num_return_sequences": 4, **SHORT}
+    (after,) = RerankingPipeline(pipelines).predict(["123"], **options)
+    assert after.text != before.text and after.score > -math.inf
+
+
 @pytest.mark.parametrize("penalty", [-50.0, 50.0])
 def test_the_largest_penalties(pipelines, penalty):
     found = RerankingPipeline(pipelines)(TEXTS, length_penalty=penalty, **SHORT)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fast_s2s.cli.options import UsageError, load_pipelines, positive_int
 from fast_s2s.configuration import DECODER_DTYPES, GenerationConfig
-from fast_s2s.pipeline import Hypothesis, Pipeline, Prediction, Row
+from fast_s2s.prediction import Hypothesis, Pipeline, Prediction, Row
 from fast_s2s.reranking import RerankingPipeline
 
 # options that only mean something when choosing by chance: they switch it on

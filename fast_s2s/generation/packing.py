@@ -74,7 +74,7 @@ class PackedCache:
         self, tensors: list[Tensor], dtype: torch.dtype | None, pack: Callable[[], Packed]
     ) -> Packed:
         last = self._last
-        sums = _sums(tensors) if self._by_content else None
+        sums = self._look(tensors)
         if (
             last is not None
             and last.dtype == dtype
@@ -92,6 +92,14 @@ class PackedCache:
             self._last = _Last(seen, sums, dtype, packed)
         return packed
 
+    def _look(self, tensors: list[Tensor]) -> list[float] | None:
+        if not self._by_content:
+            return None
+        if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            # a graph that is being captured waits for no number, and must not pack either
+            return None if self._last is None else self._last.sums
+        return _sums(tensors)
+
     def used_with_gradients(self) -> None:
         """From now on weights may change without a trace."""
         self._by_content = True
@@ -102,12 +110,8 @@ class PackedCache:
 
 
 def _sums(tensors: list[Tensor]) -> list[float] | None:
-    """Of all numbers and of their squares; None where none can be trained, or a CUDA graph is being
-    captured, which waits for no number.
-    """
+    """Of all numbers and of their squares; None where none can be trained."""
     if not any(tensor.requires_grad for tensor in tensors):
-        return None
-    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return None
     with torch.no_grad():
         found = []

@@ -24,7 +24,7 @@ class Graph:
         self._onnx = onnx
         self._outer = outer
         self._count = 0
-        self._known: dict[tuple[Any, ...], str] = {}
+        self._known: dict[tuple[Any, ...] | None, str] = {}
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -42,12 +42,15 @@ class Graph:
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if isinstance(value, float):
             array = array.astype(np.float32)
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.size < 64 else (id(value),)
-        if key not in self._known or array.size >= 64:
-            self._known[key] = self.name(hint or "constant")
-            tensor = self._onnx.numpy_helper.from_array(array, self._known[key])
-            self.constants.append(tensor)
-        return self._known[key]
+        # weights are as many constants as are asked for
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size < 64 else None
+        if key in self._known:
+            return self._known[key]
+        name = self.name(hint or "constant")
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        if key is not None:
+            self._known[key] = name
+        return name
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node of one output. An input that is left out is an empty name."""

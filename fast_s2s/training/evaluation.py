@@ -11,7 +11,8 @@ import torch
 from fast_s2s import metrics
 from fast_s2s.data import Entry, PairDataset, TokenBatches, group_references
 from fast_s2s.extras import require
-from fast_s2s.pipeline import Pipeline, TextPipeline
+from fast_s2s.pipeline import TextPipeline
+from fast_s2s.prediction import Pipeline
 from fast_s2s.text import Level, Tokenizer, Vocabulary
 from fast_s2s.tokenizer import normalize
 from fast_s2s.training.config import TrainingConfig
