@@ -4,16 +4,18 @@
 #include "decode.h"
 #include "linear.h"
 #include "read.h"
+#include "transducer.h"
 
 namespace fast_s2s {
 
-#define FAST_S2S_DECLARE(isa)                           \
-  namespace isa {                                       \
-  void decode_describe(PackedHeader& header);           \
-  void decode_pack(const PackArgs& args, void* packed); \
-  void decode(const DecodeArgs& args, int threads);     \
-  void read(const ReadArgs& args, int threads);         \
-  void linear(const LinearArgs& args, int threads);     \
+#define FAST_S2S_DECLARE(isa)                               \
+  namespace isa {                                           \
+  void decode_describe(PackedHeader& header);               \
+  void decode_pack(const PackArgs& args, void* packed);     \
+  void decode(const DecodeArgs& args, int threads);         \
+  void read(const ReadArgs& args, int threads);             \
+  void linear(const LinearArgs& args, int threads);         \
+  void transducer(const TransducerArgs& args, int threads); \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -49,6 +51,10 @@ void decode_read_cpu(const ReadArgs& args, int threads) { FAST_S2S_DISPATCH(read
 
 void decode_linear_cpu(const LinearArgs& args, int threads) {
   FAST_S2S_DISPATCH(linear(args, threads));
+}
+
+void transducer_greedy_cpu(const TransducerArgs& args, int threads) {
+  FAST_S2S_DISPATCH(transducer(args, threads));
 }
 
 }  // namespace fast_s2s

@@ -25,3 +25,4 @@
 #include "decode.h"
 #include "linear.h"
 #include "read.h"
+#include "transducer.h"

@@ -60,6 +60,15 @@ decode_encode(const std::vector<torch::stable::Tensor>& packed, const std::vecto
               int64_t layers, int64_t directions, const std::vector<int64_t>& pairs, bool bridged,
               bool outputs, bool feeding);
 
+// On the CPU alone: the greedy search of a transducer. `packed`: predictor, projection if there is
+// one, joiner; `headers`: theirs; `state`: h, c, token, skip. Returns tokens, frames, scores (B, U)
+// and their counts (B), then the state.
+std::vector<torch::stable::Tensor> transducer_greedy(
+    const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& headers,
+    const std::vector<torch::stable::Tensor>& state, const torch::stable::Tensor& encoded,
+    const torch::stable::Tensor& lengths, const std::vector<int64_t>& durations, int64_t blank,
+    int64_t max_symbols, bool relu);
+
 namespace cuda {
 
 DecodePackOp decode_pack;

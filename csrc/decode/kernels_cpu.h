@@ -19,6 +19,7 @@
 #include "engine_cpu.h"
 #include "reader_cpu.h"
 #include "linear_cpu.h"
+#include "transducer_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -71,6 +72,13 @@ void linear(const LinearArgs& args, int threads) {
   std::memcpy(&header, args.packed, sizeof(header));
   dispatch_panel(header.weights,
                  [&](auto panel) { Linear<decltype(panel)>(header, args).run(threads); });
+}
+
+void transducer(const TransducerArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.predictor, sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { Transducer<decltype(panel)>(header, args).run(threads); });
 }
 
 }  // namespace FAST_S2S_ISA

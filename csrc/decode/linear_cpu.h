@@ -13,6 +13,21 @@ class Linear {
   static constexpr int64_t kRows = 96;
 
  public:
+  // What a thread keeps for itself.
+  struct Own {
+    Own(int64_t rows_given, int64_t k_size)
+        : most(std::min(rows_given, kRows)),
+          rows(most, k_size),
+          sums(most * kColumns),
+          named(most) {
+      std::iota(named.begin(), named.end(), 0);
+    }
+    const int64_t most;
+    typename Panel::Operand rows;
+    Scratch<A> sums;
+    std::vector<int64_t> named;
+  };
+
   Linear(const PackedHeader& header, const LinearArgs& args)
       : h_(header),
         args_(args),
@@ -28,14 +43,12 @@ class Linear {
 #pragma omp parallel num_threads(team)
     {
       const int count = omp_get_num_threads();
-      run_thread(omp_get_thread_num(), count);
+      Own own(args_.rows, h_.output);
+      run_thread(omp_get_thread_num(), count, own);
       // OpenMP's own would not tell that one had no core
       end.wait(count);
     }
   }
-
- private:
-  static constexpr int64_t kUsPerThread = 10;
 
   // About how long one thread takes.
   int64_t microseconds() const {
@@ -44,26 +57,26 @@ class Linear {
            layout_.vocab_panels * layout_.recurrent_bytes / kBytesPerUs;
   }
 
-  void run_thread(int thread, int threads) const {
+  // The thread's panels, of all rows.
+  void run_thread(int thread, int threads, Own& own) const {
     const Share mine(layout_.vocab_panels, thread, threads);
-    const int64_t most = std::min(args_.rows, kRows);
-    typename Panel::Operand rows(most, h_.output);
-    Scratch<A> sums(most * kColumns);
-    std::vector<int64_t> named(most);
-    std::iota(named.begin(), named.end(), 0);
-    for (int64_t first = 0; first < args_.rows; first += kRows) {
-      const int64_t count = std::min(kRows, args_.rows - first);
-      rows.set(x_ + first, count, h_.output);
+    A* sums = own.sums.get();
+    for (int64_t first = 0; first < args_.rows; first += own.most) {
+      const int64_t count = std::min(own.most, args_.rows - first);
+      own.rows.set(x_ + first, count, h_.output);
       for (int64_t panel = mine.begin; panel < mine.end; ++panel) {
         const A* bias = reinterpret_cast<const A*>(base_ + layout_.bias(0, panel));
-        for (int64_t i = 0; i < count; ++i) std::copy_n(bias, kColumns, sums.get() + i * kColumns);
-        multiply_rows<Panel>(rows, named.data(), count, h_.output,
-                             base_ + layout_.vocab_panel(panel), sums.get());
+        for (int64_t i = 0; i < count; ++i) std::copy_n(bias, kColumns, sums + i * kColumns);
+        multiply_rows<Panel>(own.rows, own.named.data(), count, h_.output,
+                             base_ + layout_.vocab_panel(panel), sums);
         const int64_t begin = panel * kColumns;
-        for (int64_t i = 0; i < count; ++i) finish(sums.get() + i * kColumns, y_[first + i], begin);
+        for (int64_t i = 0; i < count; ++i) finish(sums + i * kColumns, y_[first + i], begin);
       }
     }
   }
+
+ private:
+  static constexpr int64_t kUsPerThread = 10;
 
   void finish(const A* sums, A* y, int64_t begin) const {
     typedef typename Simd<A>::Vec V;

@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fast_s2s.decoding import reference
-from fast_s2s.decoding.contract import Header
+from fast_s2s.decoding.linear import LinearWeights as LinearWeights
+from fast_s2s.decoding.linear import PackedLinear, pack_linear
 from fast_s2s.decoding.packed import PackedDecoder, pack_encoder
-from fast_s2s.decoding.weights import DTYPES, LayerWeights
-from fast_s2s.reference import accumulate_dtype
-from fast_s2s.stored import Stored, store
-
-
-class LinearWeights(NamedTuple):
-    """weight (outputs, inputs), bias (outputs,)."""
-
-    weight: Tensor
-    bias: Tensor | None
+from fast_s2s.decoding.weights import LayerWeights
 
 
 class EncoderWeights(NamedTuple):
@@ -56,26 +47,6 @@ class Encoded(NamedTuple):
     keys: Tensor
 
 
-class _Linear(NamedTuple):
-    weight: Stored
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.dense(x.dtype), self.bias)
-
-    def packed(self) -> Tensor:
-        """For the native op: weights of no layers, whose vocabulary the matrix is."""
-        scales = [] if self.weight.scale is None else [self.weight.scale]
-        none = self.bias.new_empty(self.bias.size(0), 0)
-        return torch.ops.fast_s2s.decode_pack(
-            [self.weight.values], scales, [self.bias], none, 0, False, False, 0, False, False
-        )
-
-    def header(self, dtype: torch.dtype) -> Header:
-        outputs, inputs = self.weight.values.shape
-        return Header(DTYPES.index(dtype), 0, 0, inputs, outputs, 0, False, False)
-
-
 @dataclass(frozen=True, eq=False)
 class PackedEncoder:
     """Made by `pack_whole_encoder`; later changes of a model do not reach it. Fields as in
@@ -87,8 +58,8 @@ class PackedEncoder:
     dtype: torch.dtype
     layers: tuple[PackedDecoder, ...]
     directions: int
-    bridges: tuple[_Linear, ...]
-    key: _Linear | None
+    bridges: tuple[PackedLinear, ...]
+    key: PackedLinear | None
 
     def run(
         self,
@@ -143,7 +114,7 @@ class PackedEncoder:
             h, c, values = reference.read(dense, zeros, zeros, values, lengths, outputs=True)
             ends.append([part.transpose(0, 1).flatten(1) for part in (h, c)])
 
-        def start(which: int, bridges: Sequence[_Linear]) -> Tensor:
+        def start(which: int, bridges: Sequence[PackedLinear]) -> Tensor:
             found = [ends[layer][which] for layer in pairs]
             if bridges:
                 found = [bridge(end) for bridge, end in zip(bridges, found, strict=True)]
@@ -169,7 +140,6 @@ def pack_whole_encoder(weights: EncoderWeights, dtype: torch.dtype) -> PackedEnc
 
     The first layer looks its products up in a table.
     """
-    acc = accumulate_dtype(dtype)
     # what the others read are values: an embedding of one row has their size
     none = weights.embedding.new_zeros(1, weights.layers[-1].w_ih.size(1))
     layers = []
@@ -178,16 +148,10 @@ def pack_whole_encoder(weights: EncoderWeights, dtype: torch.dtype) -> PackedEnc
         embedding = weights.embedding if looked_up else none
         layers.append(pack_encoder(embedding, [layer], dtype, "on" if looked_up else "off"))
 
-    def linear(given: LinearWeights) -> _Linear:
-        bias = given.bias
-        if bias is None:
-            bias = given.weight.new_zeros(given.weight.size(0))
-        return _Linear(store(given.weight, dtype), bias.detach().to(acc))
-
     return PackedEncoder(
         dtype,
         tuple(layers),
         weights.directions,
-        tuple(map(linear, weights.bridges)),
-        None if weights.key is None else linear(weights.key),
+        tuple(pack_linear(bridge, dtype) for bridge in weights.bridges),
+        None if weights.key is None else pack_linear(weights.key, dtype),
     )

@@ -1,5 +1,5 @@
-"""The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read` and `decode_encode`: schemas
-and fake kernels. They have no gradients.
+"""The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read`, `decode_encode` and
+`transducer_greedy`: schemas and fake kernels. They have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -35,6 +35,10 @@ _library.define(
     "decode_encode(Tensor[] packed, int[] headers, Tensor tokens, Tensor lengths, int layers, "
     "int directions, int[] pairs, bool bridged, bool outputs, bool feeding) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "transducer_greedy(Tensor[] packed, int[] headers, Tensor[] state, Tensor encoded, "
+    "Tensor lengths, int[] durations, int blank, int max_symbols, bool relu) -> Tensor[]"
 )
 
 
@@ -163,3 +167,21 @@ def _(
         made(batch if outputs else 0, steps, joined),
         made(batch if keyed else 0, steps, each[-1].vocab if keyed else 0),
     )
+
+
+@torch.library.register_fake("fast_s2s::transducer_greedy")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    headers: list[int],
+    state: list[Tensor],
+    encoded: Tensor,
+    lengths: Tensor,
+    durations: list[int],
+    blank: int,
+    max_symbols: int,
+    relu: bool,
+) -> list[Tensor]:
+    longest = torch.library.get_ctx().new_dynamic_size()
+    tokens = lengths.new_empty(lengths.size(0), longest)
+    found = [tokens, torch.empty_like(tokens), torch.empty_like(tokens, dtype=torch.float64)]
+    return [*found, torch.empty_like(lengths), *map(torch.empty_like, state)]
