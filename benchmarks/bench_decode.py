@@ -10,6 +10,7 @@ from benchmarks.decode_problem import Generation
 from benchmarks.decode_sides import OURS, SLOW, WITHOUT
 from benchmarks.ensemble_sides import LOOP, Together
 from benchmarks.seq2seq_sides import Step
+from benchmarks.transducer_sides import Speech
 from fast_s2s.benchmarking.cases import Case, Versus
 
 
@@ -60,6 +61,12 @@ def decode_cases() -> list[Case]:
             cases.append(Case("words", workload, (Versus("g2p-en 2.1.0", target),), name))
     for batch, beams in ((1, 1), (1, 5), (64, 1), (64, 5)):
         cases.append(Case("ensemble", Together(3, 256, 50, batch, beams=beams), (Versus(LOOP),)))
+    for speech in (Speech(2, 640, 1025, 1), Speech(2, 640, 1025, 1, durations=5)):
+        for name in (OURS, f"{OURS} int8"):
+            peers = (Versus(loop, 5), Versus("ONNX Runtime step loop"))
+            cases.append(Case("speech", speech, peers, name))
+    for speech in (Speech(1, 320, 500, 1), Speech(1, 320, 500, 16), Speech(2, 640, 1025, 16)):
+        cases.append(Case("speech", speech, (Versus(loop),)))
     for step in (Step(1, 256, 100, 32, 20, 20), Step(2, 512, 1000, 16, 30, 30)):
         cases.append(Case("training step", step, (Versus("nn.LSTM model"),)))
     return cases

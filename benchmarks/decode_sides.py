@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import transformers_peer
+from benchmarks import onnx_peers, transformers_peer
 from benchmarks.decode_problem import BOS, DecodeProblem
-from benchmarks.onnx_peers import SPINNING_S, _iofc, _optional
+from benchmarks.onnx_peers import SPINNING_S
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.decoding import decode, pack_decoder
@@ -124,12 +124,8 @@ def transformers_beam(problem: DecodeProblem) -> Prepared:
 
 def onnx_runtime_loop(problem: DecodeProblem) -> Prepared:
     """A step as one graph, its states handed on by IO binding."""
-    runtime = _optional("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(_onnx(problem), options, providers=["CPUExecutionProvider"])
-    names = [f"{kind}_{layer}" for kind in "hc" for layer in range(problem.workload.layers)]
+    session = onnx_peers.session(_onnx(problem))
+    names = onnx_peers.state_names(problem.workload.layers)
     start = torch.cat((problem.h, problem.c)).unsqueeze(1).numpy()
     workload = problem.workload
 
@@ -234,49 +230,28 @@ def _side(
 
 def _onnx(problem: DecodeProblem) -> bytes:
     """token (1, B) and states (1, B, H) -> the next ones."""
-    onnx = _optional("onnx")
+    onnx = onnx_peers._optional("onnx")
     helper, array = onnx.helper, onnx.numpy_helper.from_array
     workload = problem.workload
-    state = (1, workload.batch, workload.hidden)
-    constants = [
-        array(problem.embedding.weight.detach().numpy(), "embedding"),
+    nodes, constants = onnx_peers.step_nodes(problem.embedding, problem.lstm)
+    constants += [
         array(problem.output.weight.detach().t().contiguous().numpy(), "weight"),
         array(problem.output.bias.detach().numpy(), "bias"),
-        array(torch.tensor([1]).numpy(), "directions"),
     ]
-    nodes = [helper.make_node("Gather", ["embedding", "token"], ["x_0"])]
-    for layer in range(workload.layers):
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        w, r, b_w, b_r = (_iofc(getattr(problem.lstm, f"{kind}_l{layer}")) for kind in kinds)
-        bias = torch.cat((torch.from_numpy(b_w), torch.from_numpy(b_r))).numpy()
-        for name, values in (("W", w), ("R", r), ("B", bias)):
-            constants.append(array(values[None], f"{name}_{layer}"))
-        inputs = [f"x_{layer}", f"W_{layer}", f"R_{layer}", f"B_{layer}", ""]
-        nodes.append(
-            helper.make_node(
-                "LSTM",
-                [*inputs, f"h_{layer}", f"c_{layer}"],
-                [f"y_{layer}", f"h_next_{layer}", f"c_next_{layer}"],
-                hidden_size=workload.hidden,
-            )
-        )
-        nodes.append(helper.make_node("Squeeze", [f"y_{layer}", "directions"], [f"x_{layer + 1}"]))
     nodes += [
         helper.make_node("MatMul", [f"x_{workload.layers}", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["logits"]),
         helper.make_node("ArgMax", ["logits"], ["next"], axis=2, keepdims=0),
     ]
-    names = [f"{kind}{{}}_{layer}" for kind in "hc" for layer in range(workload.layers)]
-    single, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-    info = helper.make_tensor_value_info
-    token = (1, workload.batch)
-    graph = helper.make_graph(
-        nodes,
-        "step",
-        [*(info(name.format(""), single, state) for name in names), info("token", whole, token)],
-        [info("next", whole, token), *(info(n.format("_next"), single, state) for n in names)],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    token, state = (1, workload.batch), (1, workload.batch, workload.hidden)
+
+    def infos(name: str, suffix: str) -> list[Any]:
+        info = helper.make_tensor_value_info
+        states = onnx_peers.state_names(workload.layers, suffix)
+        return [
+            info(name, onnx.TensorProto.INT64, token),
+            *(info(each, onnx.TensorProto.FLOAT, state) for each in states),
+        ]
+
+    inputs, outputs = infos("token", ""), infos("next", "_next")
+    return onnx_peers.step_model("step", nodes, inputs, outputs, constants)

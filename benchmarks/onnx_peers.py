@@ -19,15 +19,11 @@ SPINNING_S = 0.05
 
 
 def onnx_runtime(problem: Problem) -> Side:
-    runtime = _optional("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(_model(problem), options, providers=["CPUExecutionProvider"])
+    run = session(_model(problem)).run
     feeds, layers = _feeds(problem), problem.workload.layers
     return Side(
         "ONNX Runtime",
-        lambda: session.run(None, feeds),
+        lambda: run(None, feeds),
         lambda raw: _named(raw, layers),
         rest_s=SPINNING_S,
     )
@@ -90,13 +86,7 @@ def _model(problem: Problem) -> bytes:
     states = [f"{kind}{{}}_{layer}" for kind in "hc" for layer in range(workload.layers)]
     inputs = {"x": shape} | {name.format(0): (1, *shape[1:]) for name in states}
     outputs = {"y": shape} | {name.format(""): (1, *shape[1:]) for name in states}
-    graph = onnx.helper.make_graph(
-        nodes, "lstm", _infos(onnx, inputs), _infos(onnx, outputs), constants
-    )
-    opsets = [onnx.helper.make_opsetid("", 17)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return step_model("lstm", nodes, _infos(onnx, inputs), _infos(onnx, outputs), constants)
 
 
 def _infos(onnx: ModuleType, shapes: Mapping[str, tuple[int, ...]]) -> list[Any]:
@@ -130,3 +120,56 @@ def _iofc(weight: Tensor) -> np.ndarray:
     """From torch's order of gates (i f g o) to that of ONNX (i o f g)."""
     i, f, g, o = weight.detach().chunk(4)
     return torch.cat([i, o, f, g]).numpy()
+
+
+def step_model(
+    name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: list[Any]
+) -> bytes:
+    """A graph of these as a model."""
+    onnx = _optional("onnx")
+    graph = onnx.helper.make_graph(nodes, name, inputs, outputs, constants)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.checker.check_model(model)
+    found: bytes = model.SerializeToString()
+    return found
+
+
+def session(model: bytes) -> Any:
+    """ONNX Runtime's, with as many threads as torch has."""
+    runtime = _optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def state_names(layers: int, suffix: str = "") -> list[str]:
+    """Of a step's states: h of each layer, then c."""
+    return [f"{kind}{suffix}_{layer}" for kind in "hc" for layer in range(layers)]
+
+
+def step_nodes(embedding: nn.Embedding, lstm: nn.LSTM) -> tuple[list[Any], list[Any]]:
+    """Nodes and constants of one step: token (1, B) and states (1, B, H), as `state_names` has
+    them, to the states with suffix "_next", and x_<layers> (1, B, H).
+    """
+    onnx = _optional("onnx")
+    helper, array = onnx.helper, onnx.numpy_helper.from_array
+    constants = [
+        array(embedding.weight.detach().numpy(), "embedding"),
+        array(torch.tensor([1]).numpy(), "directions"),
+    ]
+    nodes = [helper.make_node("Gather", ["embedding", "token"], ["x_0"])]
+    for layer in range(lstm.num_layers):
+        constants += _layer_constants(onnx, lstm, layer)
+        inputs = [f"x_{layer}", *(f"{name}_{layer}" for name in ("W", "R", "B")), ""]
+        nodes.append(
+            helper.make_node(
+                "LSTM",
+                [*inputs, f"h_{layer}", f"c_{layer}"],
+                [f"y_{layer}", f"h_next_{layer}", f"c_next_{layer}"],
+                hidden_size=lstm.hidden_size,
+            )
+        )
+        nodes.append(helper.make_node("Squeeze", [f"y_{layer}", "directions"], [f"x_{layer + 1}"]))
+    return nodes, constants

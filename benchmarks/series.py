@@ -59,11 +59,14 @@ def step_times(result: Result) -> list[dict[str, Any]]:
     return lines
 
 
+_NOT_BY_TOKEN = ("training step", "ensemble", "speech")
+
+
 def token_times(result: Result) -> list[dict[str, Any]]:
     """µs per token of every side, ours first, by shape. A batch counts as one: a step of it."""
     shapes: dict[str, dict[str, float]] = {}
     for row in result.measured(kind="time"):
-        if "vocab" not in row["workload"] or row["group"] in ("training step", "ensemble"):
+        if "vocab" not in row["workload"] or row["group"] in _NOT_BY_TOKEN:
             continue
         sides = shapes.setdefault(row["shape"], {})
         for side in ("ours", "peer"):

@@ -106,6 +106,16 @@ def _together() -> Sort:
     return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
 
 
+def _speech() -> Sort:
+    from benchmarks import decode_problem, transducer_sides
+
+    def prepare(name: str, problem: Any) -> Prepared:
+        return transducer_sides.SIDES[name](problem)
+
+    make = transducer_sides.SpeechProblem
+    return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
+
+
 def _training_step() -> Sort:
     from benchmarks import seq2seq_sides
 
@@ -120,6 +130,7 @@ KINDS: dict[str, Callable[[], Sort]] = {
     "Generation": _generation,
     "Words": _words,
     "Together": _together,
+    "Speech": _speech,
     "Step": _training_step,
 }
 

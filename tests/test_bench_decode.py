@@ -8,15 +8,23 @@ import pytest
 import torch
 from helpers_benchmarks import PLAN
 
-from benchmarks import bench_decode, ensemble_sides, g2p_sides, seq2seq_sides, suite
+from benchmarks import (
+    bench_decode,
+    ensemble_sides,
+    g2p_sides,
+    seq2seq_sides,
+    suite,
+    transducer_sides,
+)
 from benchmarks.bench_decode import decode_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.ensemble_sides import Together, TogetherProblem
 from benchmarks.seq2seq_sides import Step, StepProblem
+from benchmarks.transducer_sides import Speech, SpeechProblem
 from fast_s2s.benchmarking import machine
 from fast_s2s.benchmarking.cases import Case, Versus
-from fast_s2s.benchmarking.harness import gate
+from fast_s2s.benchmarking.harness import Unavailable, gate
 
 SAMPLED = Generation(2, 8, 11, 3, steps=6, sample=True)
 RAGGED = Generation(1, 8, 11, 4, steps=6, ragged=True)
@@ -72,6 +80,7 @@ _SIDES = {
     "words": g2p_sides.SIDES,
     "training step": seq2seq_sides.SIDES,
     "ensemble": ensemble_sides.SIDES,
+    "speech": transducer_sides.SIDES,
 }
 
 
@@ -82,6 +91,22 @@ def test_ensembles_agree_with_the_reference(name, beams):
     side, expected = ensemble_sides.SIDES[name](problem)
     assert gate(side, expected, TOLERANCE)
     assert expected["tokens"].shape == (4, 7) and expected["tokens"].unique().numel() > 3
+
+
+@pytest.mark.parametrize("name", transducer_sides.SIDES)
+@pytest.mark.parametrize(
+    "speech", [Speech(2, 24, 30, 1), Speech(1, 24, 30, 1, durations=3), Speech(1, 24, 30, 5)]
+)
+def test_transducers_agree_with_the_reference(name, speech):
+    problem = SpeechProblem(speech)
+    expected = problem.expected()["tokens"]
+    assert 15 < (expected != 29).sum() / speech.batch < 45
+    try:
+        side, expected = transducer_sides.SIDES[name](problem)
+    except Unavailable as reason:
+        assert speech.batch > 1 and "one row only" in str(reason), reason
+    else:
+        assert gate(side, expected, TOLERANCE)
 
 
 def case_rows(case):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +72,11 @@ class TransducerWeights(NamedTuple):
         if getattr(lstm, "bidirectional", False):
             raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
         parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        layers = tuple(
-            LayerWeights(*(getattr(lstm, f"{part}_l{index}", None) for part in parts))
-            for index in range(int(lstm.num_layers))  # type: ignore[arg-type]
-        )
+        count: Any = lstm.num_layers
+        found: list[list[Any]] = [
+            [getattr(lstm, f"{part}_l{index}", None) for part in parts] for index in range(count)
+        ]
+        layers = tuple(LayerWeights(*layer) for layer in found)
         given = None if projection is None else LinearWeights(projection.weight, projection.bias)
         return cls(embedding.weight, layers, LinearWeights(output.weight, output.bias), given)
 
@@ -289,10 +290,7 @@ def transducer_greedy(
         lengths = torch.full((batch,), frames, device=device)
     else:
         lengths = check_lengths("lengths", lengths, batch, frames, device)
-    if state is None:
-        state = transducer.initial_state(batch)
-    else:
-        state = _checked(transducer, state, batch)
+    state = _begin(transducer, state, batch)
     # it is for a model's own products, not for those of packed weights
     with torch.autocast(device.type, enabled=False):
         found = transducer.run(state, values_in(encoded, transducer.acc), lengths, max_symbols)
@@ -300,10 +298,12 @@ def transducer_greedy(
     return TransducerResult(found.tokens, found.counts, found.frames, found.scores, state)
 
 
-def _checked(
-    transducer: PackedTransducer, state: TransducerState, batch: int
+def _begin(
+    transducer: PackedTransducer, state: TransducerState | None, batch: int
 ) -> TransducerState:
-    """In the transducer's type."""
+    """The state, or the initial one, in the transducer's type."""
+    if state is None:
+        return transducer.initial_state(batch)
     if not isinstance(state, TransducerState):
         raise TypeError(f"state: expected a TransducerState, got {type(state).__name__}")
     predictor, device = transducer.predictor, transducer.device
