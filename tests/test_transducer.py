@@ -114,6 +114,18 @@ def test_rows_that_never_stop_choosing_or_never_begin(backend, blank_bias, asser
         assert found.tokens.shape == (3, 0)
 
 
+def test_a_frame_counts_its_own_symbols(backend, assert_close):
+    case = Case(durations=(0, 1))
+    weights = random_transducer(case, blank_bias=-100)
+    weights.output.bias[-2:] = 0
+    encoded, lengths = random_frames(case, frames=40)
+    transducer = packed_as(case, weights, torch.float64)
+    found = transducer_greedy(transducer, encoded, lengths, max_symbols=3)
+    assert_as_plain(case, weights, encoded, lengths, found, 3, assert_close)
+    most = found.frames[0].bincount()
+    assert most.min() == 1 and most.max() == 3
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_pieces_give_what_the_whole_gives(backend, case):
     transducer = packed_as(case, random_transducer(case), torch.float32)
@@ -252,6 +264,21 @@ def test_weights_of_modules(backend, kind, assert_close):
         lengths = torch.full((3,), 15)
         args = case, exact, encoded.double(), lengths, found, 10
         assert assert_as_plain(*args, assert_close) > 5
+
+
+def test_layers_that_are_modules_of_their_own(backend):
+    embedding, output, whole = nn.Embedding(13, 20), nn.Linear(20, 13), nn.LSTM(20, 20, 2)
+    parts = nn.ModuleList([nn.LSTM(20, 20), nn.LSTM(20, 20)])
+    for name, parameter in whole.named_parameters():
+        setattr(parts[int(name[-1])], name[:-1] + "0", parameter)
+    encoded = 3 * torch.randn(2, 15, 20)
+    one, other = (
+        transducer_greedy(
+            pack_transducer(TransducerWeights.of(embedding, lstm, output), blank=0), encoded
+        )
+        for lstm in (whole, parts)
+    )
+    assert one.lengths.min() > 3 and torch.equal(one.token_scores, other.token_scores)
 
 
 def test_a_pack_does_not_follow_its_model(backend):

@@ -28,7 +28,7 @@ from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.linear import LinearWeights, PackedLinear, pack_linear
 from fast_s2s.decoding.packed import PackedDecoder, choose_backend, pack_decoder
 from fast_s2s.decoding.transducer_reference import DenseTransducer, Found, greedy
-from fast_s2s.decoding.weights import DecoderWeights, LayerWeights
+from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
 
 ACTIVATIONS = ("tanh", "relu")
 
@@ -55,11 +55,12 @@ class TransducerWeights(NamedTuple):
     def of(
         cls,
         embedding: nn.Embedding,
-        lstm: nn.Module,
+        lstm: nn.Module | Sequence[nn.Module],
         output: nn.Linear,
         projection: nn.Linear | None = None,
     ) -> TransducerWeights:
-        """Those of modules; `lstm` is a `torch.nn.LSTM` or `fast_s2s.LSTM` of one direction.
+        """Those of modules; `lstm` is a `torch.nn.LSTM` or `fast_s2s.LSTM` of one direction, or
+        several, one after the other.
 
         Raises TypeError or ValueError naming the module that does not fit.
         """
@@ -67,16 +68,10 @@ class TransducerWeights(NamedTuple):
             _check_module(name, module)
         if projection is not None:
             _check_module("projection", projection)
-        if not hasattr(lstm, "weight_ih_l0"):
-            raise TypeError(f"lstm: expected an LSTM, got {type(lstm).__name__}")
-        if getattr(lstm, "bidirectional", False):
-            raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
-        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        count: Any = lstm.num_layers
-        found: list[list[Any]] = [
-            [getattr(lstm, f"{part}_l{index}", None) for part in parts] for index in range(count)
-        ]
-        layers = tuple(LayerWeights(*layer) for layer in found)
+        modules: Any = lstm if isinstance(lstm, (Sequence, nn.ModuleList)) else [lstm]
+        layers = tuple(layer for module in modules for layer in _layers(module))
+        if not layers:
+            raise ValueError("lstm: expected at least one, got none")
         given = None if projection is None else LinearWeights(projection.weight, projection.bias)
         return cls(embedding.weight, layers, LinearWeights(output.weight, output.bias), given)
 
@@ -230,8 +225,7 @@ def pack_transducer(
     device = output.weight.device
     check_tensor("embedding", embedding, "(V, E)", (vocab, None), None, device)
     check_integer("blank", blank, 0, vocab - 1)
-    if not layers:
-        raise ValueError("layers: expected at least one, got none")
+    check_layers(layers)
     outputs = layers[0].w_hh.size(1)
     if projection is not None:
         _check_linear("projection", projection, "(J, R)", joined, outputs, embedding)
@@ -284,6 +278,8 @@ def transducer_greedy(
         raise TypeError(f"transducer: expected a PackedTransducer, got {got}")
     device, joined = transducer.device, transducer.joined_size
     check_tensor("encoded", encoded, "(B, T, J)", (None, None, joined), None, device)
+    if not encoded.dtype.is_floating_point:
+        raise ValueError(f"encoded: expected a floating-point dtype, got {encoded.dtype}")
     check_integer("max_symbols", max_symbols, 1)
     batch, frames = encoded.shape[:2]
     if lengths is None:
@@ -316,6 +312,21 @@ def _begin(
     check_token_ids("state.skip", state.skip, _LONGEST + 1, "numbers of frames")
     acc = transducer.acc
     return state._replace(h=values_in(state.h, acc), c=values_in(state.c, acc))
+
+
+def _layers(lstm: Any) -> list[LayerWeights]:
+    weight = getattr(lstm, "weight_hh_l0", None)
+    # a GRU has three gates
+    if weight is None or weight.size(0) != 4 * lstm.hidden_size:
+        raise TypeError(f"lstm: expected an LSTM, got {type(lstm).__name__}")
+    if lstm.bidirectional:
+        raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    found: list[list[Any]] = [
+        [getattr(lstm, f"{part}_l{index}", None) for part in parts]
+        for index in range(lstm.num_layers)
+    ]
+    return [LayerWeights(*layer) for layer in found]
 
 
 def _check_module(name: str, module: object) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_bool, check_integer, check_tensor
+from fast_s2s.checks import check_bool, check_integer, check_sequence, check_tensor
 
 # numbered as `WeightType` of csrc/decode/decode.h
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)
@@ -57,6 +57,19 @@ class DecoderWeights(NamedTuple):
     attention: AttentionWeights | None = None
 
 
+def check_layers(layers: Any) -> None:
+    """Raises TypeError or ValueError unless these are the weights of at least one layer."""
+    check_sequence("layers", layers, "LayerWeights")
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, LayerWeights):
+            got = type(layer).__name__
+            raise TypeError(f"layers[{index}]: expected LayerWeights, got {got}")
+        if not (isinstance(layer.w_hh, Tensor) and layer.w_hh.dim() == 2):
+            raise TypeError(f"layers[{index}].w_hh: expected a tensor (4H, R)")
+
+
 def check_weights(weights: DecoderWeights) -> None:
     if not isinstance(weights, DecoderWeights):
         raise TypeError(f"weights: expected DecoderWeights, got {type(weights).__name__}")
@@ -74,8 +87,7 @@ def check_weights(weights: DecoderWeights) -> None:
     check("embedding", embedding, "(V, E)", output.size(0), None)
     if weights.output_bias is not None:
         check("output_bias", weights.output_bias, "(V,)", output.size(0))
-    if not weights.layers:
-        raise ValueError("layers: expected at least one, got none")
+    check_layers(weights.layers)
     size, outputs = embedding.size(1), output.size(1)
     if weights.attention is not None:
         _check_attention(weights.attention, outputs, check)
