@@ -60,6 +60,7 @@ def test_a_trace_is_what_the_model_does(name, beams):
     assert {layer.states.shape for layer in found.encoder} == {(4, max(1, 5 // len(names)))}
     layers = config.num_decoder_layers
     assert {layer.states.shape for layer in found.decoder} == {(steps, 5 // layers)}
+    assert {layer.states.shape for layer in found.context} == {(2, 5 // layers)}
     assert len(found.decoder) == layers
     if pipeline.model.config.attention is None:
         assert found.attention is None
@@ -91,6 +92,9 @@ def test_decoder_states_are_those_of_teacher_forcing(name):
     ids = [*pipeline.encode(["31"])[0], pipeline.source_tokenizer.eos_token_id]
     tokens = model.generate(torch.tensor([ids]), max_new_tokens=4)[:, 1:]
     with torch.no_grad():
+        begin = model.encode(torch.tensor([ids]), [3])
+        for layer, h, c in zip(found.context, begin.h, begin.c, strict=False):
+            torch.testing.assert_close(layer.states, torch.cat((h, c)))
         for step in range(len(found.target)):
             forced = model(torch.tensor([ids]), tokens[:, : step + 1], [3], [step + 1])
             for layer, h in zip(found.decoder, forced.state.h, strict=False):
@@ -132,7 +136,8 @@ def test_the_page_is_whole_and_needs_nothing_else(name):
     for symbol in (*found.source, *found.target):
         assert symbol in text
     cells = sum(tag == "rect" for tag, _ in reader.tags)
-    states = sum(layer.states.numel() for layer in (*found.encoder, *found.decoder))
+    layers = (*found.encoder, *found.context, *found.decoder)
+    states = sum(layer.states.numel() for layer in layers)
     heads = 0 if found.attention is None else found.attention.size(0)
     charts = heads + 1 if heads > 1 else heads
     assert cells == 2 * (states + charts * len(found.source) * len(found.target))

@@ -64,11 +64,14 @@ def _section(found: Trace) -> str:
 <h2>The network, unrolled over time</h2>
 <p>A column is one step: the hidden state of each layer, the first at the bottom. Blue units are
 below zero, red ones above; shown are those that vary most. The encoder reads a symbol at each step,
-where an arrow points left beginning at the end, and hands its last states over; the decoder starts
-from them, and reads at each step what it chose in the one before.</p>
+where an arrow points left beginning at the end. What it hands over, the context, is of one size
+however long the input: the decoder starts from that hidden state, h, and cell state, c, and reads
+at each step what it chose in the one before.</p>
 <div class="net">
 {_states(found.encoder, "encoder", below=found.source)}
-<div class="arrow"><b>→</b>context{"" if found.attention is None else "<br>and attention"}</div>
+<div class="arrow"><b>→</b></div>
+{_states(found.context, "context", below=["h", "c"], above=["", ""], caption="context")}
+<div class="arrow"><b>→</b>{"" if found.attention is None else "with attention"}</div>
 {
         _states(
             found.decoder,
@@ -94,6 +97,7 @@ def _states(
     chances: Sequence[float] | None = None,
     *,
     escaped: bool = False,
+    caption: str | None = None,
 ) -> str:
     steps = len(below)
     cell = _cell([html.unescape(text) for text in (*below, *(above or ()))])
@@ -121,7 +125,8 @@ def _states(
         if above is not None and chances is not None:
             labels.append(_text(middle, 14, html.escape(above[t])))
             labels.append(_text(middle, 30, f"{chances[t]:.2f}", "small quiet"))
-    labels.append(_text((left + width) / 2, body + 38, f"{name}: {steps} steps", "small quiet"))
+    caption = f"{name}: {steps} steps" if caption is None else caption
+    labels.append(_text((left + width) / 2, body + 38, caption, "small quiet"))
     # short sequences still have room for their caption
     return _svg(max(width, 110), height, shapes + labels, f"hidden states of the {name}")
 

@@ -43,7 +43,8 @@ class Trace:
     alternatives: of each step the most probable symbols, best first
     attention:    (heads, T, S), or None for a model without
     encoder:      layers and directions of the encoder, the first one first, of S steps
-    decoder:      layers of the decoder, of T steps
+    context:      layers of the decoder before its first step, two columns: hidden and cell state
+    decoder:      layers of the decoder, of T steps; units as in `context`
     """
 
     text: str
@@ -55,6 +56,7 @@ class Trace:
     alternatives: list[list[Alternative]]
     attention: Tensor | None
     encoder: list[Layer]
+    context: list[Layer]
     decoder: list[Layer]
 
 
@@ -90,6 +92,7 @@ def trace(
     best = log_probabilities.topk(min(top, log_probabilities.size(1)))
     chosen = log_probabilities.gather(1, tgt[0].unsqueeze(1)).squeeze(1)
     symbols = pipeline.target_tokenizer.tokens
+    context, decoder = _decoder_layers(model, src, len(ids), tgt, units)
     weights = forced.cross_attentions
     return Trace(
         text=text,
@@ -106,7 +109,8 @@ def trace(
         ],
         attention=None if weights is None else weights[0][0].float().cpu(),
         encoder=_kept(_encoder_layers(model.encoder, model.src_embedding(src)), units),
-        decoder=_kept(_decoder_layers(model, src, len(ids), tgt), units),
+        context=context,
+        decoder=decoder,
     )
 
 
@@ -137,29 +141,42 @@ def _encoder_layers(lstm: LSTM, x: Tensor) -> list[Layer]:
     return found
 
 
-def _decoder_layers(model: Seq2Seq, src: Tensor, length: int, tgt: Tensor) -> list[Layer]:
-    """(T, H) of each after each input: bos, then all tokens but the last."""
+def _decoder_layers(
+    model: Seq2Seq, src: Tensor, length: int, tgt: Tensor, units: int
+) -> tuple[list[Layer], list[Layer]]:
+    """What it starts from, h and c of each layer; and h of each, of T steps, after each input: bos,
+    then all tokens but the last. Of the same units, at most so many in all.
+    """
     state = model.encode(src, [length])
     assert isinstance(state, DecoderState)
     layers = model.config.num_decoder_layers
-    states = [state.h.new_zeros(layers, 0, model.config.hidden_size)]
+    begin, states = torch.cat((state.h[:layers], state.c), 1), []
     token = torch.full((1,), model.config.bos_token_id, device=src.device)
     for step in range(tgt.size(1)):
         _, state = model.step(token, state)
         # with input feeding what attention found comes last
         states.append(state.h[:layers])
         token = tgt[:, step]
-    return [Layer(f"layer {index + 1}", h) for index, h in enumerate(torch.cat(states, 1))]
+    context, decoder = [], []
+    # an output may be empty
+    after = torch.cat(states, 1) if states else begin[:, :0]
+    for index in range(layers):
+        kept = _liveliest(torch.cat((begin[index, :1], after[index])), max(1, units // layers))
+        name = f"layer {index + 1}"
+        context.append(Layer(name, begin[index, :, kept].float().cpu()))
+        decoder.append(Layer(name, after[index, :, kept].float().cpu()))
+    return context, decoder
 
 
 def _kept(layers: list[Layer], units: int) -> list[Layer]:
     each = max(1, units // len(layers))
-    return [Layer(layer.name, _liveliest(layer.states, each)) for layer in layers]
+    return [
+        Layer(name, states[:, _liveliest(states, each)].float().cpu()) for name, states in layers
+    ]
 
 
 def _liveliest(states: Tensor, units: int) -> Tensor:
     """Columns that vary most, in their own order."""
     if states.size(0) < 2:
-        return states[:, :units].float().cpu()
-    most = states.float().var(0).topk(min(units, states.size(1))).indices
-    return states[:, most.sort().values].float().cpu()
+        return torch.arange(min(units, states.size(1)), device=states.device)
+    return states.float().var(0).topk(min(units, states.size(1))).indices.sort().values
