@@ -1,4 +1,6 @@
-"""`python -m benchmarks decode`: whole generations on the CPU, and training steps, beside peers."""
+"""`python -m benchmarks decode`: whole generations on the CPU, layers that run step by step, and
+training steps, beside peers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from benchmarks import command, g2p_sides
 from benchmarks.decode_problem import Generation
 from benchmarks.decode_sides import OURS, SLOW, WITHOUT
 from benchmarks.ensemble_sides import LOOP, Together
+from benchmarks.packed_sides import TORCH_INT8, Stream
 from benchmarks.seq2seq_sides import Step
 from benchmarks.transducer_sides import Speech
 from fast_s2s.benchmarking.cases import Case, Versus
@@ -67,6 +70,10 @@ def decode_cases() -> list[Case]:
             cases.append(Case("speech", speech, peers, name))
     for speech in (Speech(1, 320, 500, 1), Speech(1, 320, 500, 16), Speech(2, 640, 1025, 16)):
         cases.append(Case("speech", speech, (Versus(loop),)))
+    for stream in (Stream(1, 64), Stream(2, 128), Stream(2, 512), Stream(1, 128, batch=8)):
+        others = tuple(map(Versus, ("nn.LSTM", OURS, TORCH_INT8, "ONNX Runtime")))
+        cases.append(Case("step by step", stream, others, f"{OURS} int8"))
+        cases.append(Case("step by step", stream, (Versus(OURS),), f"{OURS} bfloat16"))
     for step in (Step(1, 256, 100, 32, 20, 20), Step(2, 512, 1000, 16, 30, 30)):
         cases.append(Case("training step", step, (Versus("nn.LSTM model"),)))
     return cases

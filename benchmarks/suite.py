@@ -106,6 +106,16 @@ def _together() -> Sort:
     return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
 
 
+def _stream() -> Sort:
+    from benchmarks import decode_problem, packed_sides
+
+    def prepare(name: str, problem: Any) -> Prepared:
+        return packed_sides.SIDES[name](problem)
+
+    make = packed_sides.StreamProblem
+    return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
+
+
 def _speech() -> Sort:
     from benchmarks import decode_problem, transducer_sides
 
@@ -131,6 +141,7 @@ KINDS: dict[str, Callable[[], Sort]] = {
     "Words": _words,
     "Together": _together,
     "Speech": _speech,
+    "Stream": _stream,
     "Step": _training_step,
 }
 

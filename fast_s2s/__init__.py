@@ -19,6 +19,8 @@ from fast_s2s.generation import EncoderState as EncoderState
 from fast_s2s.generation import GenerateOutput as GenerateOutput
 from fast_s2s.lstm import LSTM as LSTM
 from fast_s2s.lstm import LSTMCell as LSTMCell
+from fast_s2s.packed_lstm import PackedLSTM as PackedLSTM
+from fast_s2s.packed_lstm import pack_lstm as pack_lstm
 from fast_s2s.pipeline import TextPipeline as TextPipeline
 from fast_s2s.prediction import Prediction as Prediction
 from fast_s2s.reranking import RerankingPipeline as RerankingPipeline

@@ -58,6 +58,17 @@ TABLE = {
     "restore_lstm": [
         (lambda _: fast_s2s.restore_lstm(3), TypeError, "model: expected a torch.nn.Module, got i"),
     ],
+    "pack_lstm": [
+        (lambda _: fast_s2s.pack_lstm(3), TypeError, "model: expected a torch.nn.Module, got int"),
+        (lambda _: fast_s2s.pack_lstm(nn.LSTM(2, 3), "int8"), ValueError, "dtype: expected one of"),
+    ],
+    "PackedLSTM": [
+        (
+            lambda _: fast_s2s.PackedLSTM(2, 3),
+            TypeError,
+            "PackedLSTM: expected PackedLSTM.of(lstm, dtype)",
+        ),
+    ],
     "LSTM": [
         (
             lambda _: LSTM(X, lengths=meta(3)),

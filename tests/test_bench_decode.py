@@ -12,6 +12,7 @@ from benchmarks import (
     bench_decode,
     ensemble_sides,
     g2p_sides,
+    packed_sides,
     seq2seq_sides,
     suite,
     transducer_sides,
@@ -20,6 +21,7 @@ from benchmarks.bench_decode import decode_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.ensemble_sides import Together, TogetherProblem
+from benchmarks.packed_sides import Stream, StreamProblem
 from benchmarks.seq2seq_sides import Step, StepProblem
 from benchmarks.transducer_sides import Speech, SpeechProblem
 from fast_s2s.benchmarking import machine
@@ -81,6 +83,7 @@ _SIDES = {
     "training step": seq2seq_sides.SIDES,
     "ensemble": ensemble_sides.SIDES,
     "speech": transducer_sides.SIDES,
+    "step by step": packed_sides.SIDES,
 }
 
 
@@ -105,6 +108,20 @@ def test_transducers_agree_with_the_reference(name, speech):
         side, expected = transducer_sides.SIDES[name](problem)
     except Unavailable as reason:
         assert speech.batch > 1 and "one row only" in str(reason), reason
+    else:
+        assert gate(side, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", packed_sides.SIDES)
+@pytest.mark.parametrize("stream", [Stream(2, 9, batch=3, calls=6), Stream(1, 16, calls=3)])
+def test_streams_agree_with_torch_in_float64(name, stream):
+    problem = StreamProblem(stream)
+    side, expected = packed_sides.SIDES[name](problem)
+    if expected is None:
+        # it rounds more than its weights
+        with side.around():
+            y = side.results(side.call())["y"]
+        assert (y - problem.expected(torch.int8)["y"]).abs().max() < 0.05
     else:
         assert gate(side, expected, TOLERANCE)
 

@@ -30,7 +30,7 @@ ROWS = [
     {"functional"},
     {"lstm_options", "dropout"},
     {"lstm"},
-    {"convert", "generation", "parts", "saving"},
+    {"convert", "generation", "packed_lstm", "parts", "saving"},
     {"unrolled", "inputs"},
     {"seq2seq"},
     {"ensemble"},

@@ -316,7 +316,8 @@ def read_packed(
     directions they have one layer each.
     """
     first = packs[0]
-    if first.backend == "reference" or first.device.type != "cpu":
+    device = h.device.type
+    if device != "cpu" or choose_backend(device, first.dtype).backend == "reference":
         dense = [pack.dense for pack in packs]
         return reference.read(dense, h, c, inputs, lengths, outputs=outputs)
     return torch.ops.fast_s2s.decode_read.default(
