@@ -68,7 +68,8 @@ if ! "$python" -c 'import fast_s2s.kernels' 2> /dev/null; then
 fi
 
 # a process of the GPU's own for each of a few tests at a time, where there is what starts them
-pytest=("$python" -m pytest -v --tb=short -p no:cacheprovider)
+# without pytest-benchmark, absent or not: beside xdist its older versions warn, which is an error here
+pytest=("$python" -m pytest -v --tb=short -p no:cacheprovider -p no:benchmark)
 together=()
 has() { "$python" -c "import $1" 2> /dev/null; }
 has pytest_timeout && together+=(--timeout 120 --timeout-method thread)

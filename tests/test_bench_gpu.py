@@ -296,6 +296,7 @@ def test_the_gpu_script_takes_its_steps_and_goes_on_without_a_lost_gpu(tmp_path)
         *(f"sanitizer --tool {tool}" for tool in ("memcheck", "racecheck", "synccheck")),
     ]
     assert all(map(str.startswith, calls, beginnings)) and len(calls) == len(beginnings), calls
+    assert all("-p no:benchmark" in call for call in calls if "-m pytest" in call)
     assert "-n 8" in calls[1] and "--timeout 120" in calls[1] and "test_cuda_gpu.py" in calls[1]
     assert "test_triton_gpu.py" in calls[2] and "-n 8" not in calls[-1] and calls[-1].endswith("1")
     environment["BUILD"] = "0"
