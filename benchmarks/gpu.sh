@@ -35,6 +35,11 @@ export PYTHONUNBUFFERED=1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 [ -d build/packages ] && PYTHONPATH="$PWD/build/packages:$PYTHONPATH"
 
+# a wait for a block that is lost ends after some seconds, not minutes: nothing else would end it.
+# Read by nvcc, also where benchmarks.latency calls it, and by Triton's kernels when imported
+export FAST_S2S_SPINS=${FAST_S2S_SPINS:-8388608}
+export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -DFAST_S2S_SPINS=$FAST_S2S_SPINS"
+
 gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))') || exit 1
 triton=(tests/test_triton_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py)
 if [ "$gpu" = 1 ]; then
