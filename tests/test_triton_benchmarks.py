@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,15 @@ def test_the_gpu_script_runs_short_without_a_gpu(tmp_path):
         "cluster exchange after stores",
     }
     assert not any("failure" in probe for probe in exchanges["probes"])
-    assert " passed" in (tmp_path / "tests.txt").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "gpu.json",
+        "latency.json",
+        "cell.json",
+        "logs.tgz",
+    }
+    with tarfile.open(tmp_path / "logs.tgz") as archive:
+        log = archive.extractfile("./tests.txt")
+        assert log is not None and " passed" in log.read().decode()
 
 
 def test_what_a_probe_printed_before_another_failed_is_kept():
