@@ -110,7 +110,11 @@ def test_the_gpu_script_runs_short_without_a_gpu(tmp_path):
         "cluster barrier",
         "cluster exchange",
         "cluster exchange after stores",
+        "clusters at once",
     }
+    found = [probe for probe in exchanges["probes"] if "clusters" in probe]
+    assert [probe["cluster"] for probe in found] == [2, 4, 8]
+    assert all(probe["clusters"] * probe["cluster"] == probe["blocks"] for probe in found)
     assert not any("failure" in probe for probe in exchanges["probes"])
     assert {path.name for path in tmp_path.iterdir()} == {
         "gpu.json",
@@ -127,6 +131,13 @@ def test_what_a_probe_printed_before_another_failed_is_kept():
     printed = '[\n  {"name": "a", "ns": 1.5},\n  {"name": "b", "blocks": 2, '
     assert latency.parsed(printed) == [{"name": "a", "ns": 1.5}]
     assert len(latency.parsed(printed + '"ns": 2.0}\n]\n')) == 2
+
+
+def test_a_probe_that_hangs_is_ended_and_what_was_printed_before_is_kept():
+    printed, failure = latency.answer(["sh", "-c", "echo first; exec sleep 30"], 0.5)
+    assert (printed, failure) == ("first\n", "the program took more than 0.5 s here")
+    assert latency.answer(["sh", "-c", "echo all"]) == ("all\n", "")
+    assert latency.answer(["sh", "-c", "exit 3"]) == ("", "the program ended with 3 here")
 
 
 _SPECIALIZED = """
