@@ -17,7 +17,7 @@
 # along. BUILD=0: the libraries in fast_s2s/ are of these sources, built elsewhere or before. Without
 # a GPU a few tests and tiny cases run in Triton's interpreter, to see that this file works.
 set -uo pipefail
-resume=${RESUME:+$(realpath "$RESUME")}
+resume=${RESUME:+$(realpath -e "$RESUME")} || exit 1
 cd "$(dirname "$0")/.."
 seconds=${1:-540}
 steps=${*:2}
@@ -79,15 +79,23 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export FAST_S2S_SPINS=${FAST_S2S_SPINS:-8388608}
 export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -DFAST_S2S_SPINS=$FAST_S2S_SPINS"
 
-gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))') || exit 1
+# at once, since importing torch takes seconds: whether there is a GPU, its architecture, and whether
+# the part of the package that lies outside its folder is found
+read -r gpu architecture found < <("$python" -c '
+import torch
+gpu, found = torch.cuda.is_available(), True
+major, minor = torch.cuda.get_device_capability() if gpu else (0, 0)
+try:
+    import fast_s2s.kernels
+except ImportError:
+    found = False
+print(int(gpu), f"{major}.{minor}" + "a" * (major == 9), int(found))')
+[ -n "$gpu" ] || exit 1
 triton=(tests/test_triton_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py)
 if [ "$gpu" = 1 ]; then
   nvidia-smi > "$logs/machine.txt" 2>&1
   # CUDA kernels for this GPU alone; a build of all takes minutes
-  export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$python" -c '
-import torch
-major, minor = torch.cuda.get_device_capability()
-print(f"{major}.{minor}" + "a" * (major == 9))')}
+  export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$architecture}
   # in place and not installed: the machine's Python stays as it is, and an environment made within
   # another one would not see the other's torch
   if [ "${BUILD:-1}" = 1 ]; then
@@ -106,9 +114,8 @@ else
   selected=(-k "saved_tensors and single")
   quick=(--quick --threads 1)
 fi
-# where it is not installed, a part of the package lies outside its folder; a link that stayed would
-# be in the way of an installation
-if ! "$python" -c 'import fast_s2s.kernels' 2> /dev/null; then
+# a link that stayed would be in the way of an installation
+if [ "$found" = 0 ]; then
   ln -sfn ../kernels fast_s2s/kernels
   linked=1
 fi

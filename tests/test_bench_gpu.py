@@ -251,8 +251,7 @@ def test_a_failure_is_kept_before_another_process_goes_on(side, kept, monkeypatc
 _PYTHON = """#!/usr/bin/env bash
 echo "$*" | tr '\\n' ' ' >> {folder}/calls && echo >> {folder}/calls
 case "$*" in
-  *is_available*) echo 1 ;;
-  *get_device_capability*) echo 9.0a ;;
+  *is_available*) echo 1 9.0a 1 ;;
   *"-m pytest"*test_cuda*) echo "FAILED tests/x.py::y" && exit 1 ;;
   *"-m benchmarks gpu"*)
     if grep -q earlier "$5" 2> /dev/null; then
@@ -385,6 +384,8 @@ def test_the_gpu_script_goes_on_from_an_earlier_result_or_without(script, tmp_pa
     assert done.returncode == 0 and "--resume: commit was" in script.logs["gpu.txt"]
     assert script.logs["gpu.json"] == earlier.read_text() == "earlier rows"
     assert (script.out / "gpu.json").read_text() == "rows\n"
+    done = script.run("500", "bench", BUILD="0", RESUME=str(tmp_path / "none.json"))
+    assert done.returncode == 1 and "none.json" in done.stderr
 
 
 # variants
