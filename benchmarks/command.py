@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import base, report
+from benchmarks import base, lost, report
 from benchmarks.results import FOLDER, FORMAT
 from benchmarks.suite import Settings, case_rows
 from fast_s2s.benchmarking import machine
@@ -79,6 +79,8 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
         return 0
     torch.set_num_threads(options.threads)
     document, output = _document(suite, options)
+    if options.resume:
+        lost.skip(cases, document, output)
     done = {row["name"] for row in document["rows"]}
     cases = select(cases, lambda name: name not in done)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,8 @@ def main(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     settings = _settings(options, document["ceilings"])
     try:
         with _rows(suite, options, settings) as rows:
-            measure(cases, settings, document, output, rows, options.within, suite.slow)
+            within = options.within, suite.slow, options.hung
+            measure(cases, settings, document, output, rows, *within)
     except KeyboardInterrupt:
         say("interrupted; what was measured is kept")
     except DeviceLost as error:
@@ -107,11 +110,14 @@ def measure(
     rows: Rows = case_rows,
     within_s: float | None = None,
     slow: frozenset[str] = frozenset(),
+    hung_s: float | None = None,
 ) -> None:
     """Append a row per peer to the document, and write it to `output` after each.
 
     within_s: begin no row that is not expected to end by then
     slow:     sides that compile, or only say that they do not
+    hung_s:   end the process in a row that takes longer; none for those of fresh processes, which
+              have limits of their own
     """
     costs = [cost(c, settings, versus.peer in slow) for c in cases for versus in c.peers]
     progress = _Progress(costs)
@@ -119,11 +125,13 @@ def measure(
     for case in cases:
         # the rows of a case share what was prepared: another generator for each would do it again
         pending = rows(case, settings)
-        for _ in case.peers:
+        most_s = hung_s if case.kind == "time" else None
+        for index, versus in enumerate(case.peers):
             if time.perf_counter() + progress.next_s > end:
                 say(f"{within_s:g} s are over: --resume {output} goes on")
                 return
-            row = next(pending)
+            with lost.watched(case.row_name(versus), index == 0, output, most_s):
+                row = next(pending)
             document["rows"].append(row)
             atomic_write_json(output, document)
             progress.step(report.progress(row))
@@ -279,6 +287,12 @@ def _parser(suite: Suite) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--within", type=float, metavar="SECONDS", help="end after so long; --resume goes on"
+    )
+    parser.add_argument(
+        "--hung",
+        type=float,
+        metavar="SECONDS",
+        help="end with a row that takes longer; --resume goes on behind it",
     )
     parser.add_argument("--compile", action="store_true", help="peers under torch.compile too")
     parser.add_argument(

@@ -70,7 +70,9 @@ def sections(documents: list[dict[str, Any]]) -> Iterator[str]:
         lines = [heads, ("---",) * len(heads)]
         for probe in document["probes"]:
             found = probe.get("failure", "").replace("|", "/")
-            if not found:
+            if "clusters" in probe:
+                found = f"{probe['clusters']} clusters"
+            elif not found:
                 found = "{ns:.0f} ({ns_least:.0f}–{ns_most:.0f})".format(**probe)
             lines.append((probe["name"], str(probe["blocks"]), str(probe["cluster"]), found))
         yield "\n".join(f"| {' | '.join(line)} |" for line in lines)

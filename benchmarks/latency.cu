@@ -3,8 +3,9 @@
 //   latency [steps] -> JSON on stdout
 //
 // Each kernel runs once with `steps` exchanges and once with twice as many: the difference is free
-// of the launch. What was exchanged is checked. Without a GPU the emulator runs the same kernels
-// (FAST_S2S_EMULATE), whose times mean nothing.
+// of the launch. What was exchanged is checked. Before, how many clusters of each size the GPU
+// holds at once. Without a GPU the emulator runs the same kernels (FAST_S2S_EMULATE), whose times
+// mean nothing.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -99,6 +100,13 @@ cluster_exchange(FAST_S2S_GRID_CONSTANT const Args args) {
 FAST_S2S_KERNEL(kThreads) block_barrier(FAST_S2S_GRID_CONSTANT const Args args) {
   for (int step = 0; step < args.steps; ++step) sync_threads();
   if (thread_rank() == 0) store(args.out + block_rank(), uint32_t(args.steps));
+}
+
+// As many threads as the recurrent kernels have.
+FAST_S2S_KERNEL(32 * kWarps) cluster_member(FAST_S2S_GRID_CONSTANT const Args args) {
+  cluster_arrive();
+  cluster_wait();
+  if (thread_rank() == 0) store(args.out + block_rank(), 1u);
 }
 
 #if defined(FAST_S2S_EMULATE)
@@ -240,6 +248,53 @@ void report(const Probe& probe, int steps, int rounds, bool last) {
     std::printf("\"failure\": \"%s\"}", failure.c_str());
   }
   std::printf(last ? "\n" : ",\n");
+  // the next may hang
+  std::fflush(stdout);
+}
+
+// Clusters for which there is room at once, each of whose blocks has an SM of its own, as those of
+// the recurrent kernels have, which fill its shared memory with weights. -1: `failure` says why.
+int resident_clusters(int cluster, const Device& device, std::string& failure) {
+#if defined(FAST_S2S_EMULATE)
+  return static_cast<int>(std::min(device.sms, emulator::occupancy()) / cluster);
+#else
+  const void* kernel = reinterpret_cast<const void*>(cluster_member);
+  const int shared_bytes = static_cast<int>(device.shared_bytes);
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(32 * kWarps);
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  if (error == cudaSuccess) return clusters;
+  cudaGetLastError();
+  failure = cudaGetErrorString(error);
+  return -1;
+#endif
+}
+
+void report_residents(const Device& device) {
+  for (int cluster = 2; cluster <= device.max_cluster; cluster *= 2) {
+    std::string failure;
+    const int clusters = resident_clusters(cluster, device, failure);
+    std::printf("  {\"name\": \"clusters at once\", \"blocks\": %d, \"cluster\": %d, ",
+                std::max(clusters, 0) * cluster, cluster);
+    if (failure.empty()) {
+      std::printf("\"shared_bytes\": %d, \"clusters\": %d},\n",
+                  static_cast<int>(device.shared_bytes), clusters);
+    } else {
+      std::printf("\"failure\": \"%s\"},\n", failure.c_str());
+    }
+  }
 }
 
 int all(int steps, int rounds) {
@@ -267,6 +322,7 @@ int all(int steps, int rounds) {
   add_cluster(8, cluster_exchange<8, false>, cluster_exchange<8, true>, exchanged<8>);
   add_cluster(16, cluster_exchange<16, false>, cluster_exchange<16, true>, exchanged<16>);
   std::printf("[\n");
+  report_residents(device);
   for (size_t i = 0; i < probes.size(); ++i)
     report(probes[i], steps, rounds, i + 1 == probes.size());
   std::printf("]\n");

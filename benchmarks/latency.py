@@ -39,18 +39,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = Path(folder) / "latency"
         subprocess.run(command(gpu, program), check=True)
         sizes = [] if gpu else ["3", "2"]
-        done = subprocess.run([str(program), *sizes], stdout=subprocess.PIPE, text=True)
-    probes = parsed(done.stdout)
-    if done.returncode:
-        failure = f"the program ended with {done.returncode} here"
+        printed, failure = answer([str(program), *sizes])
+    probes = parsed(printed)
+    if failure:
         probes.append({"name": "the rest", "blocks": 0, "cluster": 1, "failure": failure})
     name = torch.cuda.get_device_name() if gpu else "none: the emulator"
     document = {"device": name, "times_mean_something": gpu, "probes": probes}
     options.output.write_text(json.dumps(document, indent=1) + "\n")
     for probe in probes:
         print("{name}, {blocks} blocks, clusters of {cluster}:".format(**probe), end=" ")
-        print(f"{probe['ns']:.0f} ns" if "ns" in probe else probe["failure"])
+        print(said(probe))
     return int(any("failure" in probe for probe in probes))
+
+
+def answer(called: list[str], most_s: float = 40.0) -> tuple[str, str]:
+    """What the program printed, and how it failed, if it did: in a kernel that hangs, too."""
+    with subprocess.Popen(called, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            printed, _ = process.communicate(timeout=most_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            printed, _ = process.communicate()
+            return printed, f"the program took more than {most_s:g} s here"
+    status = process.returncode
+    return printed, f"the program ended with {status} here" if status else ""
+
+
+def said(probe: dict[str, Any]) -> str:
+    """What was found: ns, how many clusters, or why neither."""
+    if "clusters" in probe:
+        return str(probe["clusters"])
+    return f"{probe['ns']:.0f} ns" if "ns" in probe else probe["failure"]
 
 
 def parsed(printed: str) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from fast_s2s.kernels.layer import Layer, previous, product
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # looks at a counter before a program gives its neighbours up: minutes on a GPU, where other kernels
-# may hold its multiprocessors for a while
-SPINS = 1 << 29
+# may hold its multiprocessors for a while. Nothing else interrupts a launch, so tests ask for less
+SPINS = int(os.environ.get("FAST_S2S_SPINS", 1 << 29))
 
 
 def options(config: Config, parts: int) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def test_a_gpu_is_not_measured_until_it_is(tmp_path):
         row["workload"] |= {"steps": 512, "dtype": "bfloat16"}
     probe = {"name": "L2 load", "blocks": 1, "cluster": 1, "ns": 5.0, "ns_least": 4, "ns_most": 6}
     failure = {"name": "grid exchange", "blocks": 2, "cluster": 1, "failure": "too | large"}
-    latency = {"device": "A GPU", "probes": [probe, failure]}
+    clusters = {"name": "clusters at once", "blocks": 112, "cluster": 16, "clusters": 7}
+    latency = {"device": "A GPU", "probes": [probe, failure, clusters]}
     for name, means in (("gpu", True), ("emulator", False)):
         (tmp_path / name).mkdir()
         text = json.dumps({**latency, "times_mean_something": means})
@@ -118,6 +119,7 @@ def test_a_gpu_is_not_measured_until_it_is(tmp_path):
     assert text.count("## Exchanges") == 1
     assert "| L2 load | 1 | 1 | 5 (4–6) |" in text
     assert "| grid exchange | 2 | 1 | too / large |" in text
+    assert "| clusters at once | 112 | 16 | 7 clusters |" in text
 
 
 # comparing

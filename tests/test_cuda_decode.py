@@ -156,6 +156,19 @@ def test_a_row_has_the_same_bits_in_every_batch_and_variant(emulator, dtype):
                 assert torch.equal(at, getattr(alone.state.slots, name)), name
 
 
+@pytest.mark.parametrize("row_tiles", [1, 4])
+@pytest.mark.parametrize("dtype", CUDA_DTYPES, ids=str)
+def test_warps_with_more_k_tiles_than_are_read_ahead(emulator, dtype, row_tiles):
+    # each of 8 warps has more than 4 of the sum's k-tiles, and not a multiple of them
+    deep = 8 * 4 * {torch.float32: 8, torch.int8: 32}.get(dtype, 16) + 20
+    made = make(Size(hidden=7, embedding=deep, vocab=30), 9, dtype, "off")
+    options = DecodeOptions(max_new_tokens=2, eos_token_id=EOS)
+    emulator.configure(only=VARIANTS["grid"], sms=2, row_tiles=row_tiles)
+    actual, expected = run(emulated(made, emulator), options), run(made, options)
+    assert torch.equal(actual.tokens, expected.tokens)
+    assert_state_close(actual, expected)
+
+
 def test_schedules_do_not_matter(emulator):
     made = make(Size(hidden=9, vocab=20), 3, torch.float32)
     options = DecodeOptions(max_new_tokens=4, num_beams=3, eos_token_id=EOS)

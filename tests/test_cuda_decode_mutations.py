@@ -32,6 +32,7 @@ class Mutation(NamedTuple):
     old: str
     new: str
     dtype: torch.dtype = torch.float32
+    hidden: int = 20
 
     @property
     def recompiled(self) -> list[str]:
@@ -47,9 +48,22 @@ MUTATIONS = [
     ),
     Mutation(
         "sums read before they are there",
-        "network_cuda.cuh",
+        "product_cuda.cuh",
         "put_partial(sums);\n        sync_threads();",
         "put_partial(sums);",
+    ),
+    Mutation(
+        "the first of the states read ahead for all",
+        "product_cuda.cuh",
+        "values[ahead - 1] = values[ahead];",
+        "values[ahead] = values[ahead - 1];",
+        hidden=100,
+    ),
+    Mutation(
+        "biases of another unit",
+        "network_cuda.cuh",
+        "before.start[gate] = load(start + 4 * gate);",
+        "before.start[gate] = load(start + 4 * (gate ^ 1));",
     ),
     Mutation(
         "states of a slot's place, not of its parent's",
@@ -203,14 +217,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the recurrent matrix by the scales of the input's",
-        "network_cuda.cuh",
+        "product_cuda.cuh",
         "bit_copy<float>(scales[2 + i / 2])",
         "bit_copy<float>(scales[i / 2])",
         torch.int8,
     ),
     Mutation(
         "the scales of a row's neighbour",
-        "network_cuda.cuh",
+        "product_cuda.cuh",
         "sums[m][n][i] * bit_copy<float>(scales[i / 2]) +",
         "sums[m][n][i] * bit_copy<float>(scales[i % 2]) +",
         torch.int8,
@@ -241,11 +255,11 @@ ATTENTION = [
 ]
 
 
-def check(emulator: Emulator, dtype: torch.dtype) -> None:
+def check(emulator: Emulator, dtype: torch.dtype, hidden: int) -> None:
     """Raises an error if a run does not give what the reference does."""
     torch.manual_seed(0)
     emulator.configure(only=2, sms=3)
-    size = Size(hidden=20, vocab=30)
+    size = Size(hidden=hidden, vocab=30)
     cases = [Case(*make(size, 4, dtype, sharpness=3), None)]
     cases += [make_case(size, shape, 4, dtype, sharpness=3) for shape in ATTENTION]
     for case, (name, kind) in product(cases, OPTIONS.items()):
@@ -267,13 +281,15 @@ def mutants(request, _emulator_library) -> dict[str, Future[Path]]:
     return build_chosen(request, "csrc/decode")
 
 
-@pytest.mark.parametrize("dtype", _NAMES, ids=str)
-def test_the_kernel_as_it_is_passes(emulator, dtype):
-    check(emulator, dtype)
+@pytest.mark.parametrize(
+    ("dtype", "hidden"), sorted({(m.dtype, m.hidden) for m in MUTATIONS}, key=str), ids=str
+)
+def test_the_kernel_as_it_is_passes(emulator, dtype, hidden):
+    check(emulator, dtype, hidden)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutant_is_found_out(emulator, mutants, mutation):
     library = mutants[mutation.name].result()
-    found = is_found_out(library, partial(check, dtype=mutation.dtype))
+    found = is_found_out(library, partial(check, dtype=mutation.dtype, hidden=mutation.hidden))
     assert found, f"no test would notice: {mutation.name}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -109,15 +110,34 @@ def test_the_gpu_script_runs_short_without_a_gpu(tmp_path):
         "cluster barrier",
         "cluster exchange",
         "cluster exchange after stores",
+        "clusters at once",
     }
+    found = [probe for probe in exchanges["probes"] if "clusters" in probe]
+    assert [probe["cluster"] for probe in found] == [2, 4, 8]
+    assert all(probe["clusters"] * probe["cluster"] == probe["blocks"] for probe in found)
     assert not any("failure" in probe for probe in exchanges["probes"])
-    assert " passed" in (tmp_path / "tests.txt").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "gpu.json",
+        "latency.json",
+        "cell.json",
+        "logs.tgz",
+    }
+    with tarfile.open(tmp_path / "logs.tgz") as archive:
+        log = archive.extractfile("./tests.txt")
+        assert log is not None and " passed" in log.read().decode()
 
 
 def test_what_a_probe_printed_before_another_failed_is_kept():
     printed = '[\n  {"name": "a", "ns": 1.5},\n  {"name": "b", "blocks": 2, '
     assert latency.parsed(printed) == [{"name": "a", "ns": 1.5}]
     assert len(latency.parsed(printed + '"ns": 2.0}\n]\n')) == 2
+
+
+def test_a_probe_that_hangs_is_ended_and_what_was_printed_before_is_kept():
+    printed, failure = latency.answer(["sh", "-c", "echo first; exec sleep 30"], 0.5)
+    assert (printed, failure) == ("first\n", "the program took more than 0.5 s here")
+    assert latency.answer(["sh", "-c", "echo all"]) == ("all\n", "")
+    assert latency.answer(["sh", "-c", "exit 3"]) == ("", "the program ended with 3 here")
 
 
 _SPECIALIZED = """

@@ -7,6 +7,8 @@ The interpreter runs one program after another, so a process here is one program
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -172,3 +174,15 @@ def test_a_program_that_is_lost_makes_nans_and_no_hang(monkeypatch):
         # one after another, the first of two waits in vain at its second step
         launch.forward(ours, layer.product(ours.x, ours.w_ih), c, y, None, None)
     assert y[0].isfinite().all() and y[1:, :, :16].isnan().all() and c[:, :16].isnan().all()
+
+
+@pytest.mark.parametrize(("asked", "looks"), [(None, 1 << 29), ("4096", 4096)])
+def test_the_environment_says_how_often_a_program_looks(asked, looks):
+    environment = {key: value for key, value in os.environ.items() if key != "FAST_S2S_SPINS"}
+    code = "from fast_s2s.kernels import launch; print(launch.SPINS)"
+    if asked is not None:
+        environment["FAST_S2S_SPINS"] = asked
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(looks), done.stderr

@@ -1,25 +1,30 @@
 // The network of a step: products of packed weights and the states of the slots that run.
 #pragma once
 
-#include "group_cuda.cuh"
-#include "operands_cuda.cuh"
+#include "product_cuda.cuh"
 
 namespace fast_s2s {
 
 template <class Operand, int kRowTiles>
-class Network {
-  // tiles of weights that share a fragment of the state
-  static constexpr int kTiles = kDecodeTiles / kRowTiles;
-  typedef float Sums[kTiles][kRowTiles][4];
+class Network : Product<Operand, kRowTiles> {
+  typedef Product<Operand, kRowTiles> Base;
+  using Base::for_places, Base::for_sums, Base::kThreadSums, Base::kTiles, Base::l_;
+  using Base::load_stage, Base::packed_, Base::product, Base::sum, Base::sum_at;
+  struct Biases {
+    float of[kThreadSums];
+  };
+  // A unit of a slot, whose gates a thread finishes.
+  struct Unit {
+    int m, n, u, column, unit, i;
+    bool there;
+  };
+  struct BeforeUnit {
+    float start[4], c;
+  };
 
  public:
   FAST_S2S_DEVICE Network(const DecodeCudaArgs& args, const Group& group, const LiveSlots& live)
-      : args_(args),
-        l_(args.layout),
-        group_(group),
-        live_(live),
-        packed_(static_cast<const unsigned char*>(args.call.packed)),
-        weights_(reinterpret_cast<const Words*>(packed_)) {
+      : Base(args, group), live_(live) {
     const int64_t slots = static_cast<int64_t>(group.index) * l_.slots;
     h_ = args.h + 2 * slots * l_.states * l_.output_stride;
     c_ = args.c + 2 * slots * l_.layers * l_.hidden_stride;
@@ -65,20 +70,20 @@ class Network {
     };
     const int first = layer == 0 && l_.feeding ? l_.layers : layer;
     const auto h = [&](int i) { return hidden(0, first, live_.parent(i)); };
-    product(l_.gates(layer), count, x, h, [&](int tile, int first, int tiles) {
-      constexpr int kPairs = kRowTiles * 32;
-      const int at = thread_rank(), m = at / kPairs, n = at / 32 % kRowTiles;
-      const int u = at / 8 % 4, unit = 4 * (tile + m * l_.ranks) + u, i = first + 8 * n + at % 8;
-      if (m < tiles && m < kTiles && unit < l_.hidden && i < count)
-        finish_unit(layer, unit, i, m, n, u, at % 8);
-    });
+    const auto begin = [&](int tile, int first, int tiles) {
+      return begin_unit(layer, unit_of(tile, first, tiles, count));
+    };
+    product(l_.gates(layer), count, x, h, begin,
+            [&](int tile, int first, int tiles, const BeforeUnit& before) {
+              finish_unit(layer, unit_of(tile, first, tiles, count), before);
+            });
   }
 
   FAST_S2S_DEVICE void project(int layer, int count) {
     const auto none = [](int) { return static_cast<float*>(nullptr); };
     const auto h = [&](int i) { return unprojected(i); };
     product(l_.projection(layer), count, none, h, [&](int tile, int first, int tiles) {
-      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
+      for_sums(tile, first, tiles, count, [&](int, int row, int i, float sum) {
         if (row < l_.output) store(hidden(1, layer, i) + row, sum);
       });
     });
@@ -89,7 +94,7 @@ class Network {
     const auto none = [](int) { return static_cast<float*>(nullptr); };
     const auto h = [&](int i) { return hidden(1, l_.layers - 1, i); };
     product(l_.query(), count, none, h, [&](int tile, int first, int tiles) {
-      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
+      for_sums(tile, first, tiles, count, [&](int, int row, int i, float sum) {
         if (row < l_.keys) store(query(i) + row, sum);
       });
     });
@@ -110,7 +115,7 @@ class Network {
     const auto x = [&](int i) { return context(i); };
     const auto h = [&](int i) { return hidden(1, l_.layers - 1, i); };
     product(l_.attended(), count, x, h, [&](int tile, int first, int tiles) {
-      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
+      for_sums(tile, first, tiles, count, [&](int, int row, int i, float sum) {
         if (row < l_.output) store(features(i) + row, DeviceMath::tanh(sum));
       });
     });
@@ -123,21 +128,23 @@ class Network {
   FAST_S2S_DEVICE void vocabulary(int count, const Keep& keep) {
     const auto none = [](int) { return static_cast<float*>(nullptr); };
     const auto h = [&](int i) { return features(i); };
-    product(l_.vocabulary(), count, none, h, [&](int tile, int first, int tiles) {
-      for_sums(tile, first, tiles, count, [&](int row, int i, float sum) {
-        const float bias =
-            load(biases() + 16 * static_cast<int64_t>(l_.layers) * l_.gate_tiles + row);
-        float logit = sum + bias;
-        keep(i, row, logit);
-        if (!(logit == logit) || row >= l_.vocab) logit = -HUGE_VALF;
-        if (logit > 3.402823466e38f) logit = 3.402823466e38f;
-        store(logits(i) + row, logit);
-      });
-    });
-  }
-
-  FAST_S2S_DEVICE int sums_depth(const DecodeStage& stage) const {
-    return stage.k_tiles < kDecodeWarps ? stage.k_tiles : kDecodeWarps;
+    const float* bias = biases() + 16 * static_cast<int64_t>(l_.layers) * l_.gate_tiles;
+    const auto begin = [&](int tile, int first, int tiles) {
+      Biases found = {};
+      for_places(tile, first, tiles, count,
+                 [&](int at, int row, int, uint32_t) { found.of[at] = load(bias + row); });
+      return found;
+    };
+    product(l_.vocabulary(), count, none, h, begin,
+            [&](int tile, int first, int tiles, const Biases& before) {
+              for_sums(tile, first, tiles, count, [&](int at, int row, int i, float sum) {
+                float logit = sum + before.of[at];
+                keep(i, row, logit);
+                if (!(logit == logit) || row >= l_.vocab) logit = -HUGE_VALF;
+                if (logit > 3.402823466e38f) logit = 3.402823466e38f;
+                store(logits(i) + row, logit);
+              });
+            });
   }
 
  private:
@@ -160,171 +167,42 @@ class Network {
     return unprojected_ + static_cast<int64_t>(i) * l_.hidden_stride;
   }
 
-  FAST_S2S_DEVICE int share(const DecodeStage& stage) const {
-    const int left = stage.tiles - group_.rank;
-    return left <= 0 ? 0 : (left + l_.ranks - 1) / l_.ranks;
+  FAST_S2S_DEVICE Unit unit_of(int tile, int first, int tiles, int count) const {
+    constexpr int kPairs = kRowTiles * 32;
+    const int at = thread_rank(), m = at / kPairs, n = at / 32 % kRowTiles, u = at / 8 % 4;
+    const int unit = 4 * (tile + m * l_.ranks) + u, i = first + 8 * n + at % 8;
+    const bool there = m < tiles && m < kTiles && unit < l_.hidden && i < count;
+    return {m, n, u, at % 8, unit, i, there};
   }
-  FAST_S2S_DEVICE uint32_t resident_at(int unit) const {
-    return l_.weights + unit * 512 + lane() * 16;
-  }
-  FAST_S2S_DEVICE const Words* packed_at(const DecodeStage& stage, int i, int k) const {
-    const int64_t tile = group_.rank + static_cast<int64_t>(i) * l_.ranks;
-    return weights_ + (stage.first + tile * stage.units + k) * 32 + lane();
-  }
-
-  // Each lane reads back what it wrote itself; but all warps read the scales.
-  FAST_S2S_DEVICE void load_stage(const DecodeStage& stage) const {
-    for (int i = 0; i < share(stage); ++i)
-      for (int k = warp(); k < stage.units; k += kDecodeWarps) {
-        const int unit = stage.local + i * stage.units + k;
-        if (unit < l_.resident)
-          shared_store(resident_at(unit), load_constant(packed_at(stage, i, k)));
-      }
-  }
-
-  FAST_S2S_DEVICE void fetch(uint32_t (&a)[4], const DecodeStage& stage, int i, int k) const {
-    const int unit = stage.local + i * stage.units + k;
-    const Words words = unit < l_.resident ? shared_load<Words>(resident_at(unit))
-                                           : load_constant(packed_at(stage, i, k));
-    for (int r = 0; r < 4; ++r) a[r] = words.w[r];
-  }
-
-  // All of a stage's tiles that this block owns, for all slots. `x(i)` and `h(i)` point to what
-  // slot i multiplies; finish(first tile, first slot, tiles) is called by all threads once sums are
-  // there. Warps share the depth, by k-tiles in turns: a sum depends on nothing but the depth.
-  template <class X, class H, class Finish>
-  FAST_S2S_DEVICE void product(const DecodeStage& stage, int count, const X& x, const H& h,
-                               const Finish& finish) {
-    depth_ = sums_depth(stage);
-    const int mine = share(stage);
-    for (int first = 0; first < count; first += 8 * kRowTiles) {
-      const float* from_x[kRowTiles];
-      const float* from_h[kRowTiles];
-#pragma unroll
-      for (int n = 0; n < kRowTiles; ++n) {
-        const int i = first + 8 * n + lane() / 4;
-        const int offset = lane() % 4 * Operand::kLaneValues;
-        from_x[n] = i < count && stage.x_tiles > 0 ? x(i) + offset : nullptr;
-        from_h[n] = i < count ? h(i) + offset : nullptr;
-      }
-      for (int i0 = 0; i0 < mine; i0 += kTiles) {
-        partial_turn_ ^= 1;
-        Sums sums = {};
-        int k = warp();
-        const auto add_up_to = [&](int end, Sums& to) {
-          for (; k < end; k += kDecodeWarps) add(stage, i0, mine, k, from_x, from_h, to);
-        };
-        if constexpr (Operand::kScaled) {
-          Sums of_second = {};
-          add_up_to(stage.second, sums);
-          add_up_to(stage.k_tiles, of_second);
-          scale(stage, i0, mine, sums, of_second);
-        } else {
-          add_up_to(stage.k_tiles, sums);
-        }
-        if (warp() < depth_) put_partial(sums);
-        sync_threads();
-        finish(group_.rank + i0 * l_.ranks, first, mine - i0);
-      }
-    }
-  }
-
-  FAST_S2S_DEVICE void add(const DecodeStage& stage, int i0, int mine, int k,
-                           const float* const (&from_x)[kRowTiles],
-                           const float* const (&from_h)[kRowTiles], Sums& sums) const {
-    typename Operand::State b[kRowTiles];
-#pragma unroll
-    for (int n = 0; n < kRowTiles; ++n) {
-      const float* from = k < stage.x_tiles ? from_x[n] + k * Operand::kDepth
-                                            : from_h[n] + (k - stage.x_tiles) * Operand::kDepth;
-      b[n] = Operand::read(from, from_h[n] != nullptr);
-    }
-#pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
-      if (i0 + m >= mine) continue;
-      uint32_t a[4];
-      fetch(a, stage, i0 + m, k);
-#pragma unroll
-      for (int n = 0; n < kRowTiles; ++n) Operand::multiply(sums[m][n], a, b[n]);
-    }
-  }
-
-  // Sums over two matrices by their rows' scales: those of rows g and g + 8 in the first, then in
-  // the second.
-  FAST_S2S_DEVICE void scale(const DecodeStage& stage, int i0, int mine, Sums& sums,
-                             const Sums& of_second) const {
-#pragma unroll
-    for (int m = 0; m < kTiles; ++m) {
-      if (i0 + m >= mine) continue;
-      uint32_t scales[4];
-      fetch(scales, stage, i0 + m, stage.k_tiles);
-#pragma unroll
-      for (int n = 0; n < kRowTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          sums[m][n][i] = sums[m][n][i] * bit_copy<float>(scales[i / 2]) +
-                          of_second[m][n][i] * bit_copy<float>(scales[2 + i / 2]);
-    }
-  }
-
-  // Partial sums of each warp: [16 rows, 8 slots] of each tile.
-  FAST_S2S_DEVICE uint32_t partial_at(int w, int m, int n) const {
-    return l_.partial +
-           ((partial_turn_ * kDecodeWarps + w) * kDecodeTiles + m * kRowTiles + n) * 512;
-  }
-  FAST_S2S_DEVICE void put_partial(const Sums& sums) const {
-#pragma unroll
-    for (int m = 0; m < kTiles; ++m)
-#pragma unroll
-      for (int n = 0; n < kRowTiles; ++n) {
-        const uint32_t at = partial_at(warp(), m, n) + lane() * 8;
-        shared_store(at, Pair{{sums[m][n][0], sums[m][n][1]}});
-        shared_store(at + 256, Pair{{sums[m][n][2], sums[m][n][3]}});
-      }
-  }
-  FAST_S2S_DEVICE float sum(int m, int n, int row, int column) const {
-    float total = 0;
-    for (int w = 0; w < depth_; ++w)
-      total += shared_load<float>(partial_at(w, m, n) + (row * 8 + column) * 4);
-    return total;
-  }
-
-  // f(row of the matrix, slot, sum) of up to kTiles tiles, spread over the threads
-  template <class F>
-  FAST_S2S_DEVICE void for_sums(int tile, int first, int tiles, int count, const F& f) const {
-    const int there = (tiles < kTiles ? tiles : kTiles) * kRowTiles * 128;
-    for (int at = thread_rank(); at < there; at += kDecodeThreads) {
-      const int n = at / 128 % kRowTiles, m = at / (128 * kRowTiles);
-      const int row = at / 8 % 16, column = at % 8, i = first + 8 * n + column;
-      if (i < count) f(16 * (tile + m * l_.ranks) + row, i, sum(m, n, row, column));
-    }
-  }
-
-  FAST_S2S_DEVICE void finish_unit(int layer, int unit, int i, int m, int n, int u, int column) {
+  FAST_S2S_DEVICE BeforeUnit begin_unit(int layer, const Unit& at) const {
+    BeforeUnit before = {};
+    if (!at.there) return before;
     const bool looked_up = layer == 0 && l_.table;
-    const float* start = looked_up ? input(live_.token(i))
+    const float* start = looked_up ? input(live_.token(at.i))
                                    : biases() + 16 * static_cast<int64_t>(layer) * l_.gate_tiles;
-    start += unit / 4 * 16 + u;
+    start += at.unit / 4 * 16 + at.u;
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) before.start[gate] = load(start + 4 * gate);
+    before.c = load(cell(0, layer, live_.parent(at.i)) + at.unit);
+    return before;
+  }
+  FAST_S2S_DEVICE void finish_unit(int layer, const Unit& at, const BeforeUnit& before) {
+    if (!at.there) return;
     float pre[4];
 #pragma unroll
     for (int gate = 0; gate < 4; ++gate)
-      pre[gate] = load(start + 4 * gate) + sum(m, n, 4 * gate + u, column);
+      pre[gate] = before.start[gate] + sum(sum_at(at.m, at.n, 4 * gate + at.u, at.column));
     const Gates<float> gates = activate<DeviceMath>(Gates<float>{pre[0], pre[1], pre[2], pre[3]});
-    const float c = next_cell(gates, load(cell(0, layer, live_.parent(i)) + unit));
-    store(cell(1, layer, i) + unit, c);
-    store((l_.projected ? unprojected(i) : hidden(1, layer, i)) + unit,
+    const float c = next_cell(gates, before.c);
+    store(cell(1, layer, at.i) + at.unit, c);
+    store((l_.projected ? unprojected(at.i) : hidden(1, layer, at.i)) + at.unit,
           next_hidden<DeviceMath>(gates, c));
   }
 
-  const DecodeCudaArgs& args_;
-  const DecodeLayout& l_;
-  const Group& group_;
   const LiveSlots& live_;
-  const unsigned char* packed_;
-  const Words* weights_;
   float *h_, *c_, *logits_, *unprojected_;
   float *queries_ = nullptr, *contexts_ = nullptr, *attended_ = nullptr;
-  int turn_ = 0, partial_turn_ = 0, depth_ = 0;
+  int turn_ = 0;
 };
 
 }  // namespace fast_s2s

@@ -9,10 +9,19 @@ struct alignas(8) Pair {
   float v[2];
 };
 
+// Values of a state as they lie in memory, zero where there are none.
+template <class T>
+FAST_S2S_DEVICE T read_values(const float* at, bool there) {
+  T values{};
+  if (there) values = load(reinterpret_cast<const T*>(at));
+  return values;
+}
+
 // A k-tile of weights is 32 bytes of a row, as in the LSTM's kernels. Which value of a row meets
 // which place of a fragment is ours to choose: a lane reads neighbours of the float32 state, and
 // pack_stage_cuda lays the weights out alike. Lane (g, t) takes kLaneValues values at t ·
-// kLaneValues of row g. The state is multiplied in parts whose sum is float32's 24 bits.
+// kLaneValues of row g. The state is multiplied in parts whose sum is float32's 24 bits; `read` is
+// apart from `split`, so that several reads are under way at once.
 struct DecodeFp32 {
   typedef float Io;
   static constexpr int kDepth = 8, kLaneValues = 2;
@@ -20,9 +29,11 @@ struct DecodeFp32 {
   struct State {
     uint32_t high[2], low[2];
   };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    Pair values{};
-    if (there) values = load(reinterpret_cast<const Pair*>(at));
+  typedef Pair Values;
+  FAST_S2S_DEVICE static Values read(const float* at, bool there) {
+    return read_values<Values>(at, there);
+  }
+  FAST_S2S_DEVICE static State split(const Values& values) {
     const uint32_t words[2] = {bit_copy<uint32_t>(values.v[0]), bit_copy<uint32_t>(values.v[1])};
     State state;
     OperandFp32::split(words, state.high, state.low);
@@ -45,11 +56,13 @@ struct DecodeBf16 {
   struct State {
     uint32_t part[3][2];
   };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    Words words{};
-    if (there) words = load(reinterpret_cast<const Words*>(at));
+  typedef Words Values;
+  FAST_S2S_DEVICE static Values read(const float* at, bool there) {
+    return read_values<Values>(at, there);
+  }
+  FAST_S2S_DEVICE static State split(const Values& values) {
     float left[4];
-    for (int i = 0; i < 4; ++i) left[i] = bit_copy<float>(words.w[i]);
+    for (int i = 0; i < 4; ++i) left[i] = bit_copy<float>(values.w[i]);
     State state;
 #pragma unroll
     for (int part = 0; part < 3; ++part) {
@@ -79,9 +92,11 @@ struct DecodeFp16 {
   struct State {
     uint32_t high[4], low[4];
   };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    Words values{};
-    if (there) values = load(reinterpret_cast<const Words*>(at));
+  typedef Words Values;
+  FAST_S2S_DEVICE static Values read(const float* at, bool there) {
+    return read_values<Values>(at, there);
+  }
+  FAST_S2S_DEVICE static State split(const Values& values) {
     State state;
     OperandFp32::split(values.w, state.high, state.low);
     return state;
@@ -113,8 +128,14 @@ struct DecodeInt8 {
   struct State {
     DecodeBf16::State half[2];
   };
-  FAST_S2S_DEVICE static State read(const float* at, bool there) {
-    return {{DecodeBf16::read(at, there), DecodeBf16::read(at + 4, there)}};
+  struct Values {
+    Words half[2];
+  };
+  FAST_S2S_DEVICE static Values read(const float* at, bool there) {
+    return {{read_values<Words>(at, there), read_values<Words>(at + 4, there)}};
+  }
+  FAST_S2S_DEVICE static State split(const Values& values) {
+    return {{DecodeBf16::split(values.half[0]), DecodeBf16::split(values.half[1])}};
   }
   // Two neighbours of a word's four as bfloat16.
   FAST_S2S_DEVICE static uint32_t pair_of(uint32_t word, int pair) {
