@@ -133,12 +133,16 @@ class Exchange {
   FAST_S2S_DEVICE void strip_done(int n, int row, int strip) {
     if constexpr (kVariant == Variant::kCluster) {
       sync_warp();
-      constexpr int kWords = kStripBytes / 16;
-      for (int i = lane(); i < 8 * kRowTiles * kWords; i += 32) {
+      constexpr int kWords = kStripBytes / 16, kAll = 8 * kRowTiles * kWords;
+      // lanes beyond one copy of the strip send to further peers at once
+      constexpr int kLanes = kAll < 32 ? kAll : 32;
+      for (int i = lane() % kLanes; i < kAll; i += kLanes) {
         const uint32_t at =
             shared_row(n, row + i / kWords) + strip * kStripBytes + (i % kWords) * 16;
         const Words words = shared_load<Words>(at);
-        for (int hop = 1; hop < l_.ranks; ++hop) peer_store((rank_ + hop) % l_.ranks, at, words);
+        // ranks are a power of two (plan.cpp), and a remainder would be a division each
+        for (int hop = 1 + lane() / kLanes; hop < l_.ranks; hop += 32 / kLanes)
+          peer_store((rank_ + hop) & (l_.ranks - 1), at, words);
       }
     }
   }
