@@ -180,10 +180,14 @@ class Exchange {
     return buffer_ + n % 2 * to_second_ + row * row_bytes_;
   }
   FAST_S2S_DEVICE void fetch(int n) {
-    const int words = l_.k_tiles * 2;
-    for (int i = thread_rank(); i < l_.rows * words; i += block_threads()) {
-      const int row = i / words, column = (i % words) * 16;
-      copy_async(shared_row(n, row) + column, global_row(n, row) + column);
+    // rows by warps, 16 bytes by lanes: no index is a quotient. A tile has no fewer rows than the
+    // block has warps, and where short rows leave lanes idle one round of copies is enough anyway.
+    const int bytes = l_.k_tiles * 32;
+    for (int row = warp(); row < l_.rows; row += static_cast<int>(kWarps)) {
+      const uint32_t to = shared_row(n, row);
+      const unsigned char* from = global_row(n, row);
+      for (int column = lane() * 16; column < bytes; column += 32 * 16)
+        copy_async(to + column, from + column);
     }
     copy_async_commit();
     copy_async_wait<0>();
