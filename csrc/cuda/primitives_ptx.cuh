@@ -112,6 +112,7 @@ FAST_S2S_DEVICE int64_t load_constant(const int64_t* at) {
 FAST_S2S_DEVICE bool load_constant(const bool* at) {
   return __ldg(reinterpret_cast<const unsigned char*>(at)) != 0;
 }
+FAST_S2S_DEVICE unsigned char load_constant(const unsigned char* at) { return __ldg(at); }
 FAST_S2S_DEVICE Words load_constant(const Words* at) {
   const uint4 v = __ldg(reinterpret_cast<const uint4*>(at));
   return {{v.x, v.y, v.z, v.w}};

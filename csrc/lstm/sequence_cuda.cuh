@@ -53,6 +53,13 @@ class TileRows {
   FAST_S2S_DEVICE bool resets(int t, int row) const {
     return shape_.reset != nullptr && load_constant(shape_.reset + at(t, row));
   }
+  FAST_S2S_DEVICE bool may_reset() const { return shape_.reset != nullptr; }
+  // `reset` as it lies in memory: what is made of a value waits for its load
+  FAST_S2S_DEVICE unsigned char reset_byte(int t, int row) const {
+    return load_constant(reinterpret_cast<const unsigned char*>(shape_.reset) + at(t, row));
+  }
+  // the tile's row that a load takes for one past it, instead of a branch
+  FAST_S2S_DEVICE int nearest(int row) const { return row < rows_ ? row : rows_ - 1; }
   // index of the row at step t in a padded array
   FAST_S2S_DEVICE int64_t at(int t, int row) const {
     return static_cast<int64_t>(t) * shape_.batch + row0_ + row;
