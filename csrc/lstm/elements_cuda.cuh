@@ -7,6 +7,43 @@
 
 namespace fast_s2s {
 
+// Where a thread's elements of forward lie, past the tile's rows and the layer's units, too.
+struct Pair {
+  int first_row, unit;
+
+  FAST_S2S_DEVICE Pair(int strip, int row) {
+    // what depends on the lane is computed once more each time: it would take registers from W
+    const int own = opaque(lane());
+    first_row = row + 2 * (own % 4);
+    unit = strip * 8 + own / 4;
+  }
+  FAST_S2S_DEVICE int row(int e) const { return first_row + e; }
+};
+
+template <class Io>
+struct PairInput {
+  Io x[2][4];
+  unsigned char reset[2], reset_next[2];  // of the rows, in the step and in the one after
+};
+
+// What a step makes of an element; zeros where its row does not run.
+template <class Io>
+struct Made {
+  Io gates[4];
+  float c;
+  Io h;
+};
+
+template <class Io>
+FAST_S2S_DEVICE Made<Io> made_of(const Gates<float>& pre, float c_prev) {
+  const Gates<float> gates = activate<DeviceMath>(pre);
+  const float c = next_cell(gates, c_prev);
+  return {{from_float<Io>(gates.i), from_float<Io>(gates.f), from_float<Io>(gates.g),
+           from_float<Io>(gates.o)},
+          c,
+          from_float<Io>(next_hidden<DeviceMath>(gates, c))};
+}
+
 template <class Io>
 struct alignas(4 * sizeof(Io)) FourGates {
   Io gate[4];
