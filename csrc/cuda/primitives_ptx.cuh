@@ -46,6 +46,8 @@ FAST_S2S_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 FAST_S2S_DEVICE void cluster_wait() {
+  // what is done since the arrival may have left lanes apart, too
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 FAST_S2S_DEVICE uint32_t peer_address(int rank, uint32_t address) {

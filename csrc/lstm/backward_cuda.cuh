@@ -58,12 +58,14 @@ class BackwardKernel {
     const int first = static_cast<int>(args_.first_phase);
     if (first < phases) prefetch(first, 0, 0);
     for (int p = first; p < phases && p < end; ++p) {
-      for_strips([&](int s, int row) { phase(p, s, row); });
+      const int kept = phase(p);
       if (p < rows_.steps()) unproject(p);
-      if (p < rows_.steps() && p + 1 < end) {
-        prefetch(p + 1, 0, 0);
-        exchange_.deliver(p);
-      }
+      const bool delivers = p < rows_.steps() && p + 1 < end;
+      if (delivers) exchange_.arrive();
+      save_kept(p, kept, last_row());
+      if (!delivers) continue;
+      prefetch(p + 1, 0, 0);
+      exchange_.wait(p);
     }
     sync_threads();
     if (args_.carried != nullptr) carry(true);
@@ -104,6 +106,7 @@ class BackwardKernel {
     for (int s = 0; s < share_.strips(l_); ++s)
       for (int row = 0; row < l_.rows; row += 8 * kRowTiles) f(s, row);
   }
+  FAST_S2S_DEVICE int last_row() const { return l_.rows - 8 * kRowTiles; }
   FAST_S2S_DEVICE bool inside(int row, int output) const {
     return row < place_.rows && output < l_.outputs;
   }
@@ -218,28 +221,47 @@ class BackwardKernel {
     return from;
   }
 
-  // From the gates' gradients of one step, publication p - 1, to those of the step before.
-  FAST_S2S_DEVICE void phase(int p, int s, int row) {
-    if (s > 0 || row > 0) prefetch(p, s, row);
-    float sums[1][kRowTiles][4] = {};
-    if (p > 0) {
-      if (weights_.exists(s)) weights_.multiply(s, exchange_.state(p - 1, row), sums);
-      depth_.add(sums);
-    }
-    if (share_.k_group > 0 || !weights_.exists(s)) return;
-    const int strip = weights_.strip(s);
+  // From the gates' gradients of one step, publication p - 1, to those of the step before. Returns
+  // the strip whose results are kept, the warp's last, to be saved once the ranks have what they
+  // wait for; -1 for none. More tiles of rows than one leave no registers for that.
+  FAST_S2S_DEVICE int phase(int p) {
+    int kept = -1;
+    for_strips([&](int s, int row) {
+      if (s > 0 || row > 0) prefetch(p, s, row);
+      float sums[1][kRowTiles][4] = {};
+      if (p > 0) {
+        if (weights_.exists(s)) weights_.multiply(s, exchange_.state(p - 1, row), sums);
+        depth_.add(sums);
+      }
+      // else those of the strip before would take registers until here
+      for (int e = 0; e < 4; ++e) kept_[e] = {};
+      if (share_.k_group > 0 || !weights_.exists(s)) return;
+      const int strip = weights_.strip(s);
 #pragma unroll
-    for (int n = 0; n < kRowTiles; ++n) {
-      // there are no registers for more than one tile's
-      if (n > 0) fetch(p, strip, row + 8 * n);
-      Elements at(strip, row + 8 * n);
-      for (int i = 0; i < 2; ++i)
-        at.length[i] = at.row(i) < place_.rows ? rows_.length(at.row(i)) : 0;
-      float dh[4];
-      before(p, at, sums[0][n], dh);
-      if (p < rows_.steps()) pass_on(p, at, dh);
-    }
-    if (p < rows_.steps()) strip_done(p, row, strip);
+      for (int n = 0; n < kRowTiles; ++n) {
+        if (n > 0) fetch(p, strip, row + 8 * n);
+        finish(p, strip, row + 8 * n, sums[0][n]);
+        if (kRowTiles > 1 && p < rows_.steps()) save_kept(p, strip, row + 8 * n);
+      }
+      if (p == rows_.steps()) return;
+      strip_done(p, row, strip);
+      if (kRowTiles > 1) return;
+      if (s + 1 == share_.strips(l_) && row == last_row()) {
+        kept = strip;
+      } else {
+        save_kept(p, strip, row);
+      }
+    });
+    return kept;
+  }
+
+  FAST_S2S_DEVICE void finish(int p, int strip, int row, const float (&product)[4]) {
+    Elements at(strip, row);
+    for (int i = 0; i < 2; ++i)
+      at.length[i] = at.row(i) < place_.rows ? rows_.length(at.row(i)) : 0;
+    float dh[4];
+    before(p, at, product, dh);
+    if (p < rows_.steps()) pass_on(p, at, dh);
   }
 
   // The gradients of the states before the step whose product this is; in phase 0 those that the
@@ -290,7 +312,7 @@ class BackwardKernel {
   FAST_S2S_DEVICE void unproject(int p) {
     if constexpr (kProjected)
       projection_.multiply(
-          p, [&](int row, int unit, float dh) { gates_of_element(p, row, unit, dh); },
+          p, [] {}, [&](int row, int unit, float dh) { gates_of_element(p, row, unit, dh); },
           [&](int row, int strip) { exchange_.strip_done(p, row, strip); });
   }
 
@@ -300,21 +322,25 @@ class BackwardKernel {
     const int t = time_of(p);
     const auto runs = [&](int e) { return t < at.length[e % 2] && at.unit(e) < l_.hidden; };
     float dc[4];
-    FourGates<Io> d[4];
     for_elements(at, [&](int e, int row, int unit) {
       dc[e] = runs(e) ? shared_load<float>(dc_at(row, unit)) : 0.0f;
     });
     for (int e = 0; e < 4; ++e) {
       const bool resets = rows_.may_reset() && ahead_.reset[e % 2] != 0;
-      d[e] = gradients(ahead_.element[e], resets, dh[e], dc[e]);
-      if (!runs(e)) d[e] = {};
+      kept_[e] = gradients(ahead_.element[e], resets, dh[e], dc[e]);
+      if (!runs(e)) kept_[e] = {};
     }
     for_elements(at, [&](int e, int row, int unit) {
       if (runs(e)) shared_store(dc_at(row, unit), dc[e]);
-      exchange_.put(p, row, unit * static_cast<int>(sizeof(d[e])), d[e]);
+      exchange_.put(p, row, unit * static_cast<int>(sizeof(kept_[e])), kept_[e]);
     });
-    for_elements(at, [&](int e, int row, int unit) {
-      if (inside(row, unit)) save(t, row, unit, d[e]);
+  }
+
+  // Behind a projection all gradients of gates are saved where they are computed.
+  FAST_S2S_DEVICE void save_kept(int p, int strip, int row) const {
+    if (kProjected || strip < 0) return;
+    for_elements(Elements(strip, row), [&](int e, int r, int unit) {
+      if (inside(r, unit)) save(time_of(p), r, unit, kept_[e]);
     });
   }
 
@@ -347,6 +373,7 @@ class BackwardKernel {
                      NoProjection>
       projection_;
   SavedElements<Io> ahead_;
+  FourGates<Io> kept_[4];
 };
 
 template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>

@@ -17,7 +17,6 @@ class ForwardKernel {
   static constexpr int kHeld =
       (kProjected ? projected_registers(kRowTiles, false) : weight_registers(kVariant, kRowTiles)) /
       8;
-  typedef float Sums[2][kRowTiles][4];
   static constexpr int kStripBytes = kStripUnits * sizeof(Io);
   // of the strips that make the state: with a projection the second product's
   static constexpr int kStateBytes = kProjected ? 16 * sizeof(Io) : kStripBytes;
@@ -54,19 +53,22 @@ class ForwardKernel {
     // without a step nobody would wait for what peers are given, and they may have ended
     if (begins && rows_.steps() > 0) {
       publish_initial();
+      exchange_.arrive();
       prefetch(0, 0, 0);
-      exchange_.deliver(0);
+      exchange_.wait(0);
     } else if (!begins && args_.first_phase <= rows_.steps()) {
       prefetch(static_cast<int>(args_.first_phase) - 1, 0, 0);
     }
     // phase 0 publishes the initial state, phase s + 1 makes step s
     for (int s = begins ? 0 : static_cast<int>(args_.first_phase) - 1;
          s < rows_.steps() && s + 1 <= last; ++s) {
-      step(s);
-      if (s + 1 < rows_.steps() && s + 2 <= last) {
-        prefetch(s + 1, 0, 0);
-        exchange_.deliver(s + 1);
-      }
+      const int kept = step(s);
+      const bool goes_on = s + 1 < rows_.steps() && s + 2 <= last;
+      if (goes_on) exchange_.arrive();
+      if constexpr (!kProjected) save_kept(s, kept, last_row());
+      if (!goes_on) continue;
+      prefetch(s + 1, 0, 0);
+      exchange_.wait(s + 1);
     }
     if (args_.carried != nullptr) carry(true);
   }
@@ -96,6 +98,7 @@ class ForwardKernel {
     }
   }
 
+  FAST_S2S_DEVICE int last_row() const { return l_.rows - 8 * kRowTiles; }
   FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
   FAST_S2S_DEVICE uint32_t cell_at(int row, int unit) const {
     return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
@@ -245,31 +248,44 @@ class ForwardKernel {
     }
   }
 
-  FAST_S2S_DEVICE void step(int s) {
-    for_strips([&](int strip, int row) {
-      if (strip > 0 || row > 0) prefetch(s, strip, row);
-      Sums sums = {};
-      if (weights_.exists(strip)) weights_.multiply(strip, exchange_.state(s, row), sums);
+  // Returns the strip whose results are kept, the warp's last, to be saved once the ranks have what
+  // they wait for; -1 for none. More tiles of rows than one leave no registers for that.
+  FAST_S2S_DEVICE int step(int s) {
+    int kept = -1;
+    for_strips([&](int i, int row) {
+      if (i > 0 || row > 0) prefetch(s, i, row);
+      float sums[2][kRowTiles][4] = {};
+      if (weights_.exists(i)) weights_.multiply(i, exchange_.state(s, row), sums);
       depth_.add(sums);
-      if (share_.k_group > 0 || !weights_.exists(strip)) return;
+      // else those of the strip before would take registers until here
+      for (int e = 0; e < 2; ++e) kept_[e] = {};
+      if (share_.k_group > 0 || !weights_.exists(i)) return;
+      const int strip = weights_.strip(i);
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n) {
-        // there are no registers for more than one tile's
-        if (n > 0) fetch(s, weights_.strip(strip), row + 8 * n);
-        finish(s, Pair(weights_.strip(strip), row + 8 * n), sums[0][n], sums[1][n]);
+        if (n > 0) fetch(s, strip, row + 8 * n);
+        finish(s, Pair(strip, row + 8 * n), sums[0][n], sums[1][n]);
+        if (kRowTiles > 1) save_kept(s, strip, row + 8 * n);
       }
       if constexpr (kProjected) {
-        projection_.strip_done(s, row, weights_.strip(strip));
+        projection_.strip_done(s, row, strip);
       } else if (s + 1 < rows_.steps()) {
-        exchange_.strip_done(s + 1, row, weights_.strip(strip));
+        exchange_.strip_done(s + 1, row, strip);
+      }
+      if (kRowTiles > 1) return;
+      if (i + 1 == share_.strips(l_) && row == last_row()) {
+        kept = strip;
+      } else {
+        save_kept(s, strip, row);
       }
     });
-    if constexpr (kProjected) project(s);
+    if constexpr (kProjected) project(s, kept);
+    return kept;
   }
 
-  FAST_S2S_DEVICE void project(int s) {
+  FAST_S2S_DEVICE void project(int s, int kept) {
     projection_.multiply(
-        s,
+        s, [&] { save_kept(s, kept, last_row()); },
         [&](int row, int output, float sum) {
           Io h = Io{};
           if (row < place_.rows && output < l_.outputs)
@@ -302,13 +318,12 @@ class ForwardKernel {
     if (runs && t == rows_.last(row)) store(io(d_.h_n) + state_at(row, output), h);
   }
 
-  // Two elements: cell states, what the other ranks wait for, and then results. `i_f` and `g_o`:
-  // the products of their gates. Both are computed before anything is stored, which the compiler
-  // moves no load across.
+  // Two elements: cell states and what the other ranks wait for. `i_f` and `g_o`: the products of
+  // their gates. Both are computed before anything is stored, which the compiler moves no load
+  // across.
   FAST_S2S_DEVICE void finish(int s, const Pair& at, const float (&i_f)[4], const float (&g_o)[4]) {
     const int t = rows_.time(s);
     bool runs[2], forgotten[2];
-    Made<Io> made[2];
     for (int e = 0; e < 2; ++e) {
       const int length = at.row(e) < place_.rows ? rows_.length(at.row(e)) : 0;
       runs[e] = t < length && at.unit < l_.hidden;
@@ -316,12 +331,11 @@ class ForwardKernel {
                      ahead_.reset_next[e] != 0;
     }
     for (int e = 0; e < 2; ++e)
-      made[e] = make(at, e, runs[e], Gates<float>{i_f[e], i_f[2 + e], g_o[e], g_o[2 + e]});
+      kept_[e] = make(at, e, runs[e], Gates<float>{i_f[e], i_f[2 + e], g_o[e], g_o[2 + e]});
     for (int e = 0; e < 2; ++e) {
-      if (runs[e]) shared_store(cell_at(at.row(e), at.unit), made[e].c);
-      pass_on(s, at.row(e), at.unit, made[e].h, runs[e], forgotten[e]);
+      if (runs[e]) shared_store(cell_at(at.row(e), at.unit), kept_[e].c);
+      pass_on(s, at.row(e), at.unit, kept_[e].h, runs[e], forgotten[e]);
     }
-    for (int e = 0; e < 2; ++e) save_made(t, at.row(e), at.unit, made[e], runs[e]);
   }
 
   FAST_S2S_DEVICE Made<Io> make(const Pair& at, int e, bool runs, Gates<float> pre) const {
@@ -345,8 +359,15 @@ class ForwardKernel {
     }
   }
 
-  FAST_S2S_DEVICE void save_made(int t, int row, int unit, const Made<Io>& made, bool runs) const {
-    if (!inside(row, unit)) return;
+  FAST_S2S_DEVICE void save_kept(int s, int strip, int row) const {
+    if (strip < 0) return;
+    const Pair at(strip, row);
+    for (int e = 0; e < 2; ++e)
+      if (inside(at.row(e), at.unit)) save_made(rows_.time(s), at.row(e), at.unit, kept_[e]);
+  }
+
+  FAST_S2S_DEVICE void save_made(int t, int row, int unit, const Made<Io>& made) const {
+    const bool runs = rows_.runs(t, row);
     save(t, row, unit, made);
     if (runs && t == rows_.last(row))
       store(io(d_.c_n) + cell_state_at(row, unit), from_float<Io>(made.c));
@@ -366,6 +387,7 @@ class ForwardKernel {
                      NoProjection>
       projection_;
   PairInput<Io> ahead_;
+  Made<Io> kept_[2];
 };
 
 template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>

@@ -154,16 +154,23 @@ class Exchange {
     }
   }
 
-  // All of publication n becomes readable by all ranks.
-  FAST_S2S_DEVICE void deliver(int n) {
+  // This block has put its part of a publication. What nobody who waits reads, it stores between
+  // this and `wait`: a release waits for all stores before it.
+  FAST_S2S_DEVICE void arrive() {
     if constexpr (kVariant == Variant::kBlock) {
       sync_threads();
     } else if constexpr (kVariant == Variant::kCluster) {
       cluster_arrive();
-      cluster_wait();
     } else {
+      if (!stepwise_) counter_arrive(counter_);
+    }
+  }
+
+  // All of publication n is readable, of all ranks.
+  FAST_S2S_DEVICE void wait(int n) {
+    if constexpr (kVariant == Variant::kCluster) cluster_wait();
+    if constexpr (kThroughL2) {
       if (stepwise_) return;
-      counter_arrive(counter_);
       counter_wait(counter_, static_cast<uint32_t>(l_.ranks) * (n + 1));
       if constexpr (kVariant == Variant::kGrid) fetch(n);
     }
