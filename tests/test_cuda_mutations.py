@@ -46,9 +46,36 @@ MUTATIONS = [
     Mutation(
         "no cluster barrier between steps",
         SEQUENCE,
+        "} else if constexpr (kVariant == Variant::kCluster) {\n      cluster_arrive();",
         "} else if constexpr (kVariant == Variant::kCluster) {\n"
-        "      cluster_arrive();\n      cluster_wait();",
-        "} else if constexpr (kVariant == Variant::kCluster) {\n      sync_threads();",
+        "      cluster_arrive();\n      cluster_wait();\n      cluster_arrive();",
+        "cluster",
+    ),
+    Mutation(
+        "arrives before its part is there",
+        FORWARD_FILE,
+        "      const int kept = step(s);\n"
+        "      const bool goes_on = s + 1 < rows_.steps() && s + 2 <= last;\n"
+        "      if (goes_on) exchange_.arrive();\n",
+        "      const bool goes_on = s + 1 < rows_.steps() && s + 2 <= last;\n"
+        "      if (goes_on) exchange_.arrive();\n"
+        "      const int kept = step(s);\n",
+        "cluster",
+    ),
+    Mutation(
+        "arrives before its gradients are there",
+        BACKWARD_FILE,
+        "      const int kept = phase(p);\n",
+        "      if (p < rows_.steps() && p + 1 < end) exchange_.arrive();\n"
+        "      const int kept = phase(p);\n",
+        "grid",
+        recompiled=[BACKWARD],
+    ),
+    Mutation(
+        "a peer left out",
+        SEQUENCE,
+        "hop = 1 + lane() / kLanes;",
+        "hop = 2 + lane() / kLanes;",
         "cluster",
     ),
     Mutation(
@@ -122,9 +149,7 @@ MUTATIONS = [
         "padding left unwritten", SEQUENCE, "i < 2 * l_.rows * words;", "i < l_.rows * words;"
     ),
     # fragments
-    Mutation(
-        "halves of a k-tile swapped", OPERAND, "(lane() / 8 % 2) * 16", "(1 - lane() / 8 % 2) * 16"
-    ),
+    Mutation("halves of a k-tile swapped", OPERAND, "? lane() / 8 :", "? (lane() / 8 ^ 1) :"),
     Mutation(
         "tiles of rows swapped",
         OPERAND,
@@ -136,8 +161,8 @@ MUTATIONS = [
     Mutation(
         "fragments from L2 swapped",
         OPERAND,
-        "half * 16 + (lane() % 4)",
-        "(1 - half) * 16 + (lane() % 4)",
+        "j * 32 + half * 16",
+        "j * 32 + (1 - half) * 16",
         "stream",
     ),
     Mutation(
@@ -150,8 +175,8 @@ MUTATIONS = [
     Mutation(
         "gates g and o swapped",
         FORWARD_FILE,
-        "sums[1][n][e], sums[1][n][2 + e]}",
-        "sums[1][n][2 + e], sums[1][n][e]}",
+        "g_o[e], g_o[2 + e]}",
+        "g_o[2 + e], g_o[e]}",
     ),
     Mutation(
         "a share of the depth left out",
@@ -169,8 +194,8 @@ MUTATIONS = [
     Mutation(
         "tiles in L2 off by one",
         OPERAND,
-        "      fetch(a, s, j);\n      add(a, state, j, sums);",
-        "      fetch(a, s, j - 1);\n      add(a, state, j, sums);",
+        "fetch(a, s, j);\n      add(a, own, j,",
+        "fetch(a, s, j - 1);\n      add(a, own, j,",
         device=MIXED,
     ),
     Mutation(
@@ -202,20 +227,20 @@ MUTATIONS = [
     Mutation(
         "resets a step late",
         FORWARD_FILE,
-        "const int t = rows_.time(s);\n    return rows_.runs(t, row) &&",
-        "const int t = rows_.time(s ? s - 1 : 0);\n    return rows_.runs(t, row) &&",
+        "ahead_.reset_next[e] = rows_.reset_byte(rows_.time(s + 1), r);",
+        "ahead_.reset_next[e] = rows_.reset_byte(t, r);",
     ),
     Mutation(
         "a reset keeps the cell",
         FORWARD_FILE,
-        "rows_.resets(t, row) ? 0.0f : shared_load",
-        "false ? 0.0f : shared_load",
+        "runs && !resets ? shared_load",
+        "runs && (resets || true) ? shared_load",
     ),
     Mutation(
         "input of the step before",
         FORWARD_FILE,
-        "        prefetch(s + 1);",
-        "        prefetch(s);",
+        "      prefetch(s + 1, 0, 0);",
+        "      prefetch(s, 0, 0);",
         case=Case(4, 3, 40),
     ),
     Mutation(
@@ -252,22 +277,29 @@ MUTATIONS = [
     Mutation(
         "a reset lets gradients through",
         BACKWARD_FILE,
-        "dh = rows_.resets(t, r) ? 0.0f : sums[0][n][e];",
-        "dh = sums[0][n][e];",
+        "dh[e] = resets ? 0.0f : product[e];",
+        "dh[e] = resets ? product[e] : product[e];",
         recompiled=[BACKWARD],
     ),
     Mutation(
         "rows that rest lose their gradient",
         BACKWARD_FILE,
-        "if (!rows_.runs(t, r)) {",
-        "if (false) {",
+        "if (inside(row, output) && !ran(e)) dh",
+        "if (inside(row, output) && p == 0) dh",
         recompiled=[BACKWARD],
     ),
     Mutation(
         "no initial cell",
         BACKWARD_FILE,
-        "? read(d_.c0, row, unit)",
-        "? 0.0f",
+        "c_prev = read(d_.c0, rows[e % 2], nearest(unit));",
+        "c_prev = 0;",
+        recompiled=[BACKWARD],
+    ),
+    Mutation(
+        "gates of the step before",
+        BACKWARD_FILE,
+        "      prefetch(p + 1, 0, 0);",
+        "      prefetch(p, 0, 0);",
         recompiled=[BACKWARD],
     ),
     Mutation(

@@ -20,8 +20,8 @@ MUTATIONS = [
     Mutation(
         "a projection that does not wait",
         PROJECTION_FILE,
-        "    exchange_.deliver(n);\n",
-        "    if (n > 0) exchange_.deliver(n);\n",
+        "    exchange_.wait(n);\n",
+        "    if (n > 0) exchange_.wait(n);\n",
         "grid",
         recompiled=FORWARD,
         case=PROJECTION,
@@ -54,7 +54,7 @@ MUTATIONS = [
     Mutation(
         "what is projected kept from peers",
         FORWARD_FILE,
-        "        projection_.strip_done(s, row, weights_.strip(strip));\n",
+        "        projection_.strip_done(s, row, strip);\n",
         "",
         "cluster",
         recompiled=FORWARD,
@@ -116,8 +116,8 @@ MUTATIONS = [
     Mutation(
         "no gradient of y",
         BACKWARD_FILE,
-        "dh += grad_y(t, row, output);",
-        "dh += 0 * t;",
+        "dh[e] += to_float(ahead_.grad_y[e]);",
+        "dh[e] += 0;",
         recompiled=BACKWARD,
         case=PROJECTION,
     ),

@@ -50,6 +50,8 @@ FAST_S2S_DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 FAST_S2S_DEVICE void cluster_wait() {
+  // what is done since the arrival may have left lanes apart, too
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 FAST_S2S_DEVICE uint32_t peer_address(int rank, uint32_t address) {
@@ -116,6 +118,7 @@ FAST_S2S_DEVICE int64_t load_constant(const int64_t* at) {
 FAST_S2S_DEVICE bool load_constant(const bool* at) {
   return __ldg(reinterpret_cast<const unsigned char*>(at)) != 0;
 }
+FAST_S2S_DEVICE unsigned char load_constant(const unsigned char* at) { return __ldg(at); }
 FAST_S2S_DEVICE Words load_constant(const Words* at) {
   const uint4 v = __ldg(reinterpret_cast<const uint4*>(at));
   return {{v.x, v.y, v.z, v.w}};

@@ -7,14 +7,10 @@
 
 #include <type_traits>
 
+#include "elements_cuda.cuh"
 #include "projection_cuda.cuh"
 
 namespace fast_s2s {
-
-template <class Io>
-struct alignas(4 * sizeof(Io)) FourGates {
-  Io gate[4];
-};
 
 template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>
 class BackwardKernel {
@@ -52,21 +48,24 @@ class BackwardKernel {
           [&](int row, int unit) { shared_store(dc_at(row, unit), read(d_.grad_c_n, row, unit)); });
       zero_past_the_tile();
       sync_threads();
-      if (rows_.steps() > 0) {
-        for_strips([&](int s, int row) { last_step(s, row); });
-        unproject(0);
-        exchange_.deliver(0);
-      }
     } else {
       carry(false);
     }
-    // phase p multiplies publication p - 1, of the step that many before the last
+    // phase 0 publishes the gates' gradients of the last step, phase p multiplies publication p -
+    // 1, of the step that many before
     const int64_t end = args_.first_phase + args_.phases;
-    for (int p = begins ? 1 : static_cast<int>(args_.first_phase); p <= rows_.steps() && p < end;
-         ++p) {
-      for_strips([&](int s, int row) { previous_step(p, s, row); });
+    const int phases = rows_.steps() > 0 ? rows_.steps() + 1 : 0;
+    const int first = static_cast<int>(args_.first_phase);
+    if (first < phases) prefetch(first, 0, 0);
+    for (int p = first; p < phases && p < end; ++p) {
+      const int kept = phase(p);
       if (p < rows_.steps()) unproject(p);
-      if (p < rows_.steps() && p + 1 < end) exchange_.deliver(p);
+      const bool delivers = p < rows_.steps() && p + 1 < end;
+      if (delivers) exchange_.arrive();
+      save_kept(p, kept, last_row());
+      if (!delivers) continue;
+      prefetch(p + 1, 0, 0);
+      exchange_.wait(p);
     }
     sync_threads();
     if (args_.carried != nullptr) carry(true);
@@ -107,17 +106,7 @@ class BackwardKernel {
     for (int s = 0; s < share_.strips(l_); ++s)
       for (int row = 0; row < l_.rows; row += 8 * kRowTiles) f(s, row);
   }
-  // f(n, element of the fragment, row, unit), past the tile's rows and the layer's units, too
-  template <class F>
-  FAST_S2S_DEVICE void for_elements(int row, int strip, const F& f) const {
-#pragma unroll
-    for (int n = 0; n < kRowTiles; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        f(n, e, row + 8 * n + 2 * (lane() % 4) + e % 2,
-          strip * kStripUnits + lane() / 4 + 8 * (e / 2));
-  }
-
+  FAST_S2S_DEVICE int last_row() const { return l_.rows - 8 * kRowTiles; }
   FAST_S2S_DEVICE bool inside(int row, int output) const {
     return row < place_.rows && output < l_.outputs;
   }
@@ -147,12 +136,6 @@ class BackwardKernel {
   FAST_S2S_DEVICE float read_output(const void* data, int row, int output) const {
     return data == nullptr ? 0.0f : to_float(load_constant(io(data) + output_at(row, output)));
   }
-  FAST_S2S_DEVICE float grad_y(int t, int row, int output) const {
-    if (d_.grad_y == nullptr) return 0;
-    const int64_t stride = static_cast<int64_t>(l_.directions) * l_.outputs;
-    return to_float(load_constant(io(d_.grad_y) + rows_.at(t, row) * stride + output));
-  }
-
   FAST_S2S_DEVICE void zero_past_the_tile() const {
     for (int t = rows_.steps(); t < d_.shape.steps; ++t) {
       for_each([&](int row, int unit) { save(t, row, unit, FourGates<Io>{}); });
@@ -187,37 +170,114 @@ class BackwardKernel {
     sync_threads();
   }
 
-  FAST_S2S_DEVICE void last_step(int s, int row) {
-    if (share_.k_group > 0 || !weights_.exists(s)) return;
-    const int strip = weights_.strip(s);
-    for_elements(row, strip, [&](int, int, int r, int unit) {
-      const float dh = inside(r, unit) ? shared_load<float>(dh_at(r, unit)) : 0.0f;
-      pass_on(0, r, unit, dh);
-    });
-    strip_done(0, row, strip);
+  // What the warp's strip s takes in phase p. That of its first is fetched while the ranks exchange
+  // the phase before.
+  FAST_S2S_DEVICE void prefetch(int p, int s, int row) {
+    if (share_.k_group == 0 && weights_.exists(s)) fetch(p, weights_.strip(s), row);
   }
 
-  // From the gates' gradients of one step, publication p - 1, to those of the step before.
-  FAST_S2S_DEVICE void previous_step(int p, int s, int row) {
-    float sums[1][kRowTiles][4] = {};
-    if (weights_.exists(s)) weights_.multiply(s, exchange_.state(p - 1, row), sums);
-    depth_.add(sums);
-    if (share_.k_group > 0 || !weights_.exists(s)) return;
-    const int strip = weights_.strip(s), t = time_of(p - 1);
-    for_elements(row, strip, [&](int n, int e, int r, int unit) {
-      float dh = 0;
-      if (inside(r, unit)) {
-        // a row that did not run at t keeps the gradient of its final, or in reverse initial, state
-        if (!rows_.runs(t, r)) {
-          dh = shared_load<float>(dh_at(r, unit));
-        } else {
-          dh = rows_.resets(t, r) ? 0.0f : sums[0][n][e];
-          shared_store(dh_at(r, unit), dh);
-        }
+  // Loads alone, one after another: of a row or unit past the last the last one's, and masked where
+  // they are used.
+  FAST_S2S_DEVICE void fetch(int p, int strip, int row) {
+    const Elements at(strip, row);
+    const int rows[2] = {rows_.nearest(at.row(0)), rows_.nearest(at.row(1))};
+    if (rows_.may_reset() && p > 0)
+      for (int i = 0; i < 2; ++i) ahead_.reset_after[i] = rows_.reset_byte(time_of(p - 1), rows[i]);
+    if (p == rows_.steps()) return;
+    const int t = time_of(p);
+    if (rows_.may_reset())
+      for (int i = 0; i < 2; ++i) ahead_.reset[i] = rows_.reset_byte(t, rows[i]);
+    if (d_.grad_y != nullptr)
+      for_elements(at, [&](int e, int, int output) {
+        ahead_.grad_y[e] = load_constant(grad_y_at(t, rows[e % 2], nearest(output)));
+      });
+    if constexpr (!kProjected) {
+      for_elements(at, [&](int e, int, int unit) {
+        ahead_.element[e] = saved(t, rows[e % 2], nearest(unit));
+      });
+      for_elements(at, [&](int e, int, int unit) {
+        if (t == rows_.first(rows[e % 2]))
+          ahead_.element[e].c_prev = read(d_.c0, rows[e % 2], nearest(unit));
+      });
+    }
+  }
+  FAST_S2S_DEVICE int nearest(int output) const {
+    return output < l_.outputs ? output : l_.outputs - 1;
+  }
+  FAST_S2S_DEVICE const Io* grad_y_at(int t, int row, int output) const {
+    const int64_t stride = static_cast<int64_t>(l_.directions) * l_.outputs;
+    return io(d_.grad_y) + rows_.at(t, row) * stride + output;
+  }
+
+  // but for the cell that a row begins with
+  FAST_S2S_DEVICE SavedElement<Io> saved(int t, int row, int unit) const {
+    const Io* gates = io(d_.gates) + rows_.at(t, row) * 4 * l_.hidden + unit;
+    SavedElement<Io> from;
+    for (int gate = 0; gate < 4; ++gate) from.gates[gate] = load_constant(gates + gate * l_.hidden);
+    const int before = rows_.preceding(t);
+    const bool there = before >= 0 && before < rows_.steps();
+    from.c = load_constant(d_.cells + rows_.at(t, row) * l_.hidden + unit);
+    from.c_prev = load_constant(d_.cells + rows_.at(there ? before : t, row) * l_.hidden + unit);
+    return from;
+  }
+
+  // From the gates' gradients of one step, publication p - 1, to those of the step before. Returns
+  // the strip whose results are kept, the warp's last, to be saved once the ranks have what they
+  // wait for; -1 for none. More tiles of rows than one leave no registers for that.
+  FAST_S2S_DEVICE int phase(int p) {
+    int kept = -1;
+    for_strips([&](int s, int row) {
+      if (s > 0 || row > 0) prefetch(p, s, row);
+      float sums[1][kRowTiles][4] = {};
+      if (p > 0) {
+        if (weights_.exists(s)) weights_.multiply(s, exchange_.state(p - 1, row), sums);
+        depth_.add(sums);
       }
-      if (p < rows_.steps()) pass_on(p, r, unit, dh);
+      // else those of the strip before would take registers until here
+      for (int e = 0; e < 4; ++e) kept_[e] = {};
+      if (share_.k_group > 0 || !weights_.exists(s)) return;
+      const int strip = weights_.strip(s);
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) {
+        if (n > 0) fetch(p, strip, row + 8 * n);
+        finish(p, strip, row + 8 * n, sums[0][n]);
+        if (kRowTiles > 1 && p < rows_.steps()) save_kept(p, strip, row + 8 * n);
+      }
+      if (p == rows_.steps()) return;
+      strip_done(p, row, strip);
+      if (kRowTiles > 1) return;
+      if (s + 1 == share_.strips(l_) && row == last_row()) {
+        kept = strip;
+      } else {
+        save_kept(p, strip, row);
+      }
     });
-    if (p < rows_.steps()) strip_done(p, row, strip);
+    return kept;
+  }
+
+  FAST_S2S_DEVICE void finish(int p, int strip, int row, const float (&product)[4]) {
+    Elements at(strip, row);
+    for (int i = 0; i < 2; ++i)
+      at.length[i] = at.row(i) < place_.rows ? rows_.length(at.row(i)) : 0;
+    float dh[4];
+    before(p, at, product, dh);
+    if (p < rows_.steps()) pass_on(p, at, dh);
+  }
+
+  // The gradients of the states before the step whose product this is; in phase 0 those that the
+  // sequence ends with.
+  FAST_S2S_DEVICE void before(int p, const Elements& at, const float (&product)[4],
+                              float (&dh)[4]) const {
+    // a row that did not run keeps the gradient of its final, or in reverse initial, state
+    const auto ran = [&](int e) { return p > 0 && time_of(p - 1) < at.length[e % 2]; };
+    for_elements(at, [&](int e, int row, int output) {
+      const bool resets = rows_.may_reset() && ahead_.reset_after[e % 2] != 0;
+      dh[e] = resets ? 0.0f : product[e];
+      if (inside(row, output) && !ran(e)) dh[e] = shared_load<float>(dh_at(row, output));
+    });
+    for_elements(at, [&](int e, int row, int output) {
+      if (inside(row, output) && ran(e)) shared_store(dh_at(row, output), dh[e]);
+    });
   }
 
   // what `pass_on` has put
@@ -232,59 +292,72 @@ class BackwardKernel {
   // the time of publication p
   FAST_S2S_DEVICE int time_of(int p) const { return rows_.time(rows_.steps() - 1 - p); }
 
-  // The gradient of an output goes to the gates of its unit, or first through the projection.
-  FAST_S2S_DEVICE void pass_on(int p, int row, int output, float dh) {
+  // The gradients of outputs go to the gates of their units, or first through the projection.
+  FAST_S2S_DEVICE void pass_on(int p, const Elements& at, float (&dh)[4]) {
     const int t = time_of(p);
-    if (inside(row, output) && rows_.runs(t, row)) dh += grad_y(t, row, output);
+    if (d_.grad_y != nullptr)
+      for (int e = 0; e < 4; ++e) dh[e] += to_float(ahead_.grad_y[e]);
     if constexpr (kProjected) {
-      Io d = Io{};
-      if (inside(row, output)) {
-        if (rows_.runs(t, row)) d = from_float<Io>(dh);
-        save_output(t, row, output, d);
-      }
-      projection_.put(p, row, output, d);
+      for_elements(at, [&](int e, int row, int output) {
+        const bool runs = t < at.length[e % 2] && output < l_.outputs;
+        const Io d = runs ? from_float<Io>(dh[e]) : Io{};
+        if (inside(row, output)) save_output(t, row, output, d);
+        projection_.put(p, row, output, d);
+      });
     } else {
-      gates_of_step(p, row, output, dh);
+      gates_of_step(p, at, dh);
     }
   }
 
   FAST_S2S_DEVICE void unproject(int p) {
     if constexpr (kProjected)
       projection_.multiply(
-          p, [&](int row, int unit, float dh) { gates_of_step(p, row, unit, dh); },
+          p, [] {}, [&](int row, int unit, float dh) { gates_of_element(p, row, unit, dh); },
           [&](int row, int strip) { exchange_.strip_done(p, row, strip); });
   }
 
-  // `dh`: the whole gradient of the unit's h, before any projection.
-  FAST_S2S_DEVICE void gates_of_step(int p, int row, int unit, float dh) {
-    FourGates<Io> d = {};
-    if (row < place_.rows && unit < l_.hidden) {
-      const int t = time_of(p);
-      if (rows_.runs(t, row)) d = gradients(t, row, unit, dh);
-      save(t, row, unit, d);
+  // `dh`: the whole gradients of the units' h. All that is read comes before what is written, which
+  // the compiler may not move it across.
+  FAST_S2S_DEVICE void gates_of_step(int p, const Elements& at, const float (&dh)[4]) {
+    const int t = time_of(p);
+    const auto runs = [&](int e) { return t < at.length[e % 2] && at.unit(e) < l_.hidden; };
+    float dc[4];
+    for_elements(at, [&](int e, int row, int unit) {
+      dc[e] = runs(e) ? shared_load<float>(dc_at(row, unit)) : 0.0f;
+    });
+    for (int e = 0; e < 4; ++e) {
+      const bool resets = rows_.may_reset() && ahead_.reset[e % 2] != 0;
+      kept_[e] = gradients(ahead_.element[e], resets, dh[e], dc[e]);
+      if (!runs(e)) kept_[e] = {};
     }
-    exchange_.put(p, row, unit * static_cast<int>(sizeof(d)), d);
+    for_elements(at, [&](int e, int row, int unit) {
+      if (runs(e)) shared_store(dc_at(row, unit), dc[e]);
+      exchange_.put(p, row, unit * static_cast<int>(sizeof(kept_[e])), kept_[e]);
+    });
   }
 
-  FAST_S2S_DEVICE FourGates<Io> gradients(int t, int row, int unit, float dh) const {
-    const int64_t at = rows_.at(t, row);
-    const Io* from = io(d_.gates) + at * 4 * l_.hidden + unit;
-    const Gates<float> gates{to_float(load_constant(from)),
-                             to_float(load_constant(from + l_.hidden)),
-                             to_float(load_constant(from + 2 * l_.hidden)),
-                             to_float(load_constant(from + 3 * l_.hidden))};
-    const bool resets = rows_.resets(t, row);
-    float c_prev = 0;
-    if (!resets) {
-      c_prev = t == rows_.first(row)
-                   ? read(d_.c0, row, unit)
-                   : load_constant(d_.cells + rows_.at(rows_.preceding(t), row) * l_.hidden + unit);
+  // Behind a projection all gradients of gates are saved where they are computed.
+  FAST_S2S_DEVICE void save_kept(int p, int strip, int row) const {
+    if (kProjected || strip < 0) return;
+    for_elements(Elements(strip, row), [&](int e, int r, int unit) {
+      if (inside(r, unit)) save(time_of(p), r, unit, kept_[e]);
+    });
+  }
+
+  // The same of one element, behind a projection.
+  FAST_S2S_DEVICE void gates_of_element(int p, int row, int unit, float dh) {
+    const int t = time_of(p);
+    const bool there = row < place_.rows && unit < l_.hidden;
+    FourGates<Io> d = {};
+    if (there && rows_.runs(t, row)) {
+      float dc = shared_load<float>(dc_at(row, unit));
+      SavedElement<Io> from = saved(t, row, unit);
+      if (t == rows_.first(row)) from.c_prev = read(d_.c0, row, unit);
+      d = gradients(from, rows_.resets(t, row), dh, dc);
+      shared_store(dc_at(row, unit), dc);
     }
-    float dc = shared_load<float>(dc_at(row, unit));
-    const Gates<float> d = step_backward<DeviceMath>(
-        gates, load_constant(d_.cells + at * l_.hidden + unit), c_prev, dh, dc);
-    shared_store(dc_at(row, unit), resets ? 0.0f : dc);
-    return {{from_float<Io>(d.i), from_float<Io>(d.f), from_float<Io>(d.g), from_float<Io>(d.o)}};
+    if (there) save(t, row, unit, d);
+    exchange_.put(p, row, unit * static_cast<int>(sizeof(d)), d);
   }
 
   const BackwardArgs& args_;
@@ -299,6 +372,8 @@ class BackwardKernel {
   std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles, kStripUnits * sizeof(Io)>,
                      NoProjection>
       projection_;
+  SavedElements<Io> ahead_;
+  FourGates<Io> kept_[4];
 };
 
 template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>

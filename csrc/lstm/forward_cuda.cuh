@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "elements_cuda.cuh"
 #include "projection_cuda.cuh"
 
 namespace fast_s2s {
@@ -16,7 +17,6 @@ class ForwardKernel {
   static constexpr int kHeld =
       (kProjected ? projected_registers(kRowTiles, false) : weight_registers(kVariant, kRowTiles)) /
       8;
-  typedef float Sums[2][kRowTiles][4];
   static constexpr int kStripBytes = kStripUnits * sizeof(Io);
   // of the strips that make the state: with a projection the second product's
   static constexpr int kStateBytes = kProjected ? 16 * sizeof(Io) : kStripBytes;
@@ -53,19 +53,22 @@ class ForwardKernel {
     // without a step nobody would wait for what peers are given, and they may have ended
     if (begins && rows_.steps() > 0) {
       publish_initial();
-      prefetch(0);
-      exchange_.deliver(0);
+      exchange_.arrive();
+      prefetch(0, 0, 0);
+      exchange_.wait(0);
     } else if (!begins && args_.first_phase <= rows_.steps()) {
-      prefetch(static_cast<int>(args_.first_phase) - 1);
+      prefetch(static_cast<int>(args_.first_phase) - 1, 0, 0);
     }
     // phase 0 publishes the initial state, phase s + 1 makes step s
     for (int s = begins ? 0 : static_cast<int>(args_.first_phase) - 1;
          s < rows_.steps() && s + 1 <= last; ++s) {
-      step(s);
-      if (s + 1 < rows_.steps() && s + 2 <= last) {
-        prefetch(s + 1);
-        exchange_.deliver(s + 1);
-      }
+      const int kept = step(s);
+      const bool goes_on = s + 1 < rows_.steps() && s + 2 <= last;
+      if (goes_on) exchange_.arrive();
+      if constexpr (!kProjected) save_kept(s, kept, last_row());
+      if (!goes_on) continue;
+      prefetch(s + 1, 0, 0);
+      exchange_.wait(s + 1);
     }
     if (args_.carried != nullptr) carry(true);
   }
@@ -95,6 +98,7 @@ class ForwardKernel {
     }
   }
 
+  FAST_S2S_DEVICE int last_row() const { return l_.rows - 8 * kRowTiles; }
   FAST_S2S_DEVICE int first_unit() const { return place_.rank * l_.strips_per_block * kStripUnits; }
   FAST_S2S_DEVICE uint32_t cell_at(int row, int unit) const {
     return l_.state + ((unit - first_unit()) * l_.rows + row) * 4;
@@ -143,7 +147,7 @@ class ForwardKernel {
   // Steps that no row of the tile reaches.
   FAST_S2S_DEVICE void zero_past_the_tile() const {
     for (int t = rows_.steps(); t < d_.shape.steps; ++t) {
-      for_each([&](int row, int unit) { save(t, row, unit, Gates<float>{}, 0); });
+      for_each([&](int row, int unit) { save(t, row, unit, Made<Io>{}); });
       for_each_output([&](int row, int output) { save_output(t, row, output, Io{}); });
     }
   }
@@ -153,13 +157,12 @@ class ForwardKernel {
     store(io(d_.y) + rows_.at(t, row) * stride + output, h);
   }
 
-  FAST_S2S_DEVICE void save(int t, int row, int unit, const Gates<float>& gates, float c) const {
+  FAST_S2S_DEVICE void save(int t, int row, int unit, const Made<Io>& made) const {
     const int64_t at = rows_.at(t, row);
-    if (d_.cells != nullptr) store(d_.cells + at * l_.hidden + unit, c);
+    if (d_.cells != nullptr) store(d_.cells + at * l_.hidden + unit, made.c);
     if (d_.gates == nullptr) return;
     Io* out = io(d_.gates) + at * 4 * l_.hidden + unit;
-    const float parts[4] = {gates.i, gates.f, gates.g, gates.o};
-    for (int gate = 0; gate < 4; ++gate) store(out + gate * l_.hidden, from_float<Io>(parts[gate]));
+    for (int gate = 0; gate < 4; ++gate) store(out + gate * l_.hidden, made.gates[gate]);
   }
 
   // Cells of a stepwise plan, from one launch to the next.
@@ -178,16 +181,6 @@ class ForwardKernel {
     sync_threads();
   }
 
-  // f(n, row, unit) for the elements of this thread in tile n of rows, e of two; past the tile's
-  // rows and the layer's units, too.
-  template <class F>
-  FAST_S2S_DEVICE void for_elements(int row, int strip, const F& f) const {
-    const int unit = strip * kStripUnits + lane() / 4;
-#pragma unroll
-    for (int n = 0; n < kRowTiles; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) f(n, e, row + 8 * n + 2 * (lane() % 4) + e, unit);
-  }
   FAST_S2S_DEVICE bool inside(int row, int unit) const {
     return row < place_.rows && unit < l_.hidden;
   }
@@ -206,8 +199,10 @@ class ForwardKernel {
     } else {
       for_strips([&](int s, int row) {
         if (share_.k_group > 0 || !weights_.exists(s)) return;
-        for_elements(row, weights_.strip(s),
-                     [&](int, int, int r, int unit) { put_initial(r, unit); });
+        for (int n = 0; n < kRowTiles; ++n) {
+          const Pair at(weights_.strip(s), row + 8 * n);
+          for (int e = 0; e < 2; ++e) put_initial(at.row(e), at.unit);
+        }
         exchange_.strip_done(0, row, weights_.strip(s));
       });
     }
@@ -228,54 +223,69 @@ class ForwardKernel {
     return rows_.runs(t, row) && rows_.resets(t, row);
   }
 
-  FAST_S2S_DEVICE Gates<float> gates_x(int t, int row, int unit) const {
-    const Io* from = io(d_.gates_x) + rows_.at(t, row) * 4 * l_.hidden + unit;
-    return {read(from, 0), read(from, l_.hidden), read(from, 2 * l_.hidden),
-            read(from, 3 * l_.hidden)};
+  // What the warp's strip takes in step s. That of its first is fetched while the ranks exchange
+  // step s - 1.
+  FAST_S2S_DEVICE void prefetch(int s, int strip, int row) {
+    if (share_.k_group == 0 && weights_.exists(strip)) fetch(s, weights_.strip(strip), row);
   }
 
-  // What the first strip adds in step s, fetched while the ranks still exchange step s - 1.
-  FAST_S2S_DEVICE void prefetch(int s) {
-    if constexpr (kRowTiles == 1) {
-      if (share_.k_group > 0 || !weights_.exists(0)) return;
-      for_elements(0, weights_.strip(0), [&](int, int e, int row, int unit) {
-        if (inside(row, unit)) ahead_[e] = gates_x(rows_.time(s), row, unit);
-      });
+  // Loads alone, one after another: of a row or unit past the last the last one's, and masked where
+  // they are used.
+  FAST_S2S_DEVICE void fetch(int s, int strip, int row) {
+    const Pair at(strip, row);
+    const int t = rows_.time(s), unit = at.unit < l_.hidden ? at.unit : l_.hidden - 1;
+    for (int e = 0; e < 2; ++e) {
+      const Io* from =
+          io(d_.gates_x) + rows_.at(t, rows_.nearest(at.row(e))) * 4 * l_.hidden + unit;
+      for (int gate = 0; gate < 4; ++gate)
+        ahead_.x[e][gate] = load_constant(from + gate * l_.hidden);
+    }
+    if (!rows_.may_reset()) return;
+    for (int e = 0; e < 2; ++e) {
+      const int r = rows_.nearest(at.row(e));
+      ahead_.reset[e] = rows_.reset_byte(t, r);
+      if (s + 1 < rows_.steps()) ahead_.reset_next[e] = rows_.reset_byte(rows_.time(s + 1), r);
     }
   }
 
-  FAST_S2S_DEVICE void step(int s) {
-    for_strips([&](int strip, int row) {
-      Sums sums = {};
-      if (weights_.exists(strip)) weights_.multiply(strip, exchange_.state(s, row), sums);
+  // Returns the strip whose results are kept, the warp's last, to be saved once the ranks have what
+  // they wait for; -1 for none. More tiles of rows than one leave no registers for that.
+  FAST_S2S_DEVICE int step(int s) {
+    int kept = -1;
+    for_strips([&](int i, int row) {
+      if (i > 0 || row > 0) prefetch(s, i, row);
+      float sums[2][kRowTiles][4] = {};
+      if (weights_.exists(i)) weights_.multiply(i, exchange_.state(s, row), sums);
       depth_.add(sums);
-      if (share_.k_group > 0 || !weights_.exists(strip)) return;
-      for_elements(row, weights_.strip(strip), [&](int n, int e, int r, int unit) {
-        Gates<float> pre{sums[0][n][e], sums[0][n][2 + e], sums[1][n][e], sums[1][n][2 + e]};
-        Io h = Io{};
-        if (inside(r, unit)) {
-          const bool fetched = kRowTiles == 1 && strip == 0 && row == 0;
-          h = finish(s, r, unit, pre, fetched ? ahead_[e] : gates_x(rows_.time(s), r, unit));
-          if constexpr (!kProjected) h = finish_output(s, r, unit, h);
-        }
-        if constexpr (kProjected) {
-          projection_.put(s, r, unit, h);
-        } else if (s + 1 < rows_.steps()) {
-          put(s + 1, r, unit, h);
-        }
-      });
+      // else those of the strip before would take registers until here
+      for (int e = 0; e < 2; ++e) kept_[e] = {};
+      if (share_.k_group > 0 || !weights_.exists(i)) return;
+      const int strip = weights_.strip(i);
+#pragma unroll
+      for (int n = 0; n < kRowTiles; ++n) {
+        if (n > 0) fetch(s, strip, row + 8 * n);
+        finish(s, Pair(strip, row + 8 * n), sums[0][n], sums[1][n]);
+        if (kRowTiles > 1) save_kept(s, strip, row + 8 * n);
+      }
       if constexpr (kProjected) {
-        projection_.strip_done(s, row, weights_.strip(strip));
+        projection_.strip_done(s, row, strip);
       } else if (s + 1 < rows_.steps()) {
-        exchange_.strip_done(s + 1, row, weights_.strip(strip));
+        exchange_.strip_done(s + 1, row, strip);
+      }
+      if (kRowTiles > 1) return;
+      if (i + 1 == share_.strips(l_) && row == last_row()) {
+        kept = strip;
+      } else {
+        save_kept(s, strip, row);
       }
     });
-    if constexpr (kProjected) project(s);
+    if constexpr (kProjected) project(s, kept);
+    return kept;
   }
 
-  FAST_S2S_DEVICE void project(int s) {
+  FAST_S2S_DEVICE void project(int s, int kept) {
     projection_.multiply(
-        s,
+        s, [&] { save_kept(s, kept, last_row()); },
         [&](int row, int output, float sum) {
           Io h = Io{};
           if (row < place_.rows && output < l_.outputs)
@@ -287,39 +297,81 @@ class ForwardKernel {
         });
   }
 
-  // One output of one row: results, and the h that the next step sees.
+  // One output of one row behind a projection: results, and the h that the next step sees.
   FAST_S2S_DEVICE Io finish_output(int s, int row, int output, Io h) const {
     const int t = rows_.time(s);
-    const bool forgotten = s + 1 < rows_.steps() && forgets(s + 1, row);
-    if (!rows_.runs(t, row)) {
-      save_output(t, row, output, Io{});
-      // a row that has not begun yet, in reverse; one that has ended is looked at by nobody
-      return forgotten ? Io{} : load_constant(io(d_.h0) + state_at(row, output));
-    }
-    save_output(t, row, output, h);
-    if (t == rows_.last(row)) store(io(d_.h_n) + state_at(row, output), h);
-    return forgotten ? Io{} : h;
+    const bool runs = rows_.runs(t, row);
+    if (!runs) h = Io{};
+    save_state(t, row, output, h, runs);
+    if (s + 1 < rows_.steps() && forgets(s + 1, row)) return Io{};
+    return runs ? h : resting(row, output);
   }
 
-  // One unit of one row: cell state, results, and its h before any projection.
-  FAST_S2S_DEVICE Io finish(int s, int row, int unit, Gates<float> pre,
-                            const Gates<float>& from_x) const {
+  // The h of a row that does not run: in reverse one that has not begun yet. One that has ended is
+  // looked at by nobody.
+  FAST_S2S_DEVICE Io resting(int row, int output) const {
+    return d_.shape.reverse ? load_constant(io(d_.h0) + state_at(row, output)) : Io{};
+  }
+
+  FAST_S2S_DEVICE void save_state(int t, int row, int output, Io h, bool runs) const {
+    save_output(t, row, output, h);
+    if (runs && t == rows_.last(row)) store(io(d_.h_n) + state_at(row, output), h);
+  }
+
+  // Two elements: cell states and what the other ranks wait for. `i_f` and `g_o`: the products of
+  // their gates. Both are computed before anything is stored, which the compiler moves no load
+  // across.
+  FAST_S2S_DEVICE void finish(int s, const Pair& at, const float (&i_f)[4], const float (&g_o)[4]) {
     const int t = rows_.time(s);
-    if (!rows_.runs(t, row)) {
-      save(t, row, unit, Gates<float>{}, 0);
-      return Io{};
+    bool runs[2], forgotten[2];
+    for (int e = 0; e < 2; ++e) {
+      const int length = at.row(e) < place_.rows ? rows_.length(at.row(e)) : 0;
+      runs[e] = t < length && at.unit < l_.hidden;
+      forgotten[e] = rows_.may_reset() && s + 1 < rows_.steps() && rows_.time(s + 1) < length &&
+                     ahead_.reset_next[e] != 0;
     }
-    pre.i += from_x.i + shared_load<float>(bias_at(0, unit));
-    pre.f += from_x.f + shared_load<float>(bias_at(1, unit));
-    pre.g += from_x.g + shared_load<float>(bias_at(2, unit));
-    pre.o += from_x.o + shared_load<float>(bias_at(3, unit));
-    const Gates<float> gates = activate<DeviceMath>(pre);
-    const float c_prev = rows_.resets(t, row) ? 0.0f : shared_load<float>(cell_at(row, unit));
-    const float c = next_cell(gates, c_prev);
-    shared_store(cell_at(row, unit), c);
-    save(t, row, unit, gates, c);
-    if (t == rows_.last(row)) store(io(d_.c_n) + cell_state_at(row, unit), from_float<Io>(c));
-    return from_float<Io>(next_hidden<DeviceMath>(gates, c));
+    for (int e = 0; e < 2; ++e)
+      kept_[e] = make(at, e, runs[e], Gates<float>{i_f[e], i_f[2 + e], g_o[e], g_o[2 + e]});
+    for (int e = 0; e < 2; ++e) {
+      if (runs[e]) shared_store(cell_at(at.row(e), at.unit), kept_[e].c);
+      pass_on(s, at.row(e), at.unit, kept_[e].h, runs[e], forgotten[e]);
+    }
+  }
+
+  FAST_S2S_DEVICE Made<Io> make(const Pair& at, int e, bool runs, Gates<float> pre) const {
+    const Io(&x)[4] = ahead_.x[e];
+    pre.i += to_float(x[0]) + shared_load<float>(bias_at(0, at.unit));
+    pre.f += to_float(x[1]) + shared_load<float>(bias_at(1, at.unit));
+    pre.g += to_float(x[2]) + shared_load<float>(bias_at(2, at.unit));
+    pre.o += to_float(x[3]) + shared_load<float>(bias_at(3, at.unit));
+    const bool resets = rows_.may_reset() && ahead_.reset[e] != 0;
+    const float c_prev = runs && !resets ? shared_load<float>(cell_at(at.row(e), at.unit)) : 0.0f;
+    return runs ? made_of<Io>(pre, c_prev) : Made<Io>{};
+  }
+
+  // h to the projection, or to the next step.
+  FAST_S2S_DEVICE void pass_on(int s, int row, int unit, Io h, bool runs, bool forgotten) {
+    if constexpr (kProjected) {
+      projection_.put(s, row, unit, h);
+    } else if (s + 1 < rows_.steps()) {
+      if (!runs && inside(row, unit)) h = resting(row, unit);
+      put(s + 1, row, unit, forgotten ? Io{} : h);
+    }
+  }
+
+  FAST_S2S_DEVICE void save_kept(int s, int strip, int row) const {
+    if (strip < 0) return;
+    const Pair at(strip, row);
+    for (int e = 0; e < 2; ++e)
+      if (inside(at.row(e), at.unit)) save_made(rows_.time(s), at.row(e), at.unit, kept_[e]);
+  }
+
+  FAST_S2S_DEVICE void save_made(int t, int row, int unit, const Made<Io>& made) const {
+    const bool runs = rows_.runs(t, row);
+    save(t, row, unit, made);
+    if (runs && t == rows_.last(row))
+      store(io(d_.c_n) + cell_state_at(row, unit), from_float<Io>(made.c));
+    if constexpr (!kProjected) save_state(t, row, unit, made.h, runs);
   }
 
   const ForwardArgs& args_;
@@ -334,7 +386,8 @@ class ForwardKernel {
   std::conditional_t<kProjected, Projection<Operand, kVariant, kRowTiles, kStripBytes>,
                      NoProjection>
       projection_;
-  Gates<float> ahead_[2];
+  PairInput<Io> ahead_;
+  Made<Io> kept_[2];
 };
 
 template <class Operand, Variant kVariant, int kRowTiles, bool kProjected>

@@ -93,6 +93,12 @@ struct WarpShare {
 // shared memory, the rest in L2. kHeld: tiles there are registers for.
 template <class Operand, int kTiles, int kRowTiles, int kHeld>
 class WarpWeights {
+  static_assert(kHeld % 2 == 0, "tiles in registers are multiplied in pairs");
+  // Sums of one tile of rows would wait for each other's products: k-tiles go to two by turns,
+  // wherever they are kept, and in whatever order the two are added the result is the same.
+  static constexpr int kParts = kTiles == 1 ? 2 : 1;
+  typedef float Parts[kParts][kTiles][kRowTiles][4];
+
  public:
   FAST_S2S_DEVICE WarpWeights(const Layout& layout, const WarpShare& share, const Words* packed,
                               int first_strip)
@@ -123,37 +129,45 @@ class WarpWeights {
     return first_strip_ + share_.m_group + s * share_.m_groups;
   }
 
-  // sums += W[strip] · state. `State` gives the fragments of a k-tile of the state.
+  // sums = W[strip] · state. `State` gives the fragments of a k-tile of the state.
   template <class State>
   FAST_S2S_DEVICE void multiply(int s, const State& state,
                                 float (&sums)[kTiles][kRowTiles][4]) const {
+    const auto own = state.of_lane(share_.k_first);
+    Parts parts = {};
     int j = 0;
     if (s == 0) {
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i)
-        if (i < held()) add(held_[i], state, i, sums);
+      multiply_held(own, parts);
       j = held();
+      if (j % 2 == 1) rotate(parts);
     }
-    int at = s == 0 ? 0 : s * share_.k_count - held();
-    for (; j < share_.k_count && at < l_.shared_tiles; ++j, ++at) {
+    const int at = s == 0 ? 0 : s * share_.k_count - held();
+    const int in_shared = smaller(share_.k_count - j, l_.shared_tiles - at);
+#pragma unroll 4
+    for (int i = 0; i < in_shared; ++i) {
       uint32_t a[kTiles][4];
       for (int m = 0; m < kTiles; ++m) {
-        const Words words = shared_load<Words>(shared_tile(at, m));
-        for (int i = 0; i < 4; ++i) a[m][i] = words.w[i];
+        const Words words = shared_load<Words>(shared_tile(at + i, m));
+        for (int r = 0; r < 4; ++r) a[m][r] = words.w[r];
       }
-      add(a, state, j, sums);
+      add(a, own, j + i, parts[0]);
+      rotate(parts);
     }
-    for (; j < share_.k_count; ++j) {
+    for (j += in_shared > 0 ? in_shared : 0; j < share_.k_count; ++j) {
       uint32_t a[kTiles][4];
       fetch(a, s, j);
-      add(a, state, j, sums);
+      add(a, own, j, parts[0]);
+      rotate(parts);
     }
+    for (int m = 0; m < kTiles; ++m)
+      for (int n = 0; n < kRowTiles; ++n)
+        for (int i = 0; i < 4; ++i)
+          sums[m][n][i] = kParts == 1 ? parts[0][m][n][i] : parts[0][m][n][i] + parts[1][m][n][i];
   }
 
  private:
-  FAST_S2S_DEVICE int held() const {
-    return l_.register_tiles < share_.k_count ? l_.register_tiles : share_.k_count;
-  }
+  FAST_S2S_DEVICE static int smaller(int a, int b) { return a < b ? a : b; }
+  FAST_S2S_DEVICE int held() const { return smaller(l_.register_tiles, share_.k_count); }
   FAST_S2S_DEVICE uint32_t shared_tile(int at, int m) const {
     return l_.weights + (((warp() * l_.shared_tiles + at) * kTiles + m) * 32 + lane()) * 16;
   }
@@ -164,13 +178,47 @@ class WarpWeights {
       for (int i = 0; i < 4; ++i) a[m][i] = words.w[i];
     }
   }
-  template <class State>
-  FAST_S2S_DEVICE void add(const uint32_t (&a)[kTiles][4], const State& state, int j,
+  // Tiles in registers, without a branch between where all of them, or half, are used.
+  template <class Own>
+  FAST_S2S_DEVICE void multiply_held(const Own& own, Parts& parts) const {
+    if (held() == kHeld) return multiply_first<kHeld>(own, parts);
+    if constexpr (kHeld % 4 == 0)
+      if (held() == kHeld / 2) return multiply_first<kHeld / 2>(own, parts);
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j)
+      if (j < held()) add(held_[j], own, j, parts[j % kParts]);
+  }
+  template <int kCount, class Own>
+  FAST_S2S_DEVICE void multiply_first(const Own& own, Parts& parts) const {
+#pragma unroll
+    for (int j = 0; j < kCount; j += 2) {
+      uint32_t b[2][kRowTiles][2];
+      own.two(j, b);
+      for (int i = 0; i < 2; ++i) multiply_tile(held_[j + i], b[i], parts[i % kParts]);
+    }
+  }
+  template <class Own>
+  FAST_S2S_DEVICE void add(const uint32_t (&a)[kTiles][4], const Own& own, int j,
                            float (&sums)[kTiles][kRowTiles][4]) const {
     uint32_t b[kRowTiles][2];
-    state.fragments(share_.k_first + j, b);
+    own.one(j, b);
+    multiply_tile(a, b, sums);
+  }
+  FAST_S2S_DEVICE static void multiply_tile(const uint32_t (&a)[kTiles][4],
+                                            const uint32_t (&b)[kRowTiles][2],
+                                            float (&sums)[kTiles][kRowTiles][4]) {
     for (int n = 0; n < kRowTiles; ++n)
       for (int m = 0; m < kTiles; ++m) Operand::multiply(sums[m][n], a[m], b[n]);
+  }
+  FAST_S2S_DEVICE static void rotate(Parts& parts) {
+    if constexpr (kParts == 2)
+      for (int m = 0; m < kTiles; ++m)
+        for (int n = 0; n < kRowTiles; ++n)
+          for (int i = 0; i < 4; ++i) {
+            const float first = parts[0][m][n][i];
+            parts[0][m][n][i] = parts[1][m][n][i];
+            parts[1][m][n][i] = first;
+          }
   }
 
   const Layout& l_;
@@ -181,21 +229,39 @@ class WarpWeights {
   uint32_t held_[kHeld][kTiles][4];
 };
 
-// The state in shared memory, [rows][stride] from byte `at`.
+// The state in shared memory, [rows][stride] from byte `at`; `of_lane`: from a k-tile on, with what
+// depends on the lane added once, so that k-tiles in registers are at constant distances.
 template <int kRowTiles>
 struct SharedState {
   uint32_t at;
   int stride;
-  FAST_S2S_DEVICE void fragments(int k_tile, uint32_t (&b)[kRowTiles][2]) const {
-    const uint32_t column = k_tile * 32 + (lane() / 8 % 2) * 16;
+  FAST_S2S_DEVICE SharedState of_lane(int k_tile) const {
+    // rows of one tile lie in the next 16 bytes of two k-tiles, of more tiles in those of one
+    const int row = kRowTiles == 1 ? lane() % 8 : 8 * (lane() / 16) + lane() % 8;
+    const int sixteen = kRowTiles == 1 ? lane() / 8 : lane() / 8 % 2;
+    return {at + row * stride + k_tile * 32 + sixteen * 16, stride};
+  }
+  // the fragments of the j-th k-tile
+  FAST_S2S_DEVICE void one(int j, uint32_t (&b)[kRowTiles][2]) const {
     if constexpr (kRowTiles == 1) {
-      load_matrices<2>(b[0], at + (lane() % 8) * stride + column);
+      load_matrices<2>(b[0], at + j * 32);
     } else {
       for (int n = 0; n < kRowTiles; n += 2) {
         uint32_t both[4];
-        load_matrices<4>(both, at + (8 * (n + lane() / 16) + lane() % 8) * stride + column);
+        load_matrices<4>(both, at + 8 * n * stride + j * 32);
         for (int i = 0; i < 4; ++i) b[n + i / 2][i % 2] = both[i];
       }
+    }
+  }
+  // and of the next
+  FAST_S2S_DEVICE void two(int j, uint32_t (&b)[2][kRowTiles][2]) const {
+    if constexpr (kRowTiles == 1) {
+      uint32_t both[4];
+      load_matrices<4>(both, at + j * 32);
+      for (int i = 0; i < 4; ++i) b[i / 2][0][i % 2] = both[i];
+    } else {
+      one(j, b[0]);
+      one(j + 1, b[1]);
     }
   }
 };
@@ -205,11 +271,20 @@ template <int kRowTiles>
 struct GlobalState {
   const unsigned char* at;
   int64_t stride;
-  FAST_S2S_DEVICE void fragments(int k_tile, uint32_t (&b)[kRowTiles][2]) const {
+  FAST_S2S_DEVICE GlobalState of_lane(int k_tile) const {
+    // computed here each time: in registers it would take room from W
+    const int own = opaque(lane());
+    return {at + own / 4 * stride + k_tile * 32 + own % 4 * 4, stride};
+  }
+  FAST_S2S_DEVICE void one(int j, uint32_t (&b)[kRowTiles][2]) const {
     for (int n = 0; n < kRowTiles; ++n)
       for (int half = 0; half < 2; ++half)
-        b[n][half] = load_l2(reinterpret_cast<const uint32_t*>(
-            at + (8 * n + lane() / 4) * stride + k_tile * 32 + half * 16 + (lane() % 4) * 4));
+        b[n][half] =
+            load_l2(reinterpret_cast<const uint32_t*>(at + 8 * n * stride + j * 32 + half * 16));
+  }
+  FAST_S2S_DEVICE void two(int j, uint32_t (&b)[2][kRowTiles][2]) const {
+    one(j, b[0]);
+    one(j + 1, b[1]);
   }
 };
 

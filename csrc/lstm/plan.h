@@ -78,7 +78,8 @@ struct Plan {
 constexpr int64_t kWarps = 8;
 // of a thread, for W; more rows at once leave fewer, and so does a state on its way from L2
 constexpr int weight_registers(Variant variant, int row_tiles) {
-  return row_tiles == 1 ? 128 : variant == Variant::kStream ? 48 : 80;
+  const bool streams = variant == Variant::kStream;
+  return row_tiles == 1 ? (streams ? 96 : 128) : (streams ? 48 : 80);
 }
 // the same of a layer with a projection, whose step has two products
 constexpr int projected_registers(int row_tiles, bool second) {

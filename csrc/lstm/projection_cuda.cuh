@@ -38,11 +38,14 @@ class Projection {
     exchange_.strip_done(n, row, strip);
   }
 
-  // Waits for all of publication n and multiplies it. f(row, row of the matrix, sum), past the
-  // tile's rows and the matrix's, too; then done(first row, strip).
-  template <class F, class Done>
-  FAST_S2S_DEVICE void multiply(int n, const F& f, const Done& done) {
-    exchange_.deliver(n);
+  // Waits for all of publication n, doing `meanwhile` what no rank waits for, and multiplies it.
+  // f(row, row of the matrix, sum), past the tile's rows and the matrix's, too; then
+  // done(first row, strip).
+  template <class Meanwhile, class F, class Done>
+  FAST_S2S_DEVICE void multiply(int n, const Meanwhile& meanwhile, const F& f, const Done& done) {
+    exchange_.arrive();
+    meanwhile();
+    exchange_.wait(n);
     for_strips([&](int s, int row) {
       float sums[1][kRowTiles][4] = {};
       if (weights_.exists(s)) weights_.multiply(s, exchange_.state(n, row), sums);

@@ -53,6 +53,13 @@ class TileRows {
   FAST_S2S_DEVICE bool resets(int t, int row) const {
     return shape_.reset != nullptr && load_constant(shape_.reset + at(t, row));
   }
+  FAST_S2S_DEVICE bool may_reset() const { return shape_.reset != nullptr; }
+  // `reset` as it lies in memory: what is made of a value waits for its load
+  FAST_S2S_DEVICE unsigned char reset_byte(int t, int row) const {
+    return load_constant(reinterpret_cast<const unsigned char*>(shape_.reset) + at(t, row));
+  }
+  // the tile's row that a load takes for one past it, instead of a branch
+  FAST_S2S_DEVICE int nearest(int row) const { return row < rows_ ? row : rows_ - 1; }
   // index of the row at step t in a padded array
   FAST_S2S_DEVICE int64_t at(int t, int row) const {
     return static_cast<int64_t>(t) * shape_.batch + row0_ + row;
@@ -133,26 +140,37 @@ class Exchange {
   FAST_S2S_DEVICE void strip_done(int n, int row, int strip) {
     if constexpr (kVariant == Variant::kCluster) {
       sync_warp();
-      constexpr int kWords = kStripBytes / 16;
-      for (int i = lane(); i < 8 * kRowTiles * kWords; i += 32) {
+      constexpr int kWords = kStripBytes / 16, kAll = 8 * kRowTiles * kWords;
+      // lanes beyond one copy of the strip send to further peers at once
+      constexpr int kLanes = kAll < 32 ? kAll : 32;
+      for (int i = lane() % kLanes; i < kAll; i += kLanes) {
         const uint32_t at =
             shared_row(n, row + i / kWords) + strip * kStripBytes + (i % kWords) * 16;
         const Words words = shared_load<Words>(at);
-        for (int hop = 1; hop < l_.ranks; ++hop) peer_store((rank_ + hop) % l_.ranks, at, words);
+        // ranks are a power of two (plan.cpp), and a remainder would be a division each
+        for (int hop = 1 + lane() / kLanes; hop < l_.ranks; hop += 32 / kLanes)
+          peer_store((rank_ + hop) & (l_.ranks - 1), at, words);
       }
     }
   }
 
-  // All of publication n becomes readable by all ranks.
-  FAST_S2S_DEVICE void deliver(int n) {
+  // This block has put its part of a publication. What nobody who waits reads, it stores between
+  // this and `wait`: a release waits for all stores before it.
+  FAST_S2S_DEVICE void arrive() {
     if constexpr (kVariant == Variant::kBlock) {
       sync_threads();
     } else if constexpr (kVariant == Variant::kCluster) {
       cluster_arrive();
-      cluster_wait();
     } else {
+      if (!stepwise_) counter_arrive(counter_);
+    }
+  }
+
+  // All of publication n is readable, of all ranks.
+  FAST_S2S_DEVICE void wait(int n) {
+    if constexpr (kVariant == Variant::kCluster) cluster_wait();
+    if constexpr (kThroughL2) {
       if (stepwise_) return;
-      counter_arrive(counter_);
       counter_wait(counter_, static_cast<uint32_t>(l_.ranks) * (n + 1));
       if constexpr (kVariant == Variant::kGrid) fetch(n);
     }
@@ -176,10 +194,14 @@ class Exchange {
     return buffer_ + n % 2 * to_second_ + row * row_bytes_;
   }
   FAST_S2S_DEVICE void fetch(int n) {
-    const int words = l_.k_tiles * 2;
-    for (int i = thread_rank(); i < l_.rows * words; i += block_threads()) {
-      const int row = i / words, column = (i % words) * 16;
-      copy_async(shared_row(n, row) + column, global_row(n, row) + column);
+    // rows by warps, 16 bytes by lanes: no index is a quotient. A tile has no fewer rows than the
+    // block has warps, and where short rows leave lanes idle one round of copies is enough anyway.
+    const int bytes = l_.k_tiles * 32;
+    for (int row = warp(); row < l_.rows; row += static_cast<int>(kWarps)) {
+      const uint32_t to = shared_row(n, row);
+      const unsigned char* from = global_row(n, row);
+      for (int column = lane() * 16; column < bytes; column += 32 * 16)
+        copy_async(to + column, from + column);
     }
     copy_async_commit();
     copy_async_wait<0>();

@@ -11,6 +11,9 @@ template <class Args>
 std::string launch_sequence(void (*kernel)(Args), const Plan& plan, const Args& args,
                             Stream stream) {
   const Layout& l = plan.layout;
+  // what a strip's way to its peers takes for granted
+  if (plan.variant == Variant::kCluster && (l.ranks & (l.ranks - 1)) != 0)
+    return "plan: blocks of a cluster: expected a power of two, got " + std::to_string(l.ranks);
   LaunchShape shape;
   shape.blocks = static_cast<int>(plan.tiles) * l.directions * l.ranks;
   shape.threads = kThreads;
