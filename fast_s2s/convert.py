@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from torch import nn
@@ -11,6 +12,9 @@ from fast_s2s.lstm import LSTM, LSTMCell
 
 _TO_FAST: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
 _TO_TORCH = {ours: theirs for theirs, ours in _TO_FAST.items()}
+
+# of a warning, so that it names the line of the user's call
+_STACK = {"replace_lstm": 4, "restore_lstm": 4, "pack_lstm": 3}
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -58,30 +62,53 @@ def restore_lstm(model: M) -> M:
     """Swap every LSTM and LSTMCell of ours inside `model` for torch's, as `replace_lstm` does the
     other way round: for tools that know torch's classes alone.
 
-    Those with options that torch's lack are left alone too. A `Seq2Seq` needs ours: it calls them
-    with `lengths`.
+    Those with options that torch's lack are left alone too, and those of a `Seq2Seq`, which calls
+    them with `lengths`.
     """
     return _swapped(model, _TO_TORCH, "restore_lstm")
 
 
 def _swapped(model: M, classes: dict[type[nn.Module], type[nn.Module]], caller: str) -> M:
+    # our cell is one of torch's cells too
+    done = tuple(_TO_TORCH) if classes is _TO_FAST else ()
+    return swap_modules(
+        model,
+        caller,
+        lambda module: isinstance(module, tuple(classes)) and not isinstance(module, done),
+        lambda module: _why_not(module, classes),
+        lambda module: _twin(module, classes, "model"),
+    )
+
+
+def swap_modules(
+    model: M,
+    caller: str,
+    wanted: Callable[[nn.Module], bool],
+    why_not: Callable[[nn.Module], str],
+    make: Callable[[nn.Module], nn.Module],
+) -> M:
+    """Put what `make` makes of them in place of the modules that are `wanted`.
+
+    Those with a reason in `why_not` are left alone, with a warning in the name of `caller`, and so
+    are those of modules that call them as no other LSTM can be called, which `keeps_lstm` says.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    keepers = [module for module in model.modules() if getattr(module, "keeps_lstm", False)]
+    kept = {part: type(keeper).__name__ for keeper in keepers for part in keeper.modules()}
     twins: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
-        # our cell is one of torch's cells too
-        done = classes is _TO_FAST and isinstance(module, tuple(_TO_TORCH))
-        if done or not isinstance(module, tuple(classes)):
+        if not wanted(module):
             continue
-        why_not = _why_not(module, classes)
-        if why_not:
+        reason = f"which its {kept[module]} needs" if module in kept else why_not(module)
+        if reason:
             warnings.warn(
-                f"{caller}: left a {type(module).__name__}, {why_not}, as it is",
+                f"{caller}: left a {type(module).__name__}, {reason}, as it is",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=_STACK[caller],
             )
         else:
-            twins[module] = _twin(module, classes, "model")
+            twins[module] = make(module)
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in twins:
@@ -94,7 +121,7 @@ def _why_not(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]])
         return f"a subclass of {'torch' if classes is _TO_FAST else 'fast_s2s'}'s"
     if isinstance(module, LSTM) and module.options():
         return "one with options that torch's lacks"
-    return _own_forward(module)
+    return _unusual(module)
 
 
 def _twin(
@@ -107,16 +134,29 @@ def _twin(
         kind = type(module)
         got = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
         raise TypeError(f"{name}: expected {expected}, got {got}")
-    if _own_forward(module):
-        raise ValueError(f"{name}: expected the forward of its class, got {_own_forward(module)}")
+    if _unusual(module):
+        expected = "real numbers and the forward of its class"
+        raise ValueError(f"{name}: expected {expected}, got {_unusual(module)}")
     options = module.options() if isinstance(module, LSTM) else {}
     if options:
         raise ValueError(
             f"{name}: expected an LSTM without options that torch's lacks, got {options}"
         )
     twin = twin_class.__new__(twin_class)
-    # both classes have the same state; the registries are copied one level deep, so that adding to
-    # one module does not add to the other, while the parameters inside are shared
+    _copy_state(module, twin)
+    if isinstance(twin, nn.RNNBase):
+        # torch's cached list of weights, which our class derives
+        twin.__dict__.pop("_flat_weights", None)
+        twin._init_flat_weights()
+    return twin
+
+
+def _copy_state(module: nn.Module, twin: nn.Module) -> None:
+    """Everything that `module` has, hooks and mode too, for a module of another class.
+
+    The registries are copied one level deep, so that adding to one module does not add to the
+    other, while the parameters inside are shared.
+    """
     for key, value in module.__dict__.items():
         twin.__dict__[key] = value.copy() if isinstance(value, (dict, list)) else value
     # what is bound to the other module would run that one
@@ -125,13 +165,15 @@ def _twin(
     for index, hook in hooks.items():
         if hook.with_module:
             hooks[index] = type(hook)(hook.hook, twin)
-    if isinstance(twin, nn.RNNBase):
-        # torch's cached list of weights, which our class derives
-        twin.__dict__.pop("_flat_weights", None)
-        twin._init_flat_weights()
-    return twin
 
 
-def _own_forward(module: nn.Module) -> str:
+def own_forward(module: nn.Module) -> str:
     """Says so if a tool has put a `forward` into this one module; it is bound to it."""
     return "one with a forward of its own" if "forward" in module.__dict__ else ""
+
+
+def _unusual(module: nn.Module) -> str:
+    """Why no twin does what this module does; empty if one does."""
+    if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
+        return "one of complex numbers"
+    return own_forward(module)

@@ -370,7 +370,7 @@ def _check_state_dims(hx: State, batched: bool) -> None:
 def _alike(input: Tensor, weight: Tensor, hx: State | None) -> bool:
     """Whether all are of one type, on one device."""
     dtype, device = input.dtype, input.device
-    if weight.dtype != dtype or weight.device != device:
+    if weight.dtype != dtype or weight.device != device or dtype.is_complex:
         return False
     return hx is None or (
         hx[0].dtype == dtype == hx[1].dtype and hx[0].device == device == hx[1].device
@@ -380,6 +380,8 @@ def _alike(input: Tensor, weight: Tensor, hx: State | None) -> bool:
 def _check_same_kind(input: Tensor, others: dict[str, Tensor]) -> None:
     """Everything on one device and, where autocast does not see to it, of one type."""
     device, dtype = input.device, input.dtype
+    if dtype.is_complex:
+        raise ValueError(f"input: expected a real floating-point dtype, got {dtype}")
     for name, other in others.items():
         if other.device != device:
             raise RuntimeError(

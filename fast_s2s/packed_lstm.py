@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fast_s2s import backends
 from fast_s2s.attention import values_in
+from fast_s2s.convert import own_forward, swap_modules
 from fast_s2s.decoding.packed import PackedDecoder, choose_backend, read_packed
 from fast_s2s.decoding.weights import CPU_DTYPES
 from fast_s2s.lstm import LSTM, State
@@ -18,6 +19,13 @@ from fast_s2s.stored import Stored, store
 
 M = TypeVar("M", bound=nn.Module)
 
+_FORWARD_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 _MATRICES = ("weight_ih", "weight_hh", "weight_hr")
 
 
@@ -45,7 +53,7 @@ class PackedLSTM(LSTM):
     @torch.no_grad()
     def of(cls, lstm: nn.LSTM | LSTM, dtype: torch.dtype = torch.int8) -> PackedLSTM:
         """A copy of its weights, stored as `dtype`: int8 with a scale for each row, bfloat16,
-        float32 or float64.
+        float32 or float64. Forward hooks go with it.
 
         Raises TypeError for what is no LSTM, ValueError for layer norm, zoneout, another dtype or
         weights that are not on the CPU.
@@ -54,8 +62,7 @@ class PackedLSTM(LSTM):
             got = type(lstm).__name__
             raise TypeError(f"lstm: expected a torch.nn.LSTM or fast_s2s.LSTM, got {got}")
         if dtype not in CPU_DTYPES:
-            expected = ", ".join(map(str, CPU_DTYPES))
-            raise ValueError(f"dtype: expected one of {expected}, got {dtype!r}")
+            raise ValueError(_dtype_message(dtype))
         if isinstance(lstm, LSTM) and not lstm.is_plain:
             raise ValueError(f"lstm: expected no layer norm or zoneout, got {lstm}")
         device = lstm.weight_ih_l0.device
@@ -70,6 +77,8 @@ class PackedLSTM(LSTM):
         made = cls.__new__(cls)
         made.__dict__.update(plain.__dict__)
         made._parameters.clear()
+        for name in _FORWARD_HOOKS:
+            made.__dict__[name] = lstm.__dict__[name].copy()
         made.weight_dtype = dtype
         for suffix in made._suffixes():
             made._keep(suffix, lstm)
@@ -125,6 +134,13 @@ class PackedLSTM(LSTM):
             _ = packed.packed, packed.header
         return packed
 
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """As torch does, but that another type of the input is no reason to convert the model."""
+        acc = accumulate_dtype(self.weight_dtype)
+        if input.dtype != acc and not torch._C._is_any_autocast_enabled():
+            raise ValueError(f"input: expected dtype {acc}, got {input.dtype}")
+        super().check_input(input, batch_sizes)
+
     def backend_choice(self) -> backends.Choice:
         """Which backend runs this layer, and why."""
         device = self._weight("bias_l0").device.type
@@ -146,7 +162,8 @@ class PackedLSTM(LSTM):
     ) -> tuple[Tensor, State]:
         if reset is not None:
             raise ValueError("reset: expected None, which is all that a PackedLSTM takes")
-        if torch.is_grad_enabled() and x.requires_grad:
+        given = (x,) if hx is None else (x, *hx)
+        if torch.is_grad_enabled() and any(value.requires_grad for value in given):
             raise RuntimeError(
                 "PackedLSTM has no gradients: expected a call inside torch.no_grad() or "
                 "torch.inference_mode(), or input that needs none"
@@ -219,20 +236,30 @@ def pack_lstm(model: M, dtype: torch.dtype = torch.int8) -> M:
     """Swap every `torch.nn.LSTM` and `fast_s2s.LSTM` inside `model` for a `PackedLSTM`, in place.
 
     Returns the model; a model that is itself an LSTM is returned packed. A module used in several
-    places stays one module. Subclasses and LSTMCells are left as they are. A `Seq2Seq` packs its
-    decoder by itself: see `compile_decoder`.
+    places stays one module. Subclasses (parametrised modules too), modules with a `forward` of
+    their own, with layer norm or zoneout, and those of a `Seq2Seq`, which packs by itself (see
+    `compile_decoder`), are left alone, with a warning; LSTMCells without one.
 
     Raises TypeError for anything but a module, ValueError as `PackedLSTM.of`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    twins: dict[nn.Module, nn.Module] = {
-        module: PackedLSTM.of(module, dtype)
-        for module in model.modules()
-        if isinstance(module, (nn.LSTM, LSTM)) and type(module) in (nn.LSTM, LSTM)
-    }
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in twins:
-                setattr(parent, name, twins[child])
-    return twins.get(model, model)  # type: ignore[return-value]
+    if dtype not in CPU_DTYPES:
+        raise ValueError(_dtype_message(dtype))
+    return swap_modules(
+        model,
+        "pack_lstm",
+        lambda module: isinstance(module, (nn.LSTM, LSTM)) and not isinstance(module, PackedLSTM),
+        _why_not,
+        lambda module: PackedLSTM.of(module, dtype),  # type: ignore[arg-type]
+    )
+
+
+def _why_not(module: nn.Module) -> str:
+    if type(module) not in (nn.LSTM, LSTM):
+        return "a subclass"
+    if isinstance(module, LSTM) and not module.is_plain:
+        return "one with layer norm or zoneout"
+    return own_forward(module)
+
+
+def _dtype_message(dtype: object) -> str:
+    return f"dtype: expected one of {', '.join(map(str, CPU_DTYPES))}, got {dtype!r}"

@@ -66,6 +66,9 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
     looks at all of the encoder's outputs: `fast_s2s.attention`.
     """
 
+    # `fast_s2s.convert` leaves its layers alone: they are called with `lengths`, and packed here
+    keeps_lstm = True
+
     def __init__(
         self,
         config: Seq2SeqConfig | None = None,

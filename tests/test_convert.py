@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from helpers_seq2seq import make_model
 from torch import nn
 
 import fast_s2s
@@ -138,7 +139,7 @@ def test_a_forward_put_into_one_module_is_not_lost():
     with pytest.warns(UserWarning, match="left a LSTM, one with a forward of its own, as it is"):
         fast_s2s.replace_lstm(model)
     assert model[0] is theirs and type(model[1]) is fast_s2s.LSTM
-    with pytest.raises(ValueError, match="module: expected the forward of its class"):
+    with pytest.raises(ValueError, match="module: expected real numbers and the forward"):
         fast_s2s.from_torch(theirs)
 
 
@@ -192,3 +193,28 @@ def test_torch_fx_keeps_lengths():
     model, x, lengths = Ragged(), torch.randn(6, 2, 3), torch.tensor([6, 2])
     traced = torch.fx.symbolic_trace(model)
     torch.testing.assert_close(traced(x, lengths), model(x, lengths), rtol=0, atol=0)
+
+
+def test_layers_of_a_seq2seq_stay():
+    model = make_model()
+    before = dict(model.named_modules())
+    for convert, count in ((fast_s2s.restore_lstm, 2), (fast_s2s.pack_lstm, 2)):
+        with pytest.warns(
+            UserWarning, match="left a LSTM, which its Seq2Seq needs, as it is"
+        ) as all:
+            convert(model)
+        assert len(all) == count and all[0].filename == __file__
+    assert dict(model.named_modules()) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_numbers_are_refused_rather_than_half_lost(dtype):
+    model = nn.Sequential(nn.LSTM(2, 2, dtype=dtype), nn.LSTMCell(2, 2, dtype=dtype))
+    with pytest.warns(UserWarning, match="left a LSTM.*, one of complex numbers, as it is"):
+        fast_s2s.replace_lstm(model)
+    assert type(model[0]) is nn.LSTM and type(model[1]) is nn.LSTMCell
+    with pytest.raises(ValueError, match="module: expected real numbers and the forward of its c"):
+        fast_s2s.from_torch(model[0])
+    for ours, x in ((fast_s2s.LSTM, torch.ones(3, 1, 2)), (fast_s2s.LSTMCell, torch.ones(1, 2))):
+        with pytest.raises(ValueError, match="input: expected a real floating-point dtype, got"):
+            ours(2, 2, dtype=dtype)(x.to(dtype))

@@ -172,6 +172,23 @@ def test_models(backend):
     assert str(alone) == "PackedLSTM(7, 5, dtype=torch.bfloat16)"
 
 
+@torch.no_grad()
+def test_what_a_module_has_beside_its_weights():
+    hooked = nn.LSTM(7, 5)
+    seen = []
+    hooked.register_forward_hook(lambda module, given, found: seen.append(module))
+    own = nn.LSTM(7, 5)
+    own.forward = lambda *given: "its own"
+    tied = nn.utils.parametrizations.weight_norm(nn.LSTM(7, 5), "weight_hh_l0")
+    model = nn.ModuleList([hooked, own, tied, fast_s2s.LSTM(7, 5, norm="layer")])
+    with pytest.warns(UserWarning, match="pack_lstm: left a .*LSTM, .*, as it is") as warned:
+        pack_lstm(model)
+    assert len(warned) == 3 and {each.filename for each in warned} == {__file__}
+    assert model[1](torch.zeros(2, 1, 7)) == "its own"
+    model[0](torch.zeros(2, 1, 7))
+    assert seen == [model[0]] and isinstance(model[0], PackedLSTM)
+
+
 @needs_native
 @torch.no_grad()
 def test_compiles():
@@ -199,6 +216,9 @@ def test_gradients_are_refused_rather_than_lost(backend):
     x.requires_grad_()
     with pytest.raises(RuntimeError, match="PackedLSTM has no gradients: expected a call inside"):
         packed(x)
+    learned = torch.zeros(1, 2, 17, requires_grad=True)
+    with pytest.raises(RuntimeError, match="PackedLSTM has no gradients: expected a call inside"):
+        packed(x.detach(), (learned, torch.zeros(1, 2, 17)))
     with torch.no_grad():
         packed(x)
     with torch.inference_mode():
@@ -246,7 +266,7 @@ def test_what_runs():
         (
             lambda: made(torch.int8)[0](torch.zeros(2, 1, 7).double()),
             ValueError,
-            "RNN input dtype .* does not match weight dtype",
+            "input: expected dtype torch.float32, got torch.float64",
         ),
         (
             lambda: made(torch.int8)[0](

@@ -11,6 +11,7 @@ from helpers_native import needs_native
 from helpers_transducer import Case, random_frames, random_transducer
 from torch import nn
 
+import fast_s2s
 from fast_s2s.decoding import (
     LinearWeights,
     TransducerWeights,
@@ -53,6 +54,16 @@ def packed(case: Case = CASE, dtype: torch.dtype = torch.float32):
             "lstm: expected one direction, got a bidirectional LSTM",
         ),
         ((EMBEDDING, nn.GRU(5, 8), OUTPUT), TypeError, "lstm: expected an LSTM, got GRU"),
+        (
+            (EMBEDDING, fast_s2s.LSTM(5, 8, norm="layer"), OUTPUT),
+            ValueError,
+            "lstm: expected no layer norm or zoneout, got some",
+        ),
+        (
+            (EMBEDDING, fast_s2s.pack_lstm(nn.LSTM(5, 8), torch.float32), OUTPUT),
+            TypeError,
+            "lstm: expected one that is not packed yet, got a PackedLSTM",
+        ),
     ],
 )
 def test_modules(arguments, error, message):

@@ -319,6 +319,10 @@ def _layers(lstm: Any) -> list[LayerWeights]:
     # a GRU has three gates
     if weight is None or weight.size(0) != 4 * lstm.hidden_size:
         raise TypeError(f"lstm: expected an LSTM, got {type(lstm).__name__}")
+    if not getattr(lstm, "is_plain", True):
+        raise ValueError("lstm: expected no layer norm or zoneout, got some")
+    if hasattr(lstm, "weight_dtype"):
+        raise TypeError("lstm: expected one that is not packed yet, got a PackedLSTM")
     if lstm.bidirectional:
         raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
