@@ -270,7 +270,7 @@ def test_command_line(tmp_path, pipelines, capsys):
     assert main(["generate", *flags, "--top-k", "3", "12"]) == 2
     assert "--top-k: expected models with the same tokenizers" in capsys.readouterr().err
     assert main(["explain", *flags, "--output", str(tmp_path / "page.html"), "12"]) == 2
-    assert "--model: expected models with the same tokenizers" in capsys.readouterr().err
+    assert "--model: expected one folder, got" in capsys.readouterr().err
 
 
 def test_training_right_to_left(tmp_path, capsys):

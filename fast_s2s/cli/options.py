@@ -49,16 +49,16 @@ def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> 
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What every command needs that runs a trained model."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        metavar="DIR",
-        help="folder of a trained model; given several times, the models' probabilities are "
-        "averaged at each step, and those with other tokenizers choose among whole outputs",
-    )
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """What every command needs that runs a trained model, or several of them."""
+    text = "folder of a trained model"
+    if several:
+        text += (
+            "; given several times, the models' probabilities are averaged at each step, and those "
+            "with other tokenizers choose among whole outputs"
+        )
+    # a list in any case: of a plain option the last one would count, in silence
+    parser.add_argument("--model", required=True, action="append", metavar="DIR", help=text)
     parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
