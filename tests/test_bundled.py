@@ -186,6 +186,10 @@ def test_export(tmp_path, capsys):
         assert pipeline.model.config.decoder_dtype == name
         assert len(pipeline(["123"])) == 1
     before = (run / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    for more in ([], ["--format=onnx"]):
+        assert main(["export", *more, "none", str(tmp_path / "out")]) == 1
+        assert capsys.readouterr().err == "fast-s2s export: RUN none: no such folder\n"
     assert main(["export", str(run), str(run)]) == 2
     assert (run / "model.safetensors").read_bytes() == before
 

@@ -96,9 +96,11 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
     return chosen
 
 
-def load_pipeline(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model, with its tokenizers, on the device asked for."""
-    return TextPipeline.from_pretrained(args.model, device=_model_device(args))
+def load_pipeline(args: argparse.Namespace, name: str) -> TextPipeline:
+    """The model of the argument that the command calls `name`, with its tokenizers, on the device
+    asked for.
+    """
+    return TextPipeline.from_pretrained(args.model, device=_model_device(args, name))
 
 
 def load_pipelines(args: argparse.Namespace) -> TextPipeline | RerankingPipeline:
@@ -111,10 +113,10 @@ def load_model(args: argparse.Namespace) -> Seq2Seq:
     return Seq2Seq.from_pretrained(args.model, device=_model_device(args))
 
 
-def _model_device(args: argparse.Namespace) -> torch.device:
+def _model_device(args: argparse.Namespace, name: str = "--model") -> torch.device:
     for folder in args.model if isinstance(args.model, list) else [args.model]:
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"--model {folder}: no such folder")
+            raise FileNotFoundError(f"{name} {folder}: no such folder")
     return choose_device(args.device, args.threads)
 
 
