@@ -147,7 +147,9 @@ def test_resume_remembers_the_options(tmp_path, tsv, capsys, monkeypatch):
     assert main(["train", "--output", run, *more]) == 0
     assert "9 updates" in capsys.readouterr().out
     assert main(["train", "--output", run, "--resume", "--learning-rate=1", "--quiet"]) == 1
-    assert "learning_rate was 0.002, is 1.0" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "learning_rate was 0.002, is 1.0" in err
+    assert "train its model further in another folder (--init-from)" in err
 
 
 def test_train_refuses_to_overwrite(tmp_path, tsv, capsys):
