@@ -281,5 +281,6 @@ def test_training_right_to_left(tmp_path, capsys):
     assert isinstance(written, Vocabulary) and written.reverse
     assert not load_tokenizer(tmp_path / "run" / "source_tokenizer.json").reverse
     tokenizer = str(tmp_path / "run" / "target_tokenizer.json")
+    flags[-1] = str(tmp_path / "other")
     assert_wrong_usage("train", *flags, "--reverse-target", "--target-tokenizer", tokenizer)
     assert "--reverse-target: expected not with --target-tokenizer" in capsys.readouterr().err
