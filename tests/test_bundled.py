@@ -149,6 +149,22 @@ def test_command(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().out.splitlines() == ["sit\tS IH T"]
 
 
+def test_flags_that_g2p_would_pass_over(capsys, tmp_path):
+    file = tmp_path / "text"
+    file.write_text("cats\n")
+    both = "expected words as arguments or in --input FILE, got both"
+    for flags, message in (
+        (["--input", str(file), "sit"], both),
+        (["--input", "", "sit"], both),
+        (["--beam", "1", "--nbest", "3", "sit"], "--nbest 3: expected at most --beam 1"),
+    ):
+        assert main(["g2p", *flags]) == 2
+        captured = capsys.readouterr()
+        assert captured.err == f"fast-s2s g2p: {message}\n" and not captured.out
+    assert main(["g2p", "--beam", "3", "--nbest", "3", "sit"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_command_with_the_dictionary(capsys, tiny_dictionary):
     assert main(["g2p", "--dictionary", "--scores", "hello"]) == 0
     assert capsys.readouterr().out == "hello\tHH AH L OW\tdictionary\n"
@@ -170,6 +186,10 @@ def test_export(tmp_path, capsys):
         assert pipeline.model.config.decoder_dtype == name
         assert len(pipeline(["123"])) == 1
     before = (run / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    for more in ([], ["--format=onnx"]):
+        assert main(["export", *more, "none", str(tmp_path / "out")]) == 1
+        assert capsys.readouterr().err == "fast-s2s export: RUN none: no such folder\n"
     assert main(["export", str(run), str(run)]) == 2
     assert (run / "model.safetensors").read_bytes() == before
 

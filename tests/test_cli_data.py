@@ -34,6 +34,26 @@ def test_one_dev_set(tmp_path, tsv, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_one_kind_of_pairs(tmp_path, model_dir, tsv, capsys):
+    train = ["train", "--output", str(tmp_path / "run"), *QUICK]
+    evaluate = ["evaluate", "--model", model_dir]
+    expected = {
+        "train": "expected training data: either --train FILE, or --train-source FILE and "
+        "--train-target FILE, or --dataset NAME, got ",
+        "evaluate": "expected data: either --data FILE, or --source FILE and --target FILE, or "
+        "--dataset NAME, got ",
+    }
+    for argv, message in (
+        (train, "none"),
+        ([*train, "--train", tsv, "--dataset=scan"], "--train and --dataset"),
+        ([*train, "--train-target", tsv, "--train", tsv], "--train and --train-target"),
+        (evaluate, "none"),
+        ([*evaluate, "--dataset=scan", "--source", tsv], "--source and --dataset"),
+    ):
+        assert_wrong_usage(*argv)
+        assert capsys.readouterr().err == f"fast-s2s {argv[0]}: {expected[argv[0]]}{message}\n"
+
+
 def test_a_split_is_of_a_data_set(model_dir, tsv, capsys):
     argv = ["evaluate", "--model", model_dir, "--data", tsv, "--split=nonsense"]
     assert_wrong_usage(*argv)

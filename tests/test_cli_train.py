@@ -14,6 +14,7 @@ from helpers_training import NAMES, toy_entries, toy_tokenizers, toy_tsv
 from fast_s2s.cli import main
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import load_tokenizer
+from fast_s2s.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -146,7 +147,9 @@ def test_resume_remembers_the_options(tmp_path, tsv, capsys, monkeypatch):
     assert main(["train", "--output", run, *more]) == 0
     assert "9 updates" in capsys.readouterr().out
     assert main(["train", "--output", run, "--resume", "--learning-rate=1", "--quiet"]) == 1
-    assert "learning_rate was 0.002, is 1.0" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "learning_rate was 0.002, is 1.0" in err
+    assert "train its model further in another folder (--init-from)" in err
 
 
 def test_train_refuses_to_overwrite(tmp_path, tsv, capsys):
@@ -155,6 +158,35 @@ def test_train_refuses_to_overwrite(tmp_path, tsv, capsys):
     assert main(argv) == 1
     assert "holds a finished training run" in capsys.readouterr().err
     assert main([*argv, "--overwrite"]) == 0
+
+
+def test_a_used_folder_is_refused_before_data_is_read(tmp_path, tsv, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert main(["train", "--train", tsv, "--output", str(run), *QUICK]) == 0
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    argv = ["train", "--train", "missing.tsv", *QUICK]
+    for folder, more, message in (
+        (run, [], f"{run} holds a finished training run; go on with it (--resume"),
+        (other, [], f"{other} holds files that are not a training run"),
+        (other, ["--resume"], f"{other} holds files that are not a training run"),
+        (other, ["--overwrite"], f"{other} holds files that are not a training run"),
+        (tsv, [], f"expected a folder, got the file {tsv}"),
+        # these are as they should be
+        (run, ["--overwrite"], "missing.tsv: No such file"),
+        (tmp_path / "new", [], "missing.tsv: No such file"),
+    ):
+        assert main([*argv, *more, "--output", str(folder)]) == 1
+        assert message in capsys.readouterr().err
+    held = RunFolder(run)
+    held.open(resume=True, overwrite=False)
+    for more in ([], ["--resume"], ["--overwrite"]):
+        assert main([*argv, *more, "--output", str(run)]) == 1
+        assert f"another process is training in {run}" in capsys.readouterr().err
+    held.close()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bad_lines_are_shown_and_counted(tmp_path, capsys):

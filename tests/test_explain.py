@@ -206,3 +206,17 @@ def test_the_command(tmp_path, capsys):
     assert len(re.findall("<section>", text)) == 2
     assert output.with_suffix(".png").stat().st_size > 10_000
     assert main(["explain", "--model", str(tmp_path / "none"), "3"]) == 1
+
+
+def test_the_command_takes_one_model(model_dir, tmp_path, capsys):
+    output = tmp_path / "page.html"
+    two = ["--model", model_dir, "--model", str(tmp_path / "other")]
+    assert main(["explain", *two, "--output", str(output), "3"]) == 2
+    message = f"--model: expected one folder, got {model_dir} and {tmp_path / 'other'}"
+    assert capsys.readouterr().err == f"fast-s2s explain: {message}\n"
+    assert not output.exists()
+    for command, several in (("explain", False), ("generate", True)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("given several times" in text) == several

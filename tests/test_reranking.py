@@ -270,7 +270,7 @@ def test_command_line(tmp_path, pipelines, capsys):
     assert main(["generate", *flags, "--top-k", "3", "12"]) == 2
     assert "--top-k: expected models with the same tokenizers" in capsys.readouterr().err
     assert main(["explain", *flags, "--output", str(tmp_path / "page.html"), "12"]) == 2
-    assert "--model: expected models with the same tokenizers" in capsys.readouterr().err
+    assert "--model: expected one folder, got" in capsys.readouterr().err
 
 
 def test_training_right_to_left(tmp_path, capsys):
@@ -281,5 +281,6 @@ def test_training_right_to_left(tmp_path, capsys):
     assert isinstance(written, Vocabulary) and written.reverse
     assert not load_tokenizer(tmp_path / "run" / "source_tokenizer.json").reverse
     tokenizer = str(tmp_path / "run" / "target_tokenizer.json")
+    flags[-1] = str(tmp_path / "other")
     assert_wrong_usage("train", *flags, "--reverse-target", "--target-tokenizer", tokenizer)
     assert "--reverse-target: expected not with --target-tokenizer" in capsys.readouterr().err

@@ -84,12 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _entries(args: argparse.Namespace) -> tuple[str, list[Entry]]:
     """A label of the data, and the pairs."""
     options = vars(args)
-    given = [args.data, args.source or args.target, options.get("dataset")]
-    if sum(value is not None for value in given) != 1:
-        raise UsageError(
-            "expected data: either --data FILE, or --source FILE and --target FILE, "
-            "or --dataset NAME"
-        )
+    sources.check_one_kind("data", options, "data", "source", "target")
     if options.get("dataset") is None:
         if options.get("test_words") is not None:
             raise UsageError("--test-words: expected only with --dataset cmudict")

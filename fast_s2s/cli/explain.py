@@ -41,14 +41,16 @@ def add_parser(commands: Any) -> None:
     )
     generating.add_beam_option(parser)
     generating.add_dtype_option(parser)
-    add_model_options(parser)
+    add_model_options(parser, several=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if len(args.model) > 1:
+        raise UsageError(f"--model: expected one folder, got {' and '.join(args.model)}")
     pipeline = generating.load(args)
-    if not isinstance(pipeline, TextPipeline):
-        raise UsageError("--model: expected models with the same tokenizers")
+    # one folder is one model
+    assert isinstance(pipeline, TextPipeline)
     options = generating.beam_options(args, pipeline)
     traces = [trace(pipeline, text, top=args.top, **options) for text in args.text]
     output = Path(args.output)

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> tuple[TextPipeline, Seq2Seq]:
-    pipeline = load_pipeline(args)
+    pipeline = load_pipeline(args, "RUN")
     # one folder is one model
     assert isinstance(pipeline.model, Seq2Seq)
     return pipeline, pipeline.model

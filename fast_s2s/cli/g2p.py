@@ -41,7 +41,9 @@ def add_parser(commands: Any) -> None:
         default=1.0,
         help="of these the first that together have this probability, 0 to 1",
     )
-    parser.add_argument("--beam", type=positive_int, metavar="N", help="so many beams")
+    parser.add_argument(
+        "--beam", type=positive_int, metavar="N", help="so many beams, at least --nbest"
+    )
     parser.add_argument(
         "--scores",
         action="store_true",
@@ -58,12 +60,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if not 0 <= args.mass <= 1:
-        raise UsageError(f"--mass: expected a probability, 0 to 1, got {args.mass:g}")
+    _check(args)
     device = choose_device(args.device or "cpu", args.threads)
     model = G2P(dictionary=args.dictionary)
     model.pipeline.model.to(device)
-    options = {} if args.beam is None else {"num_beams": max(args.beam, args.nbest)}
+    options = {} if args.beam is None else {"num_beams": args.beam}
     if not args.words and args.input is None and sys.stdin.isatty():
         print("reading standard input; Ctrl-D ends it", file=sys.stderr)
     for words in _batches(args.words or read_lines(args.input), args.batch_size):
@@ -74,6 +75,16 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(_line(word, said, args.scores) for said in each))
         sys.stdout.flush()
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that make no sense, by themselves or together."""
+    if not 0 <= args.mass <= 1:
+        raise UsageError(f"--mass: expected a probability, 0 to 1, got {args.mass:g}")
+    if args.words and args.input is not None:
+        raise UsageError("expected words as arguments or in --input FILE, got both")
+    if args.beam is not None and args.beam < args.nbest:
+        raise UsageError(f"--nbest {args.nbest}: expected at most --beam {args.beam}")
 
 
 def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

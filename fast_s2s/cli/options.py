@@ -49,16 +49,16 @@ def add_device_options(parser: argparse.ArgumentParser, default: Any = None) -> 
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What every command needs that runs a trained model."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        metavar="DIR",
-        help="folder of a trained model; given several times, the models' probabilities are "
-        "averaged at each step, and those with other tokenizers choose among whole outputs",
-    )
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """What every command needs that runs a trained model, or several of them."""
+    text = "folder of a trained model"
+    if several:
+        text += (
+            "; given several times, the models' probabilities are averaged at each step, and those "
+            "with other tokenizers choose among whole outputs"
+        )
+    # a list in any case: of a plain option the last one would count, in silence
+    parser.add_argument("--model", required=True, action="append", metavar="DIR", help=text)
     parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
@@ -96,9 +96,11 @@ def choose_device(device: str | None, threads: int | None) -> torch.device:
     return chosen
 
 
-def load_pipeline(args: argparse.Namespace) -> TextPipeline:
-    """The model of --model, with its tokenizers, on the device asked for."""
-    return TextPipeline.from_pretrained(args.model, device=_model_device(args))
+def load_pipeline(args: argparse.Namespace, name: str) -> TextPipeline:
+    """The model of the argument that the command calls `name`, with its tokenizers, on the device
+    asked for.
+    """
+    return TextPipeline.from_pretrained(args.model, device=_model_device(args, name))
 
 
 def load_pipelines(args: argparse.Namespace) -> TextPipeline | RerankingPipeline:
@@ -111,10 +113,10 @@ def load_model(args: argparse.Namespace) -> Seq2Seq:
     return Seq2Seq.from_pretrained(args.model, device=_model_device(args))
 
 
-def _model_device(args: argparse.Namespace) -> torch.device:
+def _model_device(args: argparse.Namespace, name: str = "--model") -> torch.device:
     for folder in args.model if isinstance(args.model, list) else [args.model]:
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"--model {folder}: no such folder")
+            raise FileNotFoundError(f"{name} {folder}: no such folder")
     return choose_device(args.device, args.threads)
 
 

@@ -99,12 +99,7 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
     """
     dataset, tsv = options.get("dataset"), options.get("train")
     parallel = ("train_source", "train_target")
-    given = [dataset is not None, tsv is not None, any(options.get(name) for name in parallel)]
-    if sum(given) != 1:
-        raise UsageError(
-            "expected training data: either --train FILE, or --train-source FILE and "
-            "--train-target FILE, or --dataset NAME"
-        )
+    check_one_kind("training data", options, "train", *parallel)
     if options.get("test_words") and dataset is None:
         raise UsageError("--test-words: expected only with --dataset cmudict")
     _check_one_dev_set(options)
@@ -120,6 +115,21 @@ def load_training_data(options: Mapping[str, Any]) -> TrainingData:
         dev = read_pairs(options.get("dev"), options.get("dev_source"), options.get("dev_target"))
     label = str(tsv or options["train_source"])
     return _with_extra(TrainingData(train, dev, label), options.get("extra_train"))
+
+
+def check_one_kind(what: str, options: Mapping[str, Any], tsv: str, *parallel: str) -> None:
+    """Raises UsageError, with what was given, unless options name pairs in exactly one way: a TSV
+    file, line-aligned files, or a data set.
+    """
+    ways = ((tsv,), parallel, ("dataset",))
+    given = [[_flag(name) for name in way if options.get(name) is not None] for way in ways]
+    if sum(map(bool, given)) == 1:
+        return
+    files = " and ".join(f"{_flag(name)} FILE" for name in parallel)
+    found = " and ".join(flag for flags in given for flag in flags) or "none"
+    raise UsageError(
+        f"expected {what}: either {_flag(tsv)} FILE, or {files}, or --dataset NAME, got {found}"
+    )
 
 
 def _check_one_dev_set(options: Mapping[str, Any]) -> None:

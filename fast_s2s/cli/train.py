@@ -163,6 +163,9 @@ def run(args: argparse.Namespace) -> int:
     options |= _saved(given)
     if not resume:
         check_not_removed(options, folder.path, overwrite=overwrite)
+    if not processes.launched():
+        # of several the trainer's first asks, and tells all: one that left here would be waited for
+        folder.check(resume=resume, overwrite=overwrite)
     main = processes.launched_main()
     with contextlib.nullcontext() if main else contextlib.redirect_stderr(io.StringIO()):
         data = sources.load_training_data(options)

@@ -84,5 +84,6 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
         raise ValueError(
             "resume: expected the data and settings the run began with, but "
             + "; ".join(changes)
-            + ". Go on with the old ones, or start again with overwrite"
+            + ". Go on with the old ones, start again with overwrite, or train its model further "
+            "in another folder (--init-from)"
         )

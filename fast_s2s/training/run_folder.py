@@ -46,13 +46,46 @@ class RunFolder:
         neither `resume` nor `overwrite` was asked for; ValueError if both were, or for a damaged
         manifest.
         """
+        self._check_asked(resume, overwrite)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        left, occupied = self._found(resume, overwrite)
+        for path in left:
+            path.unlink()
+        if occupied and overwrite:
+            self._clear()
+            occupied = False
+        return occupied
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Raises what `open` would raise now, and leaves all as it is: to ask before long work."""
+        self._check_asked(resume, overwrite)
+        if not self.path.exists():
+            return
+        self._lock()
+        try:
+            self._found(resume, overwrite)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let others open it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _check_asked(self, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise ValueError("overwrite: expected False with resume=True, got True")
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output_dir: expected a folder, got the file {self.path}")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        # of a process killed while it wrote: no other's, which may be somebody's work
+
+    def _found(self, resume: bool, overwrite: bool) -> tuple[list[Path], bool]:
+        """Files of a process that was killed while it wrote, and whether anything else is there.
+
+        Raises FileExistsError if that is not what was asked for.
+        """
+        # no other's, which may be somebody's work
         left = temporaries_of(self.path, (self.manifest_file.name, *_RUN_FILES, *_MODEL_FILES))
         occupied = any(path not in left for path in self.path.iterdir())
         if occupied and not self.manifest_file.exists():
@@ -65,18 +98,7 @@ class RunFolder:
                 f"output_dir: {self.path} holds {state} training run; go on with it (--resume, "
                 "resume=True) or start again (--overwrite, overwrite=True)"
             )
-        for path in left:
-            path.unlink()
-        if occupied and overwrite:
-            self._clear()
-            occupied = False
-        return occupied
-
-    def close(self) -> None:
-        """Let others open it."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        return left, occupied
 
     def _lock(self) -> None:
         # of the folder itself: no file to leave behind, and gone with the process, however it ends
