@@ -44,14 +44,6 @@ MUTATIONS = [
         "if constexpr (kVariant == Variant::kBlock) {",
     ),
     Mutation(
-        "no cluster barrier between steps",
-        SEQUENCE,
-        "} else if constexpr (kVariant == Variant::kCluster) {\n      cluster_arrive();",
-        "} else if constexpr (kVariant == Variant::kCluster) {\n"
-        "      cluster_arrive();\n      cluster_wait();\n      cluster_arrive();",
-        "cluster",
-    ),
-    Mutation(
         "arrives before its part is there",
         FORWARD_FILE,
         "      const int kept = step(s);\n"
@@ -208,7 +200,10 @@ MUTATIONS = [
     ),
     # rows and steps
     Mutation(
-        "a length off by one", SEQUENCE, "return t < length(row);", "return t <= length(row);"
+        "a length off by one",
+        FORWARD_FILE,
+        "runs[e] = t < length &&",
+        "runs[e] = t <= length &&",
     ),
     Mutation(
         "a last step off by one",
