@@ -78,6 +78,10 @@ class GenerationMixin:
         Callables, dropout, and a decoder with layer norm or zoneout make it a step loop in Python;
         all else runs in the kernels.
 
+        Weights are packed at the first call, and again where they changed. After writing through
+        `.data`, by numpy or from another process call `compile_decoder`: only a model that was used
+        with gradients on, or is a `copy.deepcopy`, sees that by itself.
+
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
         state); with `return_dict_in_generate` a `GenerateOutput`, which has the state too. The
@@ -138,7 +142,8 @@ class GenerationMixin:
                parameters' own type
 
         From then on `generate` multiplies by weights of this type; states and sums stay float32.
-        Weights that change later are packed again. The type is part of `config`:
+        Weights that change later are packed again, but for what `generate` does not see: a deep
+        copy no longer looks for it after this call. The type is part of `config`:
         `save_pretrained` writes int8, bfloat16 and float16 weights as such.
 
         Raises ValueError for another type, any but int8 for a model from an int8 file, or a decoder
