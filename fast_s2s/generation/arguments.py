@@ -16,7 +16,6 @@ from fast_s2s.checks import (
 from fast_s2s.checks import (
     check_integer,
     check_lengths,
-    check_sequence,
     check_tensor,
     check_token_ids,
 )
@@ -27,7 +26,8 @@ from fast_s2s.configuration import (
     Seq2SeqConfig,
     check_special_tokens_fit,
 )
-from fast_s2s.decoding import Automaton
+from fast_s2s.generation import constraint as constraints
+from fast_s2s.generation.constraint import check_vocabulary
 from fast_s2s.generation.search import Request
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationConfig)}
@@ -100,10 +100,10 @@ def _resolved(
     config = dataclasses.replace(config, **given) if given else config
     check_special_tokens_fit(config, tgt_vocab_size)
     for name in ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"):
-        _check_vocabulary(name, getattr(config, name), tgt_vocab_size)
-    _check_vocabulary("forced_eos_token_id", config.forced_eos_token_id, tgt_vocab_size)
+        check_vocabulary(name, getattr(config, name), tgt_vocab_size)
+    check_vocabulary("forced_eos_token_id", config.forced_eos_token_id, tgt_vocab_size)
     for word in config.bad_words_ids or ():
-        _check_vocabulary("bad_words_ids", word, tgt_vocab_size)
+        check_vocabulary("bad_words_ids", word, tgt_vocab_size)
     return Resolved(config, limits, seeds, lengths)
 
 
@@ -158,7 +158,7 @@ def request(
         seeds=_seeds(config, resolved.seeds, batch, device),
         prefix=prefix,
         prefix_lengths=lengths,
-        automaton=_automaton(constraint, vocab_size),
+        constraint=constraints.checked(constraint, vocab_size),
         streamer=streamer,
     )
 
@@ -244,31 +244,3 @@ def _total_lengths(
     if least is not None:
         changes["min_new_tokens"] = max(least - known, 0)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-
-
-# the automaton that was checked last, by its arrays: a server uses one for many calls
-_checked: tuple[Automaton, int] | None = None
-
-
-def _automaton(constraint: Any, vocab_size: int) -> Automaton | None:
-    global _checked
-    if constraint is None:
-        return None
-    if not isinstance(constraint, Automaton):
-        check_sequence("constraint", constraint, "token sequences, or an Automaton")
-        constraint = Automaton.from_sequences(constraint, name="constraint")
-        _check_vocabulary("constraint", constraint.arc_tokens.tolist(), vocab_size)
-        return constraint
-    known = _checked
-    same = known is not None and known[1] == vocab_size
-    if not (same and all(a is b for a, b in zip(constraint, known[0], strict=True))):  # type: ignore[index]
-        constraint.check(vocab_size)
-        _checked = (constraint, vocab_size)
-    return constraint
-
-
-def _check_vocabulary(name: str, tokens: Any, vocab_size: int) -> None:
-    ids = [] if tokens is None else [tokens] if isinstance(tokens, int) else tokens
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, got {token}")

@@ -67,7 +67,8 @@ class GenerationMixin:
         prefix:            (B, M) int64, tokens that each row begins with, bos not among them
         prefix_lengths:    (B,) integers in 0..M; default M
         constraint:        what a row may be, from its first token on: an `Automaton`, or sequences
-                           of token ids, without eos, one of which it must be
+                           of token ids, without eos, one of which it must be. With a state the one
+                           that its rows were written under, or None, from then on
         logits_processor:  a callable or a list, (tokens so far, scores) -> scores
         stopping_criteria: a callable or a list, (tokens so far, scores or None) -> bool (N,)
         streamer:          with put and end, as in transformers; for several sequences a list
