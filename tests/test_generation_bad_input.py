@@ -10,6 +10,7 @@ from fast_s2s.generation import Automaton, GenerateOutput, GenerationConfig
 
 MODEL = make_model()
 SRC = make_batch().src
+NEVER = "expected neither pad_token_id nor bos_token_id, which are never generated"
 META = torch.zeros(5, dtype=torch.int64, device="meta")
 
 # arguments of `generate`, the error, and what its message begins with
@@ -91,6 +92,21 @@ CALLS = {
         {"constraint": [[3], [13]]},
         ValueError,
         "constraint: expected token ids in 0..12, got 13",
+    ),
+    "constraint bos": (
+        {"constraint": [[3, 4], [3, 1]]},
+        ValueError,
+        f"constraint: {NEVER}, got 1",
+    ),
+    "constraint pad": (
+        {"constraint": Automaton.from_sequences([[0, 4]])},
+        ValueError,
+        f"constraint: {NEVER}, got 0",
+    ),
+    "constraint of another pad": (
+        {"constraint": Automaton.from_sequences([[3, 4]]), "pad_token_id": 4},
+        ValueError,
+        f"constraint: {NEVER}, got 4",
     ),
     "constraint of another vocabulary": (
         {"constraint": Automaton.from_sequences([[3], [13]])},
@@ -176,6 +192,14 @@ def test_bad_arguments_of_generate(case):
     with pytest.raises(error) as raised:
         MODEL.generate(SRC, **arguments)
     assert str(raised.value).startswith(message)
+
+
+def test_a_constraint_is_checked_for_each_calls_own_special_tokens():
+    automaton = Automaton.from_sequences([[3, 4]])
+    MODEL.generate(SRC, constraint=automaton)
+    with pytest.raises(ValueError, match=f"constraint: {NEVER}, got 3"):
+        MODEL.generate(SRC, constraint=automaton, bos_token_id=3)
+    MODEL.generate(SRC, constraint=automaton)
 
 
 FIELDS = {

@@ -158,7 +158,9 @@ def request(
         seeds=_seeds(config, resolved.seeds, batch, device),
         prefix=prefix,
         prefix_lengths=lengths,
-        constraint=constraints.checked(constraint, vocab_size),
+        constraint=constraints.checked(
+            constraint, vocab_size, (config.pad_token_id, config.bos_token_id)
+        ),
         streamer=streamer,
     )
 

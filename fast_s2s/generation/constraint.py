@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,19 +22,19 @@ class Constraint(NamedTuple):
 
 class _Checked(NamedTuple):
     constraint: Constraint
-    vocab_size: int
+    against: tuple[int, Sequence[int]]
 
-    def is_of(self, automaton: Automaton, vocab_size: int) -> bool:
+    def is_of(self, automaton: Automaton, against: tuple[int, Sequence[int]]) -> bool:
         same = zip(automaton, self.constraint.automaton, strict=True)
-        return vocab_size == self.vocab_size and all(a is b for a, b in same)
+        return against == self.against and all(a is b for a, b in same)
 
 
 # the last one, known by its arrays: a server uses one for many calls
 _last: _Checked | None = None
 
 
-def checked(constraint: Any, vocab_size: int) -> Constraint | None:
-    """The argument `constraint`.
+def checked(constraint: Any, vocab_size: int, never: Sequence[int]) -> Constraint | None:
+    """The argument `constraint`. never: pad and bos
 
     Raises TypeError or ValueError naming what does not fit.
     """
@@ -44,11 +45,13 @@ def checked(constraint: Any, vocab_size: int) -> Constraint | None:
         check_sequence("constraint", constraint, "token sequences, or an Automaton")
         automaton = Automaton.from_sequences(constraint, name="constraint")
         check_vocabulary("constraint", automaton.arc_tokens.tolist(), vocab_size)
+        _check_never(automaton, never)
         return Constraint(automaton, _fingerprint(automaton))
-    last = _last
-    if last is None or not last.is_of(constraint, vocab_size):
+    last, against = _last, (vocab_size, never)
+    if last is None or not last.is_of(constraint, against):
         constraint.check(vocab_size)
-        last = _last = _Checked(Constraint(constraint, _fingerprint(constraint)), vocab_size)
+        _check_never(constraint, never)
+        last = _last = _Checked(Constraint(constraint, _fingerprint(constraint)), against)
     return last.constraint
 
 
@@ -85,6 +88,16 @@ def check_vocabulary(name: str, tokens: Any, vocab_size: int) -> None:
     for token in ids:
         if not 0 <= token < vocab_size:
             raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, got {token}")
+
+
+def _check_never(automaton: Automaton, never: Sequence[int]) -> None:
+    # the rows would be empty, or lack what comes after such a token
+    for token in never:
+        if (automaton.arc_tokens == token).any():
+            raise ValueError(
+                "constraint: expected neither pad_token_id nor bos_token_id, which are never "
+                f"generated, got {token}"
+            )
 
 
 def _fingerprint(automaton: Automaton) -> int:
