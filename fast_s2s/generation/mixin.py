@@ -138,9 +138,9 @@ class GenerationMixin:
     def compile_decoder(self: Model, dtype: torch.dtype | str | None = None) -> Model:
         """Pack the decoder's weights for serving, in a type of choice, and return the model.
 
-        dtype: torch.float32, torch.bfloat16, torch.float16, for which only GPUs have kernels, or
-               torch.int8, which keeps a scale for each row; or their names; default the
-               parameters' own type
+        dtype: torch.float32, torch.bfloat16, torch.float16, which the CPU rounds to but multiplies
+               as float32, or torch.int8, which keeps a scale for each row; or their names; default
+               the parameters' own type
 
         From then on `generate` multiplies by weights of this type; states and sums stay float32.
         Weights that change later are packed again, but for what `generate` does not see: a deep

@@ -70,8 +70,11 @@ class PackedCache:
         return cache
 
     def get(self, weights: DecoderWeights, dtype: torch.dtype | None) -> PackedDecoder:
-        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed."""
-        return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
+        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed.
+
+        On the CPU, which has no kernels for float16, float16's numbers are float32.
+        """
+        return self._kept(_flat(weights), dtype, lambda: _served(pack_decoder(weights, dtype)))
 
     def get_encoder(self, weights: EncoderWeights, dtype: torch.dtype) -> PackedEncoder:
         """`pack_whole_encoder`, likewise."""
@@ -127,6 +130,12 @@ def _sums(tensors: list[Tensor]) -> list[float]:
             flat = flat.float() if flat.dtype.itemsize < 4 else flat
             found += [flat.sum(), torch.dot(flat, flat)]
         return torch.stack([each.double() for each in found]).tolist()
+
+
+def _served(pack: PackedDecoder) -> PackedDecoder:
+    if pack.dtype == torch.float16 and pack.device.type == "cpu":
+        return pack.as_float32()
+    return pack
 
 
 def decoder_weights(
