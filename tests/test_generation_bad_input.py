@@ -147,6 +147,16 @@ CALLS = {
         ValueError,
         "stopping_criteria: expected function to return a bool or bools (5,)",
     ),
+    "stopping_criteria numbers": (
+        {"stopping_criteria": lambda tokens, scores: torch.tensor([1] * 5)},
+        ValueError,
+        "stopping_criteria: expected function to return a bool or bools (5,), got torch.int64 (5,)",
+    ),
+    "stopping_criteria number": (
+        {"stopping_criteria": lambda tokens, scores: 1},
+        ValueError,
+        "stopping_criteria: expected function to return a bool or bools (5,), got 1",
+    ),
     "streamer": (
         {"streamer": 3},
         TypeError,
