@@ -58,6 +58,31 @@ CALLS = {
         ValueError,
         "seed: expected shape (batch,) = (5,), got (3,)",
     ),
+    "max_new_tokens list": (
+        {"max_new_tokens": [1, 2, 3]},
+        ValueError,
+        "max_new_tokens: expected shape (batch,) = (5,), got (3,)",
+    ),
+    "max_new_tokens fractions": (
+        {"max_new_tokens": [1.5] * 5},
+        TypeError,
+        "max_new_tokens: expected a tensor or a sequence of integers, got [1.5",
+    ),
+    "seed list": (
+        {"seed": ["a"] * 5},
+        TypeError,
+        "seed: expected a tensor or a sequence of integers, got ['a'",
+    ),
+    "another generation_config": (
+        {"generation_config": type("GenerationConfig", (), {"__module__": "transformers.x"})()},
+        TypeError,
+        "generation_config: expected a fast_s2s.GenerationConfig, got transformers.x.GenerationCon",
+    ),
+    "no generation_config": (
+        {"generation_config": 3},
+        TypeError,
+        "generation_config: expected a fast_s2s.GenerationConfig, got int",
+    ),
     "seed dtype": ({"seed": torch.ones(5)}, ValueError, "seed: expected dtype torch.int64"),
     "max_length": ({"max_length": 1}, ValueError, "max_length: expected more than the 1 tokens"),
     "max_length kind": ({"max_length": 2.5}, TypeError, "max_length: expected an integer"),

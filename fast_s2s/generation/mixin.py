@@ -72,9 +72,9 @@ class GenerationMixin:
         logits_processor:  a callable or a list, (tokens so far, scores) -> scores
         stopping_criteria: a callable or a list, (tokens so far, scores or None) -> bool (N,)
         streamer:          with put and end, as in transformers; for several sequences a list
-        options:           any field of `GenerationConfig`; `max_new_tokens` may also be (B,) int64,
-                           one limit for each row; `seed` (B,) int64, one stream of random numbers
-                           for each row; `max_length`, `min_length` as in transformers
+        options:           any field of `GenerationConfig`; `max_new_tokens` may also be (B,) int64
+                           or a list, one limit for each row; `seed` likewise, one stream of random
+                           numbers for each row; `max_length`, `min_length` as in transformers
 
         Callables, dropout, and a decoder with layer norm or zoneout make it a step loop in Python;
         all else runs in the kernels.
