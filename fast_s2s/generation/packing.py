@@ -129,7 +129,7 @@ def _sums(tensors: list[Tensor]) -> list[float]:
             # half precision would round the sums themselves
             flat = flat.float() if flat.dtype.itemsize < 4 else flat
             found += [flat.sum(), torch.dot(flat, flat)]
-        return torch.stack([each.double() for each in found]).tolist()
+        return torch.stack(found).tolist()
 
 
 def _served(pack: PackedDecoder) -> PackedDecoder:
