@@ -177,6 +177,15 @@ def integer_tensor(name: str, values: object) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
+def plain(value: Any) -> Any:
+    """`value` with Python's own numbers in place of numpy's, in lists and tuples too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value
+
+
 def _is_integer(value: object) -> bool:
     return type(value) is int or isinstance(value, np.integer)
 

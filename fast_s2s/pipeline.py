@@ -210,6 +210,12 @@ class TextPipeline(Pipeline[list[int]]):
     def _search(
         self, src: Tensor, lengths: Tensor, constraint: Automaton | None, options: dict[str, Any]
     ) -> GenerateOutput:
+        for name in ("return_state", *_WHAT_IS_RETURNED):
+            if options.get(name):
+                raise ValueError(
+                    f"{name}: expected False for a pipeline, which returns texts, got "
+                    f"{shown(options[name])}"
+                )
         returned = {**options, **_WHAT_IS_RETURNED}
         found = self.model.generate(src, lengths, constraint=constraint, **returned)
         assert isinstance(found, GenerateOutput)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_integer, shown
+from fast_s2s.checks import check_integer, plain, shown
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation.arguments import row_seeds
 from fast_s2s.seq2seq import Seq2Seq
@@ -123,7 +123,7 @@ class Pipeline(ABC, Generic[Row]):
         """For batches of one run: a function of a batch's size that gives its rows' own seeds as
         the option `seed`, or no option where there is no seed in `options` or the model's config.
         """
-        seed = options.get("seed", self.model.generation_config.seed)
+        seed = plain(options.get("seed", self.model.generation_config.seed))
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             return lambda size: {}
         first = 0

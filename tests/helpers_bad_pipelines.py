@@ -111,6 +111,20 @@ TABLE = {
             ValueError,
             "max_new_tokens: expected an integer >= 1, got 0",
         ),
+        *(
+            (
+                lambda _, name=name: PIPELINE(["1"], **{name: True}),
+                ValueError,
+                f"{name}: expected False for a pipeline, which returns texts, got True",
+            )
+            for name in (
+                "return_state",
+                "return_dict_in_generate",
+                "output_scores",
+                "output_logits",
+                "output_attentions",
+            )
+        ),
         (
             lambda _: PIPELINE(["1"], constraint="nil one"),
             TypeError,

@@ -305,7 +305,7 @@ BAD_CALLS = {
     "config": (
         lambda m: m.generate(make_batch().src, generation_config={"max_new_tokens": 3}),
         TypeError,
-        "generation_config: expected a GenerationConfig, got dict",
+        "generation_config: expected a fast_s2s.GenerationConfig, got dict",
     ),
     "config of another vocabulary": (
         lambda m: m.generate(

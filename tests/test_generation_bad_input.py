@@ -10,6 +10,7 @@ from fast_s2s.generation import Automaton, GenerateOutput, GenerationConfig
 
 MODEL = make_model()
 SRC = make_batch().src
+NEVER = "expected neither pad_token_id nor bos_token_id, which are never generated"
 META = torch.zeros(5, dtype=torch.int64, device="meta")
 
 # arguments of `generate`, the error, and what its message begins with
@@ -57,6 +58,31 @@ CALLS = {
         ValueError,
         "seed: expected shape (batch,) = (5,), got (3,)",
     ),
+    "max_new_tokens list": (
+        {"max_new_tokens": [1, 2, 3]},
+        ValueError,
+        "max_new_tokens: expected shape (batch,) = (5,), got (3,)",
+    ),
+    "max_new_tokens fractions": (
+        {"max_new_tokens": [1.5] * 5},
+        TypeError,
+        "max_new_tokens: expected a tensor or a sequence of integers, got [1.5",
+    ),
+    "seed list": (
+        {"seed": ["a"] * 5},
+        TypeError,
+        "seed: expected a tensor or a sequence of integers, got ['a'",
+    ),
+    "another generation_config": (
+        {"generation_config": type("GenerationConfig", (), {"__module__": "transformers.x"})()},
+        TypeError,
+        "generation_config: expected a fast_s2s.GenerationConfig, got transformers.x.GenerationCon",
+    ),
+    "no generation_config": (
+        {"generation_config": 3},
+        TypeError,
+        "generation_config: expected a fast_s2s.GenerationConfig, got int",
+    ),
     "seed dtype": ({"seed": torch.ones(5)}, ValueError, "seed: expected dtype torch.int64"),
     "max_length": ({"max_length": 1}, ValueError, "max_length: expected more than the 1 tokens"),
     "max_length kind": ({"max_length": 2.5}, TypeError, "max_length: expected an integer"),
@@ -91,6 +117,21 @@ CALLS = {
         {"constraint": [[3], [13]]},
         ValueError,
         "constraint: expected token ids in 0..12, got 13",
+    ),
+    "constraint bos": (
+        {"constraint": [[3, 4], [3, 1]]},
+        ValueError,
+        f"constraint: {NEVER}, got 1",
+    ),
+    "constraint pad": (
+        {"constraint": Automaton.from_sequences([[0, 4]])},
+        ValueError,
+        f"constraint: {NEVER}, got 0",
+    ),
+    "constraint of another pad": (
+        {"constraint": Automaton.from_sequences([[3, 4]]), "pad_token_id": 4},
+        ValueError,
+        f"constraint: {NEVER}, got 4",
     ),
     "constraint of another vocabulary": (
         {"constraint": Automaton.from_sequences([[3], [13]])},
@@ -130,6 +171,16 @@ CALLS = {
         {"stopping_criteria": lambda tokens, scores: torch.zeros(2).bool()},
         ValueError,
         "stopping_criteria: expected function to return a bool or bools (5,)",
+    ),
+    "stopping_criteria numbers": (
+        {"stopping_criteria": lambda tokens, scores: torch.tensor([1] * 5)},
+        ValueError,
+        "stopping_criteria: expected function to return a bool or bools (5,), got torch.int64 (5,)",
+    ),
+    "stopping_criteria number": (
+        {"stopping_criteria": lambda tokens, scores: 1},
+        ValueError,
+        "stopping_criteria: expected function to return a bool or bools (5,), got 1",
     ),
     "streamer": (
         {"streamer": 3},
@@ -176,6 +227,14 @@ def test_bad_arguments_of_generate(case):
     with pytest.raises(error) as raised:
         MODEL.generate(SRC, **arguments)
     assert str(raised.value).startswith(message)
+
+
+def test_a_constraint_is_checked_for_each_calls_own_special_tokens():
+    automaton = Automaton.from_sequences([[3, 4]])
+    MODEL.generate(SRC, constraint=automaton)
+    with pytest.raises(ValueError, match=f"constraint: {NEVER}, got 3"):
+        MODEL.generate(SRC, constraint=automaton, bos_token_id=3)
+    MODEL.generate(SRC, constraint=automaton)
 
 
 FIELDS = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from helpers_seq2seq import EOS, PAD, TGT_VOCAB, lively, make_batch
@@ -202,3 +204,43 @@ def test_config_goes_to_json_and_back():
     old = {"max_new_tokens": 9, "min_new_tokens": 1}
     assert GenerationConfig.from_dict(old) == GenerationConfig(**old)
     hash(dataclasses.replace(config, num_beams=2))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_one_number_for_each_row_in_any_sequence(kind):
+    model, batch = lively(), make_batch(rows=4)
+    limits, seeds = [1, 2, 3, 4], [9, 8, 7, 6]
+    options = {"do_sample": True, "min_new_tokens": 1}
+    given = {"max_new_tokens": kind(limits), "seed": kind(seeds)}
+    tokens = model.generate(batch.src, **given, **options)
+    for row, (limit, seed) in enumerate(zip(limits, seeds, strict=True)):
+        expected = model.generate(
+            batch.src[row : row + 1], max_new_tokens=limit, seed=torch.tensor([seed]), **options
+        )
+        assert torch.equal(tokens[row : row + 1, : expected.size(1)], expected)
+
+
+def test_numbers_may_be_of_numpy():
+    model, batch = lively(), make_batch(rows=4)
+    plain = {
+        "max_new_tokens": 5,
+        "do_sample": True,
+        "seed": 3,
+        "top_p": 0.5,
+        "eos_token_id": [2, 4],
+    }
+    expected = model.generate(batch.src, **plain, bad_words_ids=[[3, 5]])
+    given = {
+        "max_new_tokens": np.int64(5),
+        "do_sample": np.bool_(True),
+        "seed": np.int32(3),
+        "top_p": np.float32(0.5),
+        "eos_token_id": list(np.array([2, 4])),
+        "bad_words_ids": [tuple(np.array([3, 5]))],
+    }
+    assert torch.equal(model.generate(batch.src, **given), expected)
+    config = GenerationConfig(**given)
+    assert config == GenerationConfig(**plain, bad_words_ids=[[3, 5]])
+    assert GenerationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    longer = model.generate(batch.src, max_length=np.int64(6), min_length=np.int64(4))
+    assert torch.equal(longer, model.generate(batch.src, max_length=6, min_length=4))

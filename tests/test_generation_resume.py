@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from helpers_seq2seq import BOS, EOS, PAD, TorchSeq2Seq, assert_same_state, live
 from test_generation_options import random_options
 
 import fast_s2s
+from fast_s2s import Automaton, DecoderState
 
 LIMIT = 9
 FEEDING = {"attention": "additive", "input_feeding": True}
@@ -78,12 +80,13 @@ def test_rows_of_different_ages_under_any_options_equal_the_reference(seed, asse
     rng = random.Random(seed)
     model = lively(**rng.choice([{"num_layers": 2}, {"attention": "general"}, FEEDING]))
     batch = make_batch(rows=4)
+    options = {**random_options(rng, 4), "return_dict_in_generate": True}
+    before = {"constraint": options.get("constraint"), "return_state": True}
     fresh = model.encode(batch.src, batch.src_lengths)
-    _, young = model.generate(state=fresh, max_new_tokens=2, return_state=True)
-    _, old = model.generate(state=young, max_new_tokens=3, return_state=True)
+    _, young = model.generate(state=fresh, max_new_tokens=2, **before)
+    _, old = model.generate(state=young, max_new_tokens=3, **before)
     states = [rng.choice([fresh, young, old]).select([row]) for row in range(4)]
     state = type(fresh).merge(states, bos_token_id=BOS)
-    options = {**random_options(rng, 4), "return_dict_in_generate": True}
 
     native = model.generate(state=state, **options)
     with fast_s2s.backend("reference"):
@@ -168,3 +171,63 @@ def test_prefix_of_a_generation_that_goes_on(options):
             state=merged.select([row]), prefix=prefix[row : row + 1, :length], **limit, **alone
         )
         assert tokens[row, : expected.size(1)].tolist() == expected[0].tolist()
+
+
+WORDS = [[3, 4, 5, 6], [3, 9, 3, 4]]
+BEGUN_WITH = {
+    "another": (WORDS, [[7, 8, 9]], "expected the one that row 0 of the state was written under"),
+    "a shorter": (WORDS, [[3]], "expected the one that row 0 of the state was written under"),
+    "none": (None, WORDS, "expected None, as row 0 of the state was not written under one from"),
+}
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("case", BEGUN_WITH)
+def test_another_constraint_is_refused(case, beams):
+    begun, other, message = BEGUN_WITH[case]
+    model, batch = lively(), make_batch(rows=4)
+    options = {"num_beams": beams, "max_new_tokens": 1, "min_new_tokens": 1}
+    _, state = model.generate(batch.src, constraint=begun, return_state=True, **options)
+    assert not state.finished.any()
+    for constraint in (other, Automaton.from_sequences(other)):
+        with pytest.raises(ValueError) as raised:
+            model.generate(state=state, constraint=constraint, **options)
+        assert str(raised.value).startswith(f"constraint: {message}")
+
+
+def test_a_state_knows_its_constraint_by_content():
+    """In a copy, in rows picked and put together, beside rows that begin."""
+    model, batch = lively(attention="general"), make_batch(rows=4)
+    options = {"max_new_tokens": 2, "return_state": True, "constraint": WORDS}
+    whole = model.generate(batch.src, constraint=WORDS, max_new_tokens=9)
+    _, state = model.generate(batch.src, **options)
+    state = pickle.loads(pickle.dumps(state))
+    fresh = model.encode(batch.src[:1])
+    merged = DecoderState.merge([state.select([3, 0]), fresh, state.select([1])], BOS)
+    # as a set of sequences it is the same
+    tokens, after = model.generate(state=merged, **{**options, "constraint": WORDS[::-1]})
+    assert tokens[:2, 1:].tolist() == whole[[3, 0], 3:5].tolist()
+    assert tokens[2, 1:].tolist() == whole[0, 1:3].tolist()
+    assert after.constraint.unique().numel() == 1
+    with pytest.raises(ValueError, match="constraint: expected the one that row 2 of the state"):
+        model.generate(state=DecoderState.merge([fresh.expand(2), state], BOS), constraint=[[3]])
+
+
+def test_a_constraint_may_end_but_not_come_back():
+    model, batch = lively(), make_batch(rows=4)
+    options = {"max_new_tokens": 2, "return_state": True}
+    _, state = model.generate(batch.src, constraint=WORDS, **options)
+    _, state = model.generate(state=state, min_new_tokens=2, **options)
+    with pytest.raises(ValueError, match="constraint: expected None, as row 0 of the state was"):
+        model.generate(state=state, constraint=WORDS)
+
+
+def test_rows_that_are_over_mind_no_constraint():
+    model, batch = lively(), make_batch(rows=3)
+    long = [[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 3, 4]]
+    _, over = model.generate(batch.src, constraint=long, max_new_tokens=13, return_state=True)
+    assert over.finished.all()
+    merged = DecoderState.merge([over, model.encode(batch.src)], BOS)
+    for options in ({}, {"num_beams": 3}):
+        tokens = model.generate(state=merged, constraint=[[3]], **options)
+        assert tokens[:3, 1:].eq(PAD).all() and tokens[3:, 1:].eq(torch.tensor([3, EOS])).all()

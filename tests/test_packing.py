@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_native import needs_native
 from helpers_seq2seq import ARCHITECTURES, make_batch, make_model
 
-from fast_s2s import Seq2Seq, serialization, stored
-from fast_s2s.generation import packing
+from fast_s2s import Ensemble, GenerationConfig, Seq2Seq, serialization, stored
+from fast_s2s.generation import packing, search
 from fast_s2s.generation.encoding import is_served
 
 
@@ -200,7 +201,9 @@ def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, pac
     assert model.config.decoder_dtype == name
     output = model.generate(batch.src, batch.src_lengths, num_beams=3, return_dict_in_generate=True)
     assert len(packs) == count
-    assert model._pack().dtype == getattr(torch, name)
+    # the CPU multiplies float16's numbers as float32
+    served = "float32" if name == "float16" else name
+    assert model._pack().dtype == getattr(torch, served)
     model.save_pretrained(tmp_path)
     loaded = Seq2Seq.from_pretrained(tmp_path)
     assert loaded.config == model.config and loaded._packed._last is not None
@@ -218,6 +221,29 @@ def test_compiled_decoder_is_saved_and_loaded(tmp_path, dtype, architecture, pac
     assert torch.equal(loaded.compile_decoder().generate(batch.src, batch.src_lengths), plain)
     assert loaded.config.decoder_dtype is None
     loaded.train()
+
+
+@needs_native
+@pytest.mark.parametrize("fields", [{}, {"attention": "additive", "attention_heads": 2}], ids=str)
+def test_float16_is_no_loop_in_python_on_the_cpu(tmp_path, fields, assert_close):
+    model, batch = make_model(torch.float32, **fields).compile_decoder("float16"), make_batch()
+    model.save_pretrained(tmp_path)
+    wide = Seq2Seq.from_pretrained(tmp_path, dtype=torch.float32)
+    for each in (model, wide, Ensemble([model]), make_model(torch.float32).half()):
+        packs = [one._pack() for one in getattr(each, "models", [each])]
+        assert [pack.backend for pack in packs] == ["native"]
+    # the numbers are rounded, as where there are kernels for them
+    pack, rounded = model._pack(), model.decoder.weight_hh_l0.half().float()
+    assert torch.equal(pack.layers[0][1].values, rounded)
+    options = {"max_new_tokens": 5, "return_dict_in_generate": True}
+    found = model.generate(batch.src, batch.src_lengths, **options)
+    narrow = packing.pack_decoder(model._decoder_weights(), torch.float16)
+    assert narrow.dtype == torch.float16
+    with torch.no_grad():
+        state = model._context(batch.src, batch.src_lengths)
+    expected = search.run(narrow, state, search.Request(GenerationConfig(max_new_tokens=5), 5))
+    assert torch.equal(found.sequences, expected.tokens)
+    assert_close(found.token_scores, expected.scores, "scores", torch.float32)
 
 
 def test_rounding_again_changes_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -76,3 +77,38 @@ def test_nothing_is_packed_while_a_graph_is_captured(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
         cache._kept(weights, None, lambda: packs.append(1) or packs)
     assert len(packs) == 1
+
+
+def moving_average(average, model):
+    """As most code for it does: through `.data`, without a new version."""
+    for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
+        mine.data.mul_(0.1).add_(theirs.data * 3)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_copy_sees_what_is_written_through_data(trained, frozen):
+    model, batch = make_model(), make_batch()
+    if trained:
+        model(batch.src, batch.tgt).loss.backward()
+    average = copy.deepcopy(model).requires_grad_(not frozen)
+    options = {"max_new_tokens": 3, "return_dict_in_generate": True}
+    before = average.generate(batch.src, **options)
+    moving_average(average, model)
+    after = average.generate(batch.src, **options)
+    assert not torch.equal(after.token_scores, before.token_scores)
+    fresh = pickle.loads(pickle.dumps(average)).generate(batch.src, **options)
+    assert torch.equal(after.token_scores, fresh.token_scores)
+
+
+def test_a_copy_that_is_compiled_pays_nothing(monkeypatch):
+    looked = []
+    sums = packing._sums
+    monkeypatch.setattr(packing, "_sums", lambda tensors: looked.append(1) or sums(tensors))
+    model, batch = copy.deepcopy(make_model()), make_batch()
+    model.generate(batch.src)
+    assert looked
+    looked.clear()
+    model.compile_decoder().generate(batch.src)
+    pickle.loads(pickle.dumps(model)).generate(batch.src)
+    assert not looked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from helpers_training import toy_model, toy_tokenizers
@@ -68,6 +69,8 @@ def test_samples_of_a_stream_do_not_depend_on_the_batches(toy_pipeline):
         for size in (1, 3, 4)
     ]
     assert runs[0] == runs[1] == runs[2] == toy_pipeline.predict(TEXTS, **options)
+    numpys = toy_pipeline.stream(TEXTS, batch_size=1, **{**options, "seed": np.int64(5)})
+    assert [prediction for batch in numpys for prediction in batch] == runs[0]
     assert any(one.text != other.text for one, other in zip(runs[0], runs[0][1:], strict=False))
 
 

@@ -176,6 +176,11 @@ BAD = {
         ValueError,
         "state.node: expected shape (batch,) = (4,), got (3,)",
     ),
+    "constraint": (
+        lambda: make_model(num_layers=2).generate(state=state_of(constraint=torch.zeros(4))),
+        ValueError,
+        "state.constraint: expected dtype torch.int64, got torch.float32",
+    ),
 }
 
 

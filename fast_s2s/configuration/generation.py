@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fast_s2s.checks import check_bool, check_integer, check_sequence
+from fast_s2s.checks import check_bool, check_integer, check_sequence, plain
 from fast_s2s.configuration.common import check_special_tokens, from_dict
 from fast_s2s.configuration.ranges import MOST, check_ranges
 
@@ -80,6 +80,8 @@ class GenerationConfig:
     eos_token_id: int | Sequence[int] = 2
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, plain(value))
         for name in _TOKENS:
             # lists become tuples: what JSON gives equals what was saved
             object.__setattr__(self, name, _token_ids(name, getattr(self, name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,31 @@ class PackedDecoder:
         keys = size if attending.query is None else attending.query.values.size(0)
         values = attending.output.values.size(1) - size
         return AttentionSizes(values, keys, attending.feeding, attending.heads)
+
+    def as_float32(self) -> PackedDecoder:
+        """The same numbers as float32, for which there are kernels where there are any."""
+        attending = self.attending
+        if attending is not None:
+            output, query = _as_float32(attending.output), attending.query
+            query = None if query is None else _as_float32(query)
+            attending = attending._replace(output=output, query=query)
+        layers = tuple(
+            (_as_float32(w_ih), _as_float32(w_hh), None if w_hr is None else _as_float32(w_hr))
+            for w_ih, w_hh, w_hr in self.layers
+        )
+        return dataclasses.replace(
+            self,
+            dtype=torch.float32,
+            layers=layers,
+            output=_as_float32(self.output),
+            attending=attending,
+        ).ready()
+
+    def ready(self) -> PackedDecoder:
+        """Itself, laid out now for the native op rather than in the first call."""
+        if self.backend == "native":
+            _ = self.packed
+        return self
 
     def run(
         self,
@@ -271,7 +297,7 @@ def pack_decoder(
         )
         for layer in weights.layers
     )
-    decoder = PackedDecoder(
+    return PackedDecoder(
         dtype=dtype,
         table=table == "on" or (table == "auto" and small),
         # a copy, as all here: a pack stays what it is when weights change
@@ -280,11 +306,7 @@ def pack_decoder(
         biases=(*biases, output_bias.detach().to(acc, copy=True)),
         output=store(weights.output_weight, dtype),
         attending=_stored_attention(weights.attention, dtype, acc),
-    )
-    if decoder.backend == "native":
-        # now, rather than in the first call
-        _ = decoder.packed
-    return decoder
+    ).ready()
 
 
 def pack_encoder(
@@ -323,6 +345,10 @@ def read_packed(
     return torch.ops.fast_s2s.decode_read.default(
         [pack.packed for pack in packs], first.header, h, c, inputs, lengths, outputs
     )
+
+
+def _as_float32(matrix: Stored) -> Stored:
+    return Stored(matrix.dense(torch.float32), None)
 
 
 def _stored_attention(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from fast_s2s.checks import (
 from fast_s2s.checks import (
     check_integer,
     check_lengths,
-    check_sequence,
     check_tensor,
     check_token_ids,
+    integer_tensor,
+    plain,
 )
 from fast_s2s.configuration import (
     DECODER_DTYPES,
@@ -27,19 +29,25 @@ from fast_s2s.configuration import (
     Seq2SeqConfig,
     check_special_tokens_fit,
 )
-from fast_s2s.decoding import Automaton
+from fast_s2s.generation import constraint as constraints
+from fast_s2s.generation.constraint import check_vocabulary
 from fast_s2s.generation.search import Request
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationConfig)}
 _LENGTHS = ("max_length", "min_length")
+_SEVERAL = (Tensor, list, tuple, np.ndarray)
+
+
+# one number for each row
+_PerRow: TypeAlias = Tensor | Sequence[int] | np.ndarray
 
 
 class Resolved(NamedTuple):
-    """The options of a call; what may be a tensor, or depends on the prefix, is apart."""
+    """The options of a call; what may be of each row, or depends on the prefix, is apart."""
 
     config: GenerationConfig
-    limits: Tensor | None
-    seeds: Tensor | None
+    limits: _PerRow | None
+    seeds: _PerRow | None
     lengths: dict[str, int]
 
 
@@ -49,8 +57,12 @@ def resolve(config: GenerationConfig, options: Mapping[str, Any], tgt_vocab_size
     Raises TypeError or ValueError naming the one that does not fit.
     """
     if not isinstance(config, GenerationConfig):
+        kind = type(config)
+        # transformers has one of the same name
+        package = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
         raise TypeError(
-            f"generation_config: expected a GenerationConfig, got {type(config).__name__}"
+            "generation_config: expected a fast_s2s.GenerationConfig, got "
+            f"{package}{kind.__qualname__}"
         )
     # the type too, since True equals 1
     given = tuple((name, type(value), value) for name, value in options.items())
@@ -84,14 +96,14 @@ def _resolved(
         for name, value in options.items()
         if value is not None or _DEFAULTS.get(name, 0) is None
     }
-    lengths = {name: given.pop(name) for name in _LENGTHS if name in given}
+    lengths = {name: plain(given.pop(name)) for name in _LENGTHS if name in given}
     for name, new in zip(_LENGTHS, ("max_new_tokens", "min_new_tokens"), strict=True):
         if name in lengths:
             check_integer(name, lengths[name], 0, MOST)
             if new in given:
                 raise ValueError(f"{name}: expected None beside {new}, got both")
     limits, seeds = (
-        given.pop(name) if isinstance(given.get(name), Tensor) else None
+        given.pop(name) if isinstance(given.get(name), _SEVERAL) else None
         for name in ("max_new_tokens", "seed")
     )
     if limits is not None or "max_length" in lengths:
@@ -100,10 +112,10 @@ def _resolved(
     config = dataclasses.replace(config, **given) if given else config
     check_special_tokens_fit(config, tgt_vocab_size)
     for name in ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"):
-        _check_vocabulary(name, getattr(config, name), tgt_vocab_size)
-    _check_vocabulary("forced_eos_token_id", config.forced_eos_token_id, tgt_vocab_size)
+        check_vocabulary(name, getattr(config, name), tgt_vocab_size)
+    check_vocabulary("forced_eos_token_id", config.forced_eos_token_id, tgt_vocab_size)
     for word in config.bad_words_ids or ():
-        _check_vocabulary("bad_words_ids", word, tgt_vocab_size)
+        check_vocabulary("bad_words_ids", word, tgt_vocab_size)
     return Resolved(config, limits, seeds, lengths)
 
 
@@ -147,18 +159,18 @@ def request(
     config = resolved.config
     lengths = _prefix(prefix, prefix_lengths, batch, device, vocab_size)
     config = _total_lengths(resolved, prefix, lengths, resumed=resumed)
-    per_row = resolved.limits
-    if per_row is not None:
-        check_tensor("max_new_tokens", per_row, "(batch,)", (batch,), torch.int64, device)
-        if per_row.numel() and int(per_row.min()) < 1:
-            raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(per_row.min())}")
+    per_row = _per_row("max_new_tokens", resolved.limits, batch, device)
+    if per_row is not None and per_row.numel() and int(per_row.min()) < 1:
+        raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(per_row.min())}")
     return Request(
         config=config,
         max_new_tokens=config.max_new_tokens if per_row is None else per_row,
         seeds=_seeds(config, resolved.seeds, batch, device),
         prefix=prefix,
         prefix_lengths=lengths,
-        automaton=_automaton(constraint, vocab_size),
+        constraint=constraints.checked(
+            constraint, vocab_size, (config.pad_token_id, config.bos_token_id)
+        ),
         streamer=streamer,
     )
 
@@ -193,10 +205,9 @@ def _shifted(x: Tensor, by: int) -> Tensor:
 
 
 def _seeds(
-    config: GenerationConfig, seeds: Tensor | None, batch: int, device: torch.device
+    config: GenerationConfig, given: _PerRow | None, batch: int, device: torch.device
 ) -> Tensor | None:
-    if seeds is not None:
-        check_tensor("seed", seeds, "(batch,)", (batch,), torch.int64, device)
+    seeds = _per_row("seed", given, batch, device)
     if not config.do_sample:
         return None
     if seeds is None and config.seed is not None:
@@ -204,6 +215,15 @@ def _seeds(
     if seeds is None:
         seeds = torch.randint(2**62, (batch,))
     return seeds.to(device)
+
+
+def _per_row(name: str, values: _PerRow | None, batch: int, device: torch.device) -> Tensor | None:
+    if values is None:
+        return None
+    if not isinstance(values, Tensor):
+        values = integer_tensor(name, values).to(device)
+    check_tensor(name, values, "(batch,)", (batch,), torch.int64, device)
+    return values
 
 
 def _prefix(
@@ -244,31 +264,3 @@ def _total_lengths(
     if least is not None:
         changes["min_new_tokens"] = max(least - known, 0)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-
-
-# the automaton that was checked last, by its arrays: a server uses one for many calls
-_checked: tuple[Automaton, int] | None = None
-
-
-def _automaton(constraint: Any, vocab_size: int) -> Automaton | None:
-    global _checked
-    if constraint is None:
-        return None
-    if not isinstance(constraint, Automaton):
-        check_sequence("constraint", constraint, "token sequences, or an Automaton")
-        constraint = Automaton.from_sequences(constraint, name="constraint")
-        _check_vocabulary("constraint", constraint.arc_tokens.tolist(), vocab_size)
-        return constraint
-    known = _checked
-    same = known is not None and known[1] == vocab_size
-    if not (same and all(a is b for a, b in zip(constraint, known[0], strict=True))):  # type: ignore[index]
-        constraint.check(vocab_size)
-        _checked = (constraint, vocab_size)
-    return constraint
-
-
-def _check_vocabulary(name: str, tokens: Any, vocab_size: int) -> None:
-    ids = [] if tokens is None else [tokens] if isinstance(tokens, int) else tokens
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"{name}: expected token ids in 0..{vocab_size - 1}, got {token}")

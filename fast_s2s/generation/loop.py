@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fast_s2s.attention import Memory
+from fast_s2s.checks import shown
 from fast_s2s.decoding.choice import Candidates
 from fast_s2s.decoding.contract import AttentionSizes, Options, Parameters, Rules, split_state
 from fast_s2s.decoding.reference import DenseDecoder, Search, Stepped
@@ -81,12 +82,15 @@ class StepDecoder:
         stopped = torch.zeros(tokens.size(0), dtype=torch.bool, device=tokens.device)
         for criterion in self.criteria:
             answer = criterion(tokens, history)
-            if not isinstance(answer, (bool, Tensor)) or (
-                isinstance(answer, Tensor) and answer.shape not in ((), stopped.shape)
-            ):
+            if isinstance(answer, Tensor):
+                fits = answer.dtype == torch.bool and answer.shape in ((), stopped.shape)
+                got = f"{answer.dtype} {tuple(answer.shape)}"
+            else:
+                fits, got = isinstance(answer, bool), shown(answer)
+            if not fits:
                 raise ValueError(
                     f"stopping_criteria: expected {type(criterion).__name__} to return a bool or "
-                    f"bools {tuple(stopped.shape)}, got {answer!r}"
+                    f"bools {tuple(stopped.shape)}, got {got}"
                 )
             stopped = stopped | answer
         return stopped

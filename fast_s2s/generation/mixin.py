@@ -67,16 +67,21 @@ class GenerationMixin:
         prefix:            (B, M) int64, tokens that each row begins with, bos not among them
         prefix_lengths:    (B,) integers in 0..M; default M
         constraint:        what a row may be, from its first token on: an `Automaton`, or sequences
-                           of token ids, without eos, one of which it must be
+                           of token ids, without eos, one of which it must be. With a state the one
+                           that its rows were written under, or None, from then on
         logits_processor:  a callable or a list, (tokens so far, scores) -> scores
         stopping_criteria: a callable or a list, (tokens so far, scores or None) -> bool (N,)
         streamer:          with put and end, as in transformers; for several sequences a list
-        options:           any field of `GenerationConfig`; `max_new_tokens` may also be (B,) int64,
-                           one limit for each row; `seed` (B,) int64, one stream of random numbers
-                           for each row; `max_length`, `min_length` as in transformers
+        options:           any field of `GenerationConfig`; `max_new_tokens` may also be (B,) int64
+                           or a list, one limit for each row; `seed` likewise, one stream of random
+                           numbers for each row; `max_length`, `min_length` as in transformers
 
         Callables, dropout, and a decoder with layer norm or zoneout make it a step loop in Python;
         all else runs in the kernels.
+
+        Weights are packed at the first call, and again where they changed. After writing through
+        `.data`, by numpy or from another process call `compile_decoder`: only a model that was used
+        with gradients on, or is a `copy.deepcopy`, sees that by itself.
 
         Returns tokens (N, 1 + T) int64, N = B · num_return_sequences, a row's sequences side by
         side: bos, or the token of `state`, in front; pad after eos. With `return_state` (tokens,
@@ -133,12 +138,13 @@ class GenerationMixin:
     def compile_decoder(self: Model, dtype: torch.dtype | str | None = None) -> Model:
         """Pack the decoder's weights for serving, in a type of choice, and return the model.
 
-        dtype: torch.float32, torch.bfloat16, torch.float16, for which only GPUs have kernels, or
-               torch.int8, which keeps a scale for each row; or their names; default the
-               parameters' own type
+        dtype: torch.float32, torch.bfloat16, torch.float16, which the CPU rounds to but multiplies
+               as float32, or torch.int8, which keeps a scale for each row; or their names; default
+               the parameters' own type
 
         From then on `generate` multiplies by weights of this type; states and sums stay float32.
-        Weights that change later are packed again. The type is part of `config`:
+        Weights that change later are packed again, but for what `generate` does not see: a deep
+        copy no longer looks for it after this call. The type is part of `config`:
         `save_pretrained` writes int8, bfloat16 and float16 weights as such.
 
         Raises ValueError for another type, any but int8 for a model from an int8 file, or a decoder

@@ -51,20 +51,30 @@ class PackedCache:
     """The last pack, with what it was made of. Copies and pickles of it are empty.
 
     Changes are seen by a tensor's memory and version. torch's fused optimizers write without a new
-    version: of a model that has been `used_with_gradients`, sums of all weights are compared too.
+    version, and so does who writes through `.data`, as many do whose deep copy of a model holds its
+    moving average: of a model that has been `used_with_gradients`, and of a deep copy until `clear`
+    is called, sums of all weights are compared too.
     """
 
     def __init__(self) -> None:
         # one tuple, replaced as a whole: another thread sees the old one or the new one
         self._last: _Last | None = None
-        self._by_content = False
+        self._by_content = self._copied = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedCache, ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedCache:
+        cache = PackedCache()
+        cache._copied = True
+        return cache
+
     def get(self, weights: DecoderWeights, dtype: torch.dtype | None) -> PackedDecoder:
-        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed."""
-        return self._kept(_flat(weights), dtype, lambda: pack_decoder(weights, dtype))
+        """`pack_decoder(weights, dtype)`, or what it gave before if nothing has changed.
+
+        On the CPU, which has no kernels for float16, float16's numbers are float32.
+        """
+        return self._kept(_flat(weights), dtype, lambda: _served(pack_decoder(weights, dtype)))
 
     def get_encoder(self, weights: EncoderWeights, dtype: torch.dtype) -> PackedEncoder:
         """`pack_whole_encoder`, likewise."""
@@ -93,7 +103,8 @@ class PackedCache:
         return packed
 
     def _look(self, tensors: list[Tensor]) -> list[float] | None:
-        if not self._by_content:
+        trained = self._by_content and any(tensor.requires_grad for tensor in tensors)
+        if not (trained or self._copied):
             return None
         if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
             # a graph that is being captured waits for no number, and must not pack either
@@ -105,14 +116,12 @@ class PackedCache:
         self._by_content = True
 
     def clear(self) -> None:
-        """Pack anew at the next call."""
-        self._last = None
+        """Pack anew at the next call. A copy is then as any other model: no moving average."""
+        self._last, self._copied = None, False
 
 
-def _sums(tensors: list[Tensor]) -> list[float] | None:
-    """Of all numbers and of their squares; None where none can be trained."""
-    if not any(tensor.requires_grad for tensor in tensors):
-        return None
+def _sums(tensors: list[Tensor]) -> list[float]:
+    """Of all numbers and of their squares."""
     with torch.no_grad():
         found = []
         for tensor in tensors:
@@ -120,7 +129,13 @@ def _sums(tensors: list[Tensor]) -> list[float] | None:
             # half precision would round the sums themselves
             flat = flat.float() if flat.dtype.itemsize < 4 else flat
             found += [flat.sum(), torch.dot(flat, flat)]
-        return torch.stack([each.double() for each in found]).tolist()
+        return torch.stack(found).tolist()
+
+
+def _served(pack: PackedDecoder) -> PackedDecoder:
+    if pack.dtype == torch.float16 and pack.device.type == "cpu":
+        return pack.as_float32()
+    return pack
 
 
 def decoder_weights(

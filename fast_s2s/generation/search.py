@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fast_s2s.configuration import GenerationConfig
 from fast_s2s.decoding import (
-    Automaton,
     DecodeOptions,
     DecodeResult,
     DecodeState,
@@ -22,6 +21,7 @@ from fast_s2s.decoding import (
     initial_state,
 )
 from fast_s2s.decoding.contract import Decoder, Hypotheses, Keep, Kept, State
+from fast_s2s.generation.constraint import Constraint, resumed
 from fast_s2s.generation.state import DecoderState
 from fast_s2s.generation.streams import Streams, check_streamers
 
@@ -45,7 +45,7 @@ class Request:
     seeds: Tensor | None = None
     prefix: Tensor | None = None
     prefix_lengths: Tensor | None = None
-    automaton: Automaton | None = None
+    constraint: Constraint | None = None
     streamer: Any = None
 
 
@@ -53,13 +53,14 @@ class Request:
 class Found:
     """What came of it.
 
-    result:  of the last chunk; its tokens are all since the first input
-    before:  (N,), how many tokens of each sequence were there before this generation; None: none
-    tokens:  (N, 1 + T), from the input on that this generation began with
-    lengths: (N,)
-    scores:  (N, T) float64, of each token
-    kept:    what the configuration says to keep of each step
-    start:   the slots that this generation began with
+    result:      of the last chunk; its tokens are all since the first input
+    before:      (N,), tokens of each sequence that were there before this generation; None: none
+    tokens:      (N, 1 + T), from the input on that this generation began with
+    lengths:     (N,)
+    scores:      (N, T) float64, of each token
+    kept:        what the configuration says to keep of each step
+    start:       the slots that this generation began with
+    fingerprint: of the constraint; 0: none
     """
 
     result: DecodeResult
@@ -71,6 +72,7 @@ class Found:
     options: DecodeOptions
     kept: Kept | None
     start: State
+    fingerprint: int
 
     @property
     def begin(self) -> Tensor:
@@ -80,7 +82,9 @@ class Found:
     @functools.cached_property
     def state(self) -> DecoderState:
         """Where each sequence stands: made when somebody asks."""
-        return _after(self.result, self.begin, self.tokens, self.config, self.options)
+        return _after(
+            self.result, self.begin, self.tokens, self.config, self.options, self.fingerprint
+        )
 
 
 def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
@@ -96,7 +100,7 @@ def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
         )
         before = None
     else:
-        state = _complete(state, request.config.bos_token_id)
+        state = _complete(resumed(state, request.constraint), request.config.bos_token_id)
         options = _options(request, state)
         slots = _begin(decoder, state, options)
         assert state.position is not None
@@ -114,7 +118,7 @@ def run(decoder: Decoder, state: DecoderState, request: Request) -> Found:
             streams.update(result, _ended(slots.slots, options), options.width)
         if result.done:
             kept = Kept(*map(torch.cat, zip(*parts, strict=True))) if parts else None
-            return _found(result, before, request.config, options, kept, start)
+            return _found(result, before, request, options, kept, start)
 
 
 def _is_fresh(state: DecoderState) -> bool:
@@ -157,7 +161,7 @@ def _complete(state: DecoderState, bos_token_id: int) -> DecoderState:
 def _options(request: Request, state: DecoderState) -> DecodeOptions:
     config = request.config
     prefix, prefix_lengths = _prefix(request, state)
-    own = (request.seeds, prefix, prefix_lengths, request.automaton)
+    own = (request.seeds, prefix, prefix_lengths, request.constraint)
     if isinstance(request.max_new_tokens, int) and all(part is None for part in own):
         return _shared_options(config)
     return DecodeOptions(
@@ -165,7 +169,7 @@ def _options(request: Request, state: DecoderState) -> DecodeOptions:
         seed=request.seeds,
         prefix=prefix,
         prefix_lengths=prefix_lengths,
-        automaton=request.automaton,
+        automaton=None if request.constraint is None else request.constraint.automaton,
         **_named(config),
     )
 
@@ -319,7 +323,7 @@ def _ended(slots: State, options: DecodeOptions) -> list[bool]:
 def _found(
     result: DecodeResult,
     before: Tensor | None,
-    config: GenerationConfig,
+    request: Request,
     options: DecodeOptions,
     kept: Kept | None,
     start: State,
@@ -334,11 +338,14 @@ def _found(
         behind = columns > lengths.unsqueeze(1)
         room = tokens.size(1) - 1
         tokens = tokens.gather(1, index.clamp(max=room))
-        tokens = tokens.masked_fill(behind, config.pad_token_id)
+        tokens = tokens.masked_fill(behind, options.pad_token_id)
         if room:
             scores = scores.gather(1, index[:, :-1].clamp(max=room - 1))
         scores = scores.masked_fill(behind[:, 1:], 0.0)
-    return Found(result, before, tokens, lengths, scores, config, options, kept, start)
+    mark = 0 if request.constraint is None else request.constraint.fingerprint
+    return Found(
+        result, before, tokens, lengths, scores, request.config, options, kept, start, mark
+    )
 
 
 def _after(
@@ -347,6 +354,7 @@ def _after(
     tokens: Tensor,
     config: GenerationConfig,
     options: DecodeOptions,
+    fingerprint: int,
 ) -> DecoderState:
     """Where each sequence stands."""
     slots, ended, memory = result.state
@@ -371,4 +379,5 @@ def _after(
     if memory is not None and times > 1:
         rows = torch.arange(len(position) // times, device=last.device)
         memory = memory.select(rows.repeat_interleave(times))
-    return DecoderState(h, c, token, finished, node, history, position.clone(), memory)
+    constraint = torch.full_like(position, fingerprint) if fingerprint else None
+    return DecoderState(h, c, token, finished, node, history, position.clone(), memory, constraint)

@@ -49,14 +49,16 @@ class EncoderState(NamedTuple):
 class DecoderState(NamedTuple):
     """Everything a decoder carries from step to step.
 
-    h, c:     (decoder layers, B, hidden_size); with input feeding h has one more: what attention
-              found, which the next step reads
-    token:    (B,) int64, the next input; None before the first, which is bos
-    finished: (B,) bool, rows that ended; their h and c stay as they are. None if no row did
-    node:     (B,) int64, where each row is in the constraint; None: where it begins
-    history:  (B, P) int64, each row's inputs before `token`, padded behind; None: there were none
-    position: (B,) int64, how many those are, which is how many tokens were generated so far
-    memory:   what attention looks at, the encoder's outputs of each row; None without attention
+    h, c:       (decoder layers, B, hidden_size); with input feeding h has one more: what attention
+                found, which the next step reads
+    token:      (B,) int64, the next input; None before the first, which is bos
+    finished:   (B,) bool, rows that ended; their h and c stay as they are. None if no row did
+    node:       (B,) int64, where each row is in the constraint; None: where it begins
+    history:    (B, P) int64, each row's inputs before `token`, padded behind; None: there were none
+    position:   (B,) int64, how many those are, which is how many tokens were generated so far
+    memory:     what attention looks at, the encoder's outputs of each row; None without attention
+    constraint: (B,) int64, the constraint that each row is written under, by a hash of its
+                content; 0: under none. None: no row is under one
     """
 
     h: Tensor
@@ -67,6 +69,7 @@ class DecoderState(NamedTuple):
     history: Tensor | None = None
     position: Tensor | None = None
     memory: Memory | None = None
+    constraint: Tensor | None = None
 
     def select(self, rows: Tensor | Sequence[int]) -> DecoderState:
         """These rows, (any number,) by index or (B,) bool, in this order; repeats are fine.
@@ -164,6 +167,7 @@ def check_what_was_written(
     check("node", torch.int64, batch)
     check("history", torch.int64, batch, None)
     check("position", torch.int64, batch)
+    check("constraint", torch.int64, batch)
     if (state.history is None) != (state.position is None):
         raise ValueError("state.position: expected one beside state.history, or neither")
     if state.history is not None and state.position is not None:
@@ -277,6 +281,7 @@ def _filled(
         "node": rows,
         "history": rows.new_empty(len(rows), 0),
         "position": rows,
+        "constraint": rows,
     }
     given = {name: getattr(state, name) for name in names}
     parts = {name: blank[name] if value is None else value for name, value in given.items()}
