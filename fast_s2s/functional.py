@@ -210,7 +210,7 @@ def lstm_cell(
     x, (h0, c0), layers = _autocast(x, hx, [(w_ih, w_hh, *biases)])
     if ops_cell.serves(x):
         return ops_cell.lstm_cell(x, h0, c0, *layers[0])
-    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], bool(biases), None, None, False, "save")
+    _, h, c = _layer(x.unsqueeze(0), h0, c0, layers[0], len(biases) > 0, None, None, False, "save")
     return h, c
 
 
