@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import onnx_peers, transformers_peer
 from benchmarks.decode_problem import BOS, DecodeProblem
 from benchmarks.onnx_peers import SPINNING_S
 from fast_s2s.benchmarking.harness import Side
 from fast_s2s.benchmarking.rows import Prepared
+from fast_s2s.benchmarking.sides import CellLoop
 from fast_s2s.decoding import decode, pack_decoder
 
 OURS = "fast_s2s"
@@ -175,12 +176,7 @@ def _float32(problem: DecodeProblem) -> dict[str, Tensor]:
 
 def _cell_step(problem: DecodeProblem) -> tuple[Callable[..., Any], Any]:
     """logits, state = step(token, state), with states a list for each layer."""
-    cells = []
-    for layer in range(problem.workload.layers):
-        cell = nn.LSTMCell(problem.workload.hidden, problem.workload.hidden)
-        for name, _ in list(cell.named_parameters()):
-            setattr(cell, name, getattr(problem.lstm, f"{name}_l{layer}"))
-        cells.append(cell)
+    cells = list(CellLoop(problem.lstm).cells)
 
     def step(token: Tensor, state: tuple[list[Tensor], list[Tensor]]) -> tuple[Tensor, Any]:
         h, c = list(state[0]), list(state[1])

@@ -19,7 +19,7 @@ import fast_s2s
 from benchmarks import onnx_peers
 from fast_s2s.benchmarking.harness import Side, Unavailable
 from fast_s2s.benchmarking.rows import Prepared
-from fast_s2s.benchmarking.sides import OURS
+from fast_s2s.benchmarking.sides import OURS, CellLoop
 from fast_s2s.decoding import (
     PackedTransducer,
     TransducerResult,
@@ -100,15 +100,6 @@ class SpeechProblem:
         with fast_s2s.backend("reference"):
             return _results(transducer_greedy(self.packed(dtype), self.encoded))
 
-    def cells(self) -> list[nn.LSTMCell]:
-        found = []
-        for layer in range(self.workload.layers):
-            cell = nn.LSTMCell(self.workload.hidden, self.workload.hidden)
-            for name, _ in list(cell.named_parameters()):
-                setattr(cell, name, getattr(self.lstm, f"{name}_l{layer}"))
-            found.append(cell)
-        return found
-
 
 def ours(problem: SpeechProblem, dtype: torch.dtype = torch.float32, name: str = OURS) -> Prepared:
     transducer = problem.packed(dtype)
@@ -121,7 +112,7 @@ def ours(problem: SpeechProblem, dtype: torch.dtype = torch.float32, name: str =
 
 def cell_loop(problem: SpeechProblem) -> Prepared:
     """In plain torch, all rows at once: the predictor reads only when one has a new token."""
-    cells, hidden = problem.cells(), problem.workload.hidden
+    cells, hidden = list(CellLoop(problem.lstm).cells), problem.workload.hidden
 
     def read(token: Tensor, state: State) -> tuple[Tensor, State]:
         h, c = list(state[0]), list(state[1])

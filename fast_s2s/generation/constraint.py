@@ -105,5 +105,5 @@ def _fingerprint(automaton: Automaton) -> int:
     for array in automaton:
         # the size too, or numbers could move from one array to the next
         digest.update(array.numel().to_bytes(8, "little"))
-        digest.update(array.contiguous().numpy().data)
+        digest.update(array.contiguous().cpu().numpy().data)
     return int.from_bytes(digest.digest(), "little", signed=True) or 1
