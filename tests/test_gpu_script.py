@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-# gpu.sh where there is a GPU, as far as that can be had here
-
 # of the benchmark's processes the first loses the GPU, the second hangs in a row. All refuse
 # what was measured earlier
 _PYTHON = """#!/usr/bin/env bash
