@@ -121,7 +121,7 @@ def _why_not(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]])
         return f"a subclass of {'torch' if classes is _TO_FAST else 'fast_s2s'}'s"
     if isinstance(module, LSTM) and module.options():
         return "one with options that torch's lacks"
-    return _unusual(module)
+    return unusual(module)
 
 
 def _twin(
@@ -134,9 +134,9 @@ def _twin(
         kind = type(module)
         got = f"{kind.__module__}.{kind.__name__}".removeprefix("builtins.")
         raise TypeError(f"{name}: expected {expected}, got {got}")
-    if _unusual(module):
+    if unusual(module):
         expected = "real numbers and the forward of its class"
-        raise ValueError(f"{name}: expected {expected}, got {_unusual(module)}")
+        raise ValueError(f"{name}: expected {expected}, got {unusual(module)}")
     options = module.options() if isinstance(module, LSTM) else {}
     if options:
         raise ValueError(
@@ -167,13 +167,13 @@ def _copy_state(module: nn.Module, twin: nn.Module) -> None:
             hooks[index] = type(hook)(hook.hook, twin)
 
 
-def own_forward(module: nn.Module) -> str:
+def _own_forward(module: nn.Module) -> str:
     """Says so if a tool has put a `forward` into this one module; it is bound to it."""
     return "one with a forward of its own" if "forward" in module.__dict__ else ""
 
 
-def _unusual(module: nn.Module) -> str:
+def unusual(module: nn.Module) -> str:
     """Why no twin does what this module does; empty if one does."""
     if any(parameter.is_complex() for parameter in module.parameters(recurse=False)):
         return "one of complex numbers"
-    return own_forward(module)
+    return _own_forward(module)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fast_s2s import backends
 from fast_s2s.attention import values_in
-from fast_s2s.convert import own_forward, swap_modules
+from fast_s2s.convert import swap_modules, unusual
 from fast_s2s.decoding.packed import PackedDecoder, choose_backend, read_packed
 from fast_s2s.decoding.weights import CPU_DTYPES
 from fast_s2s.lstm import LSTM, State
@@ -55,8 +55,8 @@ class PackedLSTM(LSTM):
         """A copy of its weights, stored as `dtype`: int8 with a scale for each row, bfloat16,
         float32 or float64. Forward hooks go with it.
 
-        Raises TypeError for what is no LSTM, ValueError for layer norm, zoneout, another dtype or
-        weights that are not on the CPU.
+        Raises TypeError for what is no LSTM, ValueError for layer norm, zoneout, another dtype,
+        complex numbers or weights that are not on the CPU.
         """
         if not isinstance(lstm, (nn.LSTM, LSTM)) or isinstance(lstm, PackedLSTM):
             got = type(lstm).__name__
@@ -65,6 +65,8 @@ class PackedLSTM(LSTM):
             raise ValueError(_dtype_message(dtype))
         if isinstance(lstm, LSTM) and not lstm.is_plain:
             raise ValueError(f"lstm: expected no layer norm or zoneout, got {lstm}")
+        if any(parameter.is_complex() for parameter in lstm.parameters()):
+            raise ValueError("lstm: expected real numbers, got complex ones")
         device = lstm.weight_ih_l0.device
         if device.type != "cpu":
             raise ValueError(f"lstm: expected weights on the CPU, got some on {device}")
@@ -258,7 +260,7 @@ def _why_not(module: nn.Module) -> str:
         return "a subclass"
     if isinstance(module, LSTM) and not module.is_plain:
         return "one with layer norm or zoneout"
-    return own_forward(module)
+    return unusual(module)
 
 
 def _dtype_message(dtype: object) -> str:

@@ -212,7 +212,11 @@ def test_complex_numbers_are_refused_rather_than_half_lost(dtype):
     model = nn.Sequential(nn.LSTM(2, 2, dtype=dtype), nn.LSTMCell(2, 2, dtype=dtype))
     with pytest.warns(UserWarning, match="left a LSTM.*, one of complex numbers, as it is"):
         fast_s2s.replace_lstm(model)
+    with pytest.warns(UserWarning, match="left a LSTM, one of complex numbers, as it is"):
+        fast_s2s.pack_lstm(model)
     assert type(model[0]) is nn.LSTM and type(model[1]) is nn.LSTMCell
+    with pytest.raises(ValueError, match="lstm: expected real numbers, got complex ones"):
+        fast_s2s.PackedLSTM.of(model[0])
     with pytest.raises(ValueError, match="module: expected real numbers and the forward of its c"):
         fast_s2s.from_torch(model[0])
     for ours, x in ((fast_s2s.LSTM, torch.ones(3, 1, 2)), (fast_s2s.LSTMCell, torch.ones(1, 2))):
