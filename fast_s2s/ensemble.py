@@ -21,7 +21,7 @@ from fast_s2s.generation.state import check_what_was_written
 from fast_s2s.seq2seq import Seq2Seq
 
 # what the models must agree on; all else is their own business
-_SAME = ("src_vocab_size", "tgt_vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+SAME_IN_ALL = ("src_vocab_size", "tgt_vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 class EnsembleOutput(NamedTuple):
@@ -71,7 +71,7 @@ class Ensemble(GenerationMixin, nn.Module):
             if not isinstance(model, Seq2Seq):
                 kind = type(model).__name__
                 raise TypeError(f"models[{index}]: expected a Seq2Seq, got {kind}")
-            for name in _SAME:
+            for name in SAME_IN_ALL:
                 ours, theirs = getattr(models[0].config, name), getattr(model.config, name)
                 if ours != theirs:
                     raise ValueError(f"models[{index}]: expected {name} {ours}, got {theirs}")

@@ -192,6 +192,11 @@ TABLE = {
         (lambda t: trainer(t, output_dir=3), TypeError, "output_dir: expected a path, got 3"),
         (lambda t: trainer(t, quiet=1), TypeError, "quiet: expected a bool, got 1"),
         (
+            lambda t: trainer(t, teacher=3),
+            TypeError,
+            "teacher: expected a Seq2Seq or an Ensemble, got 3",
+        ),
+        (
             lambda t: fit(t, None),
             TypeError,
             "train_entries: expected a sequence of Entry, got NoneType",

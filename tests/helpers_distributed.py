@@ -14,12 +14,16 @@ from fast_s2s.training import processes
 SETTINGS = {"max_tokens": 16, "accumulation_steps": 3, "schedule": "constant", "ema": 0.9}
 
 
-def train(folder: Path, max_updates: int, *, dropout: float = 0.0, resume: bool = False):
+def train(folder: Path, max_updates: int, *, dropout: float = 0.0, resume: bool = False, **more):
     """In float64, so that nothing but rounding in its last digits is left to differ."""
     model = toy_model(dtype=torch.float64, bidirectional=True, dropout=dropout)
-    trainer = toy_trainer(folder, model, max_updates=max_updates, **SETTINGS)
+    trainer = toy_trainer(folder, model, max_updates=max_updates, **SETTINGS, **more)
     trainer.fit(toy_entries(50), toy_entries(9, seed=1), resume=resume)
     return trainer
+
+
+def toy_teacher():
+    return toy_model(3, dtype=torch.float64, attention="dot")
 
 
 if __name__ == "__main__":
@@ -29,6 +33,7 @@ if __name__ == "__main__":
         train(folder / "two_then_one", 6)
         train(folder / "one_then_two", 12, resume=True)
         train(folder / "dropout", 4, dropout=0.5)
+        train(folder / "taught", 4, teacher=toy_teacher())
         try:
             train(folder / "other", 4)
         except FileExistsError as error:

@@ -30,10 +30,11 @@ def toy_model(seed: int = 0, dtype: torch.dtype | None = None, **fields) -> Seq2
     return Seq2Seq(src_vocab_size=9, tgt_vocab_size=9, dtype=dtype, **sizes)
 
 
-def toy_trainer(output_dir, model: Seq2Seq | None = None, **settings) -> Trainer:
+def toy_trainer(output_dir, model: Seq2Seq | None = None, *, teacher=None, **settings) -> Trainer:
     few = {"max_updates": 12, "warmup_updates": 2, "max_tokens": 64, "evaluate_every": 4}
     config = TrainingConfig(**{**few, "checkpoint_every": 4, **settings})
-    return Trainer(model or toy_model(), *toy_tokenizers(), config, output_dir, quiet=True)
+    given = model or toy_model(), *toy_tokenizers(), config, output_dir
+    return Trainer(*given, quiet=True, teacher=teacher)
 
 
 def toy_tsv(path, entries: list[Entry]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_distributed import train
+from helpers_distributed import toy_teacher, train
 from helpers_training import numbers, toy_entries, toy_tsv
 
 from fast_s2s.cli import main
@@ -47,6 +47,10 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, assert_close):
     assert found.stdout.count("gloo's threads: 0") == 2
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["letter.txt"]
     train(tmp_path / "two_then_one", 12, resume=True)
+    taught = train(tmp_path / "taught_by_one", 4, teacher=toy_teacher())
+    checkpoint = latest_checkpoint(tmp_path / "taught" / "checkpoints")
+    for key, weight in taught.model.state_dict().items():
+        assert_close(checkpoint.model[key], weight, f"taught: {key}")
     expected = TrainLog(tmp_path / "whole" / "train_log.jsonl").records()
     for name in ("one_then_two", "two_then_one"):
         checkpoint = latest_checkpoint(tmp_path / name / "checkpoints")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from fast_s2s.cli import sources
 from fast_s2s.cli.options import UsageError, build_settings
 from fast_s2s.cli.sources import TrainingData
 from fast_s2s.data import PairDataset
+from fast_s2s.ensemble import Ensemble
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
-from fast_s2s.text import Tokenizer
+from fast_s2s.text import Tokenizer, load_tokenizer
 
 # fields of the model that follow from the tokenizers, or have one value only
 MODEL_SKIP = (
@@ -27,7 +29,7 @@ MODEL_SKIP = (
     "bos_token_id",
     "eos_token_id",
 )
-# flags that would give the model of --init-from other tokens than it knows
+# flags that would give other tokens than those of the model of --init-from, or of the teacher
 _TEXT_OPTIONS = (
     "source_level",
     "target_level",
@@ -58,8 +60,8 @@ def build_model(
     torch.manual_seed(seed)
     given = {name: value for name, value in options.items() if name not in MODEL_SKIP}
     if options.get("init_from") is not None:
-        return _trained(Path(options["init_from"]), given, device)
-    source, target = sources.build_tokenizers(options, data)
+        return _trained(_existing(options["init_from"], "--init-from"), given, device)
+    source, target = _tokenizers(options, data)
     config = build_settings(
         Seq2SeqConfig,
         given,
@@ -70,6 +72,50 @@ def build_model(
         eos_token_id=target.eos_token_id,
     )
     return Seq2Seq(config, device=device), source, target
+
+
+def _tokenizers(options: Mapping[str, Any], data: TrainingData) -> tuple[Tokenizer, Tokenizer]:
+    """Those of the teacher, if there is one."""
+    if not options.get("teacher"):
+        return sources.build_tokenizers(options, data)
+    _check_no_text_options(options, "--teacher, whose tokens the new model has")
+    folder = _existing(options["teacher"][0], "--teacher")
+    return (
+        load_tokenizer(folder / SOURCE_TOKENIZER_FILE),
+        load_tokenizer(folder / TARGET_TOKENIZER_FILE),
+    )
+
+
+def load_teacher(
+    options: Mapping[str, Any], source: Tokenizer, target: Tokenizer, device: torch.device
+) -> Seq2Seq | Ensemble | None:
+    """The model of --teacher, or what several make together.
+
+    Raises UsageError where its tokenizers are not those of the model.
+    """
+    folders = options.get("teacher")
+    if not folders:
+        return None
+    for folder in folders:
+        _existing(folder, "--teacher")
+    pipeline = TextPipeline.from_pretrained(folders, device=device)
+    for side, ours, theirs in (
+        ("source", source, pipeline.source_tokenizer),
+        ("target", target, pipeline.target_tokenizer),
+    ):
+        if _file_of(theirs) != _file_of(ours):
+            raise UsageError(
+                f"--teacher: expected the {side} tokenizer of the model that is trained, got "
+                f"another in {folders[0]}"
+            )
+    return pipeline.model
+
+
+def _file_of(tokenizer: Tokenizer) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.save(path)
+        return path.read_bytes()
 
 
 def get_to_know(model: Seq2Seq, pairs: PairDataset, *, new: bool) -> list[str]:
@@ -103,8 +149,12 @@ def check_not_removed(options: Mapping[str, Any], output: Path, *, overwrite: bo
     """
     output = output.resolve()
     begun = options.get("init_from")
-    if begun is not None and Path(begun).resolve() == output:
-        raise UsageError(f"--init-from: expected another folder than --output, got {output}")
+    for flag, folders in (
+        ("--init-from", [] if begun is None else [begun]),
+        ("--teacher", options.get("teacher") or []),
+    ):
+        if any(Path(folder).resolve() == output for folder in folders):
+            raise UsageError(f"{flag}: expected another folder than --output, got {output}")
     removed = [output / SOURCE_TOKENIZER_FILE, output / TARGET_TOKENIZER_FILE]
     for name in ("source_tokenizer", "target_tokenizer"):
         path = options.get(name)
@@ -119,14 +169,7 @@ def _trained(
     folder: Path, given: Mapping[str, Any], device: torch.device
 ) -> tuple[Seq2Seq, Tokenizer, Tokenizer]:
     """The model in the folder, in float32, with the options that act in training only."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--init-from {folder}: no such folder")
-    for name in _TEXT_OPTIONS:
-        if given.get(name) is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')}: expected not with --init-from, whose model has "
-                "tokens of its own"
-            )
+    _check_no_text_options(given, "--init-from, whose model has tokens of its own")
     pipeline = TextPipeline.from_pretrained(folder, device=device)
     trained = pipeline.model
     assert isinstance(trained, Seq2Seq)
@@ -137,6 +180,18 @@ def _trained(
     model.load_state_dict(trained.state_dict())
     model.generation_config = trained.generation_config
     return model, pipeline.source_tokenizer, pipeline.target_tokenizer
+
+
+def _existing(folder: str | Path, flag: str) -> Path:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{flag} {folder}: no such folder")
+    return Path(folder)
+
+
+def _check_no_text_options(given: Mapping[str, Any], reason: str) -> None:
+    for name in _TEXT_OPTIONS:
+        if given.get(name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')}: expected not with {reason}")
 
 
 def _check_same_meaning(given: Mapping[str, Any], config: Seq2SeqConfig) -> None:

@@ -202,6 +202,8 @@ def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str
     """As `_parsed`, of a value as YAML reads it."""
     if "=" in flag:
         return None
+    if isinstance(value, list) and value:
+        return _joined([_setting(parser, flag, each) for each in value], value)
     if isinstance(value, (dict, list, set)):
         return f"expected one value, got {value}"
     if isinstance(value, bool):
@@ -221,6 +223,20 @@ def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str
     # 100.0 and 1e2, which YAML takes for a text, are integers too
     whole = _parsed(parser, f"{flag}={_whole(value)}")
     return whole if isinstance(whole, dict) else found
+
+
+def _joined(
+    parts: list[dict[str, Any] | str | None], value: list[Any]
+) -> dict[str, Any] | str | None:
+    """Of a list in a file, for a flag that may be given several times."""
+    joined: dict[str, Any] = {}
+    for part in parts:
+        if not isinstance(part, dict):
+            return part
+        for name, found in part.items():
+            if isinstance(found, list):
+                joined[name] = joined.get(name, []) + found
+    return joined or f"expected one value, got {value}"
 
 
 def _parsed(parser: argparse.ArgumentParser, text: str) -> dict[str, Any] | str | None:

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 
 from fast_s2s.cli import sources
-from fast_s2s.cli.beginning import MODEL_SKIP, build_model, check_not_removed, get_to_know
+from fast_s2s.cli.beginning import (
+    MODEL_SKIP,
+    build_model,
+    check_not_removed,
+    get_to_know,
+    load_teacher,
+)
 from fast_s2s.cli.options import (
     UsageError,
     add_device_options,
@@ -53,6 +59,7 @@ _PATHS = (
     "test_words",
     "extra_train",
     "init_from",
+    "teacher",
 )
 
 
@@ -84,6 +91,13 @@ def add_parser(commands: Any) -> None:
         "--init-from",
         metavar="DIR",
         help="begin with the weights, sizes and vocabularies of this trained model",
+    )
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        metavar="DIR",
+        help="learn the probabilities of this trained model too; given several times, those of all "
+        "together",
     )
     _add_data_options(parser)
     add_settings(parser, "model", Seq2SeqConfig, MODEL_SKIP)
@@ -235,7 +249,10 @@ def _train(
     notes = get_to_know(model, pairs, new=options.get("init_from") is None)
     # the trainer makes its own
     del pairs
-    trainer = Trainer(model, source_tokenizer, target_tokenizer, config, output, quiet=quiet)
+    teacher = load_teacher(options, source_tokenizer, target_tokenizer, device)
+    trainer = Trainer(
+        model, source_tokenizer, target_tokenizer, config, output, quiet=quiet, teacher=teacher
+    )
     if not quiet:
         size = sum(parameter.numel() for parameter in model.parameters())
         held_out = "" if data.splits is None else f", {len(data.splits.test)} held out"
@@ -273,8 +290,14 @@ def _saved(options: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in options.items() if name not in _NOT_SAVED}
     for name in _PATHS:
         if kept.get(name) is not None:
-            kept[name] = str(Path(kept[name]).resolve())
+            kept[name] = _resolved(kept[name])
     return kept
+
+
+def _resolved(path: str | list[str]) -> str | list[str]:
+    if isinstance(path, list):
+        return [str(Path(each).resolve()) for each in path]
+    return str(Path(path).resolve())
 
 
 def _print_result(result: TrainingResult, options: Mapping[str, Any], folder: RunFolder) -> None:

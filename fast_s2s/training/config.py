@@ -53,6 +53,9 @@ class TrainingConfig:
     scheduled_sampling_updates: updates that the rise takes; None: max_updates
     scheduled_sampling_passes: passes that find the decoder's own tokens: as many as there are steps
                         find what a loop would; one costs least
+    distillation_weight: how much of the loss is the distance to the teacher's probabilities, where
+                        there is a teacher; the rest is that of the targets
+    distillation_temperature: what the logits of both are divided by for that distance
     precision:          fp32, or bf16: forward and backward under autocast, the weights stay fp32
     seed:               seed of new weights, the order of batches and dropout
     evaluate_every:     updates between evaluations on the dev set
@@ -93,6 +96,8 @@ class TrainingConfig:
     )
     scheduled_sampling_updates: int | None = None
     scheduled_sampling_passes: int = 1
+    distillation_weight: float = 0.5
+    distillation_temperature: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 1
     evaluate_every: int = 500
@@ -120,6 +125,11 @@ class TrainingConfig:
                 raise ValueError(f"{name}: expected between 0 and 1, got {value}")
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"scheduled_sampling: expected in 0..1, got {self.scheduled_sampling}")
+        if not 0 < self.distillation_weight <= 1:
+            raise ValueError(
+                "distillation_weight: expected above 0 and at most 1, got "
+                f"{self.distillation_weight}"
+            )
         linear = self.schedule == "linear"
         if self.warmup_updates is None:
             most = self.max_updates // 2 if linear else _WARMUP_UPDATES
@@ -156,6 +166,7 @@ _LOWER_BOUNDS: tuple[tuple[tuple[str, ...], int, bool], ...] = (
     (("scheduled_sampling_updates", "scheduled_sampling_passes"), 1, False),
     (("warmup_updates", "weight_decay", "seed"), 0, False),
     (("learning_rate", "adam_epsilon", "clip_norm", "max_minutes"), 0, True),
+    (("distillation_temperature",), 0, True),
 )
 
 _FREE_ON_RESUME = (

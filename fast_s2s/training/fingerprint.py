@@ -14,12 +14,17 @@ from fast_s2s.configuration import Seq2SeqConfig
 from fast_s2s.data import Entry, PairDataset
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.training.config import TrainingConfig
+from fast_s2s.training.distillation import Distillation
 
 _ROWS, _IDS_AT_ONCE = 4096, 2**20
 
 
 def fingerprint(
-    config: TrainingConfig, model: Seq2Seq, train: PairDataset, dev: Iterable[Entry]
+    config: TrainingConfig,
+    model: Seq2Seq,
+    train: PairDataset,
+    dev: Iterable[Entry],
+    distillation: Distillation | None = None,
 ) -> dict[str, Any]:
     """Settings, architecture and digests of the data, as JSON holds them.
 
@@ -33,6 +38,7 @@ def fingerprint(
         "dev data": hashlib.sha256(dev_text.encode()).hexdigest(),
         "precision of the weights": str(model.dtype),
         "device type": model.device.type,
+        "teacher": None if distillation is None else distillation.fingerprint(),
     }
 
 

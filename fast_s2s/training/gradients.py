@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fast_s2s.data import Batch
+from fast_s2s.training.distillation import Distillation
 
 
 def accumulate_gradients(
@@ -21,6 +23,7 @@ def accumulate_gradients(
     counts: Sequence[int] | None = None,
     total: int | None = None,
     processes: int = 1,
+    distillation: Distillation | None = None,
     **options: Any,
 ) -> tuple[Tensor, int]:
     """Add the gradient of the mean loss per target token over all batches, as if they were one.
@@ -29,6 +32,7 @@ def accumulate_gradients(
     counts:    target tokens of each batch that count; default all. A batch in which none do takes
                part without weight, since in all processes there must be as many
     total:     target tokens of the update, of all processes; default those of the batches
+    distillation: makes the loss, if there is a teacher
     options:   of the model's forward
 
     Returns the sum of the loss over the batches' target tokens, float64 on the model's device, and
@@ -40,14 +44,16 @@ def accumulate_gradients(
     device = next(model.parameters()).device
     losses = []
     for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-        src, src_lengths, tgt, tgt_lengths = batch.to(device)
+        batch = batch.to(device)
+        src, src_lengths, tgt, tgt_lengths = batch
         # gradients travel once, with the last batch
         last = index + 1 == len(batches)
         with contextlib.ExitStack() as stack:
             if isinstance(model, DistributedDataParallel) and not last:
                 stack.enter_context(model.no_sync())
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = model(src, tgt, src_lengths, tgt_lengths, **options).loss
+                output = model(src, tgt, src_lengths, tgt_lengths, **options)
+                loss = output.loss if distillation is None else distillation.loss(output, batch)
             (loss * (count * processes / total)).backward()
         losses.append(loss.detach().double() * count)
     return torch.stack(losses).sum(), total
@@ -62,3 +68,12 @@ def clip_gradients(model: nn.Module, largest: float | None) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, largest)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return nn.utils.get_total_norm(grads)
+
+
+def check_finite(what: str, value: float, update: int) -> None:
+    """Raises RuntimeError that says what to try."""
+    if not math.isfinite(value):
+        raise RuntimeError(
+            f"the {what} of update {update} is {value}: a lower learning_rate, more "
+            "warmup_updates or a smaller clip_norm may help"
+        )

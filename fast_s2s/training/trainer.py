@@ -13,6 +13,7 @@ import torch
 
 from fast_s2s.checks import check_bool, check_path
 from fast_s2s.data import Entry, PairDataset
+from fast_s2s.ensemble import Ensemble
 from fast_s2s.extras import require
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.seq2seq import Seq2Seq
@@ -32,8 +33,9 @@ from fast_s2s.training.checkpoint import (
 )
 from fast_s2s.training.config import HIGHER_IS_BETTER, TrainingConfig
 from fast_s2s.training.curve import plot_where_possible
+from fast_s2s.training.distillation import make_distillation
 from fast_s2s.training.fingerprint import check_fingerprint, check_same_everywhere, fingerprint
-from fast_s2s.training.gradients import accumulate_gradients, clip_gradients
+from fast_s2s.training.gradients import accumulate_gradients, check_finite, clip_gradients
 from fast_s2s.training.interrupt import SignalCatcher, TrainingInterrupted
 from fast_s2s.training.optimizer import make_optimizer
 from fast_s2s.training.processes import Processes
@@ -52,6 +54,7 @@ class Trainer:
                                         entries the latest), train_log.jsonl with one line for each
                                         evaluation, curve.png, run.json and checkpoints/
     quiet:                              show no progress
+    teacher:                            learn its probabilities too: `Distillation` has the loss
 
     Where `torch.distributed` is in use, all its processes train this model together: the same
     numbers as one process but for rounding and dropout's chance. Only the first writes and shows
@@ -69,12 +72,14 @@ class Trainer:
         output_dir: str | os.PathLike[str],
         *,
         quiet: bool = False,
+        teacher: Seq2Seq | Ensemble | None = None,
     ) -> None:
         if not isinstance(config, TrainingConfig):
             raise TypeError(f"config: expected a TrainingConfig, got {type(config).__name__}")
         self.pipeline = TextPipeline(model, source_tokenizer, target_tokenizer)
         self.model = model
         self.config = config
+        self._distillation = make_distillation(teacher, model, config)
         check_path("output_dir", output_dir)
         check_bool("quiet", quiet)
         self.folder = RunFolder(output_dir)
@@ -130,7 +135,9 @@ class Trainer:
         self._replica = self._processes.replicate(self.model)
         self._batches = BatchStream(self._dataset, config, self._processes)
         self._dev = evaluation.spread(dev_entries, config.dev_size)
-        self._fingerprint = fingerprint(config, self.model, self._dataset, self._dev)
+        self._fingerprint = fingerprint(
+            config, self.model, self._dataset, self._dev, self._distillation
+        )
         check_same_everywhere(self._processes.gather(self._fingerprint))
         self._optimizer = make_optimizer(self.model, config)
         self._schedule = Schedule(config)
@@ -261,6 +268,7 @@ class Trainer:
             counts=counts,
             total=total,
             processes=self._processes.size,
+            distillation=self._distillation,
             sampling_probability=sampling_probability(config, state.update + 1),
             sampling_passes=config.scheduled_sampling_passes,
         )
@@ -268,8 +276,9 @@ class Trainer:
         # in one go: a GPU is waited for once
         told = self._processes.gather_numbers(*torch.stack([part, norm.double()]).tolist())
         loss = float(told[:, 0].sum())
-        self._check_finite("loss", loss)
-        self._check_finite("norm of the gradient", float(told[:, 1].amax()))
+        # while the weights are still those of the update before
+        check_finite("loss", loss, state.update + 1)
+        check_finite("norm of the gradient", float(told[:, 1].amax()), state.update + 1)
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self.model)
@@ -282,14 +291,6 @@ class Trainer:
         if self._writer is not None:
             self._writer.add_scalar("train/loss", loss / tokens, state.update)
             self._writer.add_scalar("train/learning_rate", rate, state.update)
-
-    def _check_finite(self, what: str, value: float) -> None:
-        """While the weights are still those of the update before."""
-        if not math.isfinite(value):
-            raise RuntimeError(
-                f"the {what} of update {self.state.update + 1} is {value}: a lower learning_rate, "
-                "more warmup_updates or a smaller clip_norm may help"
-            )
 
     def _time_used(self) -> float:
         limit = self.config.max_minutes
