@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fast_s2s.checks import check_integer, plain, shown
+from fast_s2s.decoding.philox import row_seeds
 from fast_s2s.ensemble import Ensemble
-from fast_s2s.generation.arguments import row_seeds
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.tokenizer import Tokenizer
 

@@ -2,6 +2,7 @@
 
 #include "../cpu/isa.h"
 #include "decode.h"
+#include "forecast.h"
 #include "linear.h"
 #include "read.h"
 #include "transducer.h"
@@ -16,6 +17,7 @@ namespace fast_s2s {
   void read(const ReadArgs& args, int threads);             \
   void linear(const LinearArgs& args, int threads);         \
   void transducer(const TransducerArgs& args, int threads); \
+  void forecast(const ForecastArgs& args, int threads);     \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -51,6 +53,10 @@ void decode_read_cpu(const ReadArgs& args, int threads) { FAST_S2S_DISPATCH(read
 
 void decode_linear_cpu(const LinearArgs& args, int threads) {
   FAST_S2S_DISPATCH(linear(args, threads));
+}
+
+void forecast_cpu(const ForecastArgs& args, int threads) {
+  FAST_S2S_DISPATCH(forecast(args, threads));
 }
 
 void transducer_greedy_cpu(const TransducerArgs& args, int threads) {

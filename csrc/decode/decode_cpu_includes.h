@@ -23,6 +23,7 @@
 #include "../cpu/barrier.h"
 #include "../cpu/scratch.h"
 #include "decode.h"
+#include "forecast.h"
 #include "linear.h"
 #include "read.h"
 #include "transducer.h"

@@ -69,6 +69,15 @@ std::vector<torch::stable::Tensor> transducer_greedy(
     const torch::stable::Tensor& lengths, const std::vector<int64_t>& durations, int64_t blank,
     int64_t max_symbols, bool relu);
 
+// On the CPU alone: values of each row's paths (N, T, D), and states after them. `packed`: network
+// and output; `headers`: theirs; no seeds: the locations; numbers as in forecast.h.
+std::vector<torch::stable::Tensor> forecast(
+    const std::vector<torch::stable::Tensor>& packed, const std::vector<int64_t>& headers,
+    const torch::stable::Tensor& h, const torch::stable::Tensor& c,
+    const torch::stable::Tensor& history, const torch::stable::Tensor& known,
+    const torch::stable::Tensor& seeds, const std::vector<int64_t>& lags, int64_t paths,
+    int64_t family, int64_t positive);
+
 namespace cuda {
 
 DecodePackOp decode_pack;

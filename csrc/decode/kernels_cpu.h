@@ -6,6 +6,7 @@
 #include "../cpu/gemm.h"
 #include "../cpu/work.h"
 #include "choose.h"
+#include "distributions.h"
 #include "panels.h"
 #include "layout.h"
 #include "scores_cpu.h"
@@ -20,6 +21,7 @@
 #include "reader_cpu.h"
 #include "linear_cpu.h"
 #include "transducer_cpu.h"
+#include "forecast_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -79,6 +81,13 @@ void transducer(const TransducerArgs& args, int threads) {
   std::memcpy(&header, args.predictor, sizeof(header));
   dispatch_panel(header.weights,
                  [&](auto panel) { Transducer<decltype(panel)>(header, args).run(threads); });
+}
+
+void forecast(const ForecastArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.network, sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { Forecaster<decltype(panel)>(header, args).run(threads); });
 }
 
 }  // namespace FAST_S2S_ISA

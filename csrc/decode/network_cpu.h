@@ -71,6 +71,8 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     if (wanted.any()) compute_logits(live, wanted, thread, threads, own);
   }
 
+  // What the first layer reads in place of embeddings, [E] for each token; packed without a table.
+  void read_from(const A* values) { given_ = values; }
   // What sums of the first layer's units begin with, [padded 4H] for each token, in place of
   // products and the table.
   void begin_with(const A* sums) { begun_ = sums; }
@@ -330,13 +332,16 @@ class Network : public AnyNetwork<typename Panel::Acc> {
   const T* at(int64_t offset) const {
     return reinterpret_cast<const T*>(base_ + offset);
   }
-  const A* input(int64_t token) const { return at<A>(layout_.input(token)); }
+  const A* input(int64_t token) const {
+    return given_ != nullptr ? given_ + token * h_.inputs : at<A>(layout_.input(token));
+  }
 
   const int64_t slots_;
   const PackedLayout<Panel> layout_;
   const char* base_;
   const MemoryReader<A> memory_;
   const A* begun_ = nullptr;
+  const A* given_ = nullptr;
   Scratch<A> unprojected_;  // [slots, H]
   Scratch<A> queries_;      // [slots, A]
   Scratch<A> joined_;       // [slots, M + R]

@@ -2,7 +2,8 @@
 
 `pack_decoder` stores a decoder's weights, `initial_state` says where to begin, `decode` generates.
 `pack_encoder` and `read` are for an LSTM that only reads; `pack_transducer` and `transducer_greedy`
-for speech (docs/transducer.md). Semantics, random numbers, formats and
+for speech (docs/transducer.md), `pack_forecaster` and `forecast`
+for time series (docs/forecasting.md). Semantics, random numbers, formats and
 limits: docs/decode.md.
 """
 
@@ -14,6 +15,11 @@ from fast_s2s.decoding.api import decode as decode
 from fast_s2s.decoding.api import initial_state as initial_state
 from fast_s2s.decoding.api import read as read
 from fast_s2s.decoding.automaton import Automaton as Automaton
+from fast_s2s.decoding.forecasting import Forecast as Forecast
+from fast_s2s.decoding.forecasting import ForecasterWeights as ForecasterWeights
+from fast_s2s.decoding.forecasting import PackedForecaster as PackedForecaster
+from fast_s2s.decoding.forecasting import forecast as forecast
+from fast_s2s.decoding.forecasting import pack_forecaster as pack_forecaster
 from fast_s2s.decoding.joined import JoinedDecoder as JoinedDecoder
 from fast_s2s.decoding.joined import can_join as can_join
 from fast_s2s.decoding.linear import LinearWeights as LinearWeights

@@ -1,5 +1,5 @@
-"""The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read`, `decode_encode` and
-`transducer_greedy`: schemas and fake kernels. They have no gradients.
+"""The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read`, `decode_encode`,
+`transducer_greedy` and `forecast`: schemas and fake kernels. They have no gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -39,6 +39,10 @@ _library.define(
 _library.define(
     "transducer_greedy(Tensor[] packed, int[] headers, Tensor[] state, Tensor encoded, "
     "Tensor lengths, int[] durations, int blank, int max_symbols, bool relu) -> Tensor[]"
+)
+_library.define(
+    "forecast(Tensor[] packed, int[] headers, Tensor h, Tensor c, Tensor history, Tensor known, "
+    "Tensor seeds, int[] lags, int paths, int family, int positive) -> Tensor[]"
 )
 
 
@@ -185,3 +189,25 @@ def _(
     tokens = lengths.new_empty(lengths.size(0), longest)
     found = [tokens, torch.empty_like(tokens), torch.empty_like(tokens, dtype=torch.float64)]
     return [*found, torch.empty_like(lengths), *map(torch.empty_like, state)]
+
+
+@torch.library.register_fake("fast_s2s::forecast")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    headers: list[int],
+    h: Tensor,
+    c: Tensor,
+    history: Tensor,
+    known: Tensor,
+    seeds: Tensor,
+    lags: list[int],
+    paths: int,
+    family: int,
+    positive: int,
+) -> list[Tensor]:
+    count = h.size(1) * paths
+    return [
+        h.new_empty(count, known.size(1), history.size(2)),
+        h.new_empty(h.size(0), count, h.size(2)),
+        c.new_empty(c.size(0), count, c.size(2)),
+    ]

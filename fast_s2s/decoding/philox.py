@@ -47,3 +47,24 @@ def gumbel(seeds: Tensor, position: Tensor, sequence: Tensor, vocab_size: int) -
     )
     u = ((words.flatten(1)[:, :vocab_size] >> 9).double() + 0.5) * 2.0**-23
     return -(-u.log()).log()
+
+
+def row_seeds(seed: int, batch: int, first: int = 0) -> Tensor:
+    """(batch,) int64: a stream of random numbers for each row, counted from `first`, whatever the
+    batch.
+
+    splitmix64 of Steele et al. 2014, https://doi.org/10.1145/2714064.2660195, at the row's index.
+    """
+    x = seed + (torch.arange(first, first + batch) + 1) * _signed(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return x ^ _shifted(x, 31)
+
+
+def _signed(word: int) -> int:
+    return word - 2**64
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    # torch shifts signed numbers arithmetically
+    return (x >> by) & ((1 << (64 - by)) - 1)

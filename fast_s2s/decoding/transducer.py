@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from fast_s2s.checks import (
 )
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.linear import LinearWeights, PackedLinear, pack_linear
+from fast_s2s.decoding.modules import check_linear, check_module, lstm_layers
 from fast_s2s.decoding.packed import PackedDecoder, choose_backend, pack_decoder
 from fast_s2s.decoding.transducer_reference import DenseTransducer, Found, greedy
 from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
@@ -65,13 +66,10 @@ class TransducerWeights(NamedTuple):
         Raises TypeError or ValueError naming the module that does not fit.
         """
         for name, module in (("embedding", embedding), ("output", output)):
-            _check_module(name, module)
+            check_module(name, module)
         if projection is not None:
-            _check_module("projection", projection)
-        modules: Any = lstm if isinstance(lstm, (Sequence, nn.ModuleList)) else [lstm]
-        layers = tuple(layer for module in modules for layer in _layers(module))
-        if not layers:
-            raise ValueError("lstm: expected at least one, got none")
+            check_module("projection", projection)
+        layers = lstm_layers(lstm)
         given = None if projection is None else LinearWeights(projection.weight, projection.bias)
         return cls(embedding.weight, layers, LinearWeights(output.weight, output.bias), given)
 
@@ -220,7 +218,7 @@ def pack_transducer(
     for index, duration in enumerate(durations):
         check_integer(f"durations[{index}]", duration, 0, _LONGEST)
     embedding, layers, output, projection = weights
-    _check_linear("output", output, "(V + D, J)", None, None, embedding)
+    check_linear("output", output, "(V + D, J)", None, None, embedding)
     vocab, joined = output.weight.size(0) - len(durations), output.weight.size(1)
     device = output.weight.device
     check_tensor("embedding", embedding, "(V, E)", (vocab, None), None, device)
@@ -228,7 +226,7 @@ def pack_transducer(
     check_layers(layers)
     outputs = layers[0].w_hh.size(1)
     if projection is not None:
-        _check_linear("projection", projection, "(J, R)", joined, outputs, embedding)
+        check_linear("projection", projection, "(J, R)", joined, outputs, embedding)
     elif outputs != joined:
         raise ValueError(
             f"projection: expected one from the predictor's {outputs} values to {joined}, got none"
@@ -312,47 +310,3 @@ def _begin(
     check_token_ids("state.skip", state.skip, _LONGEST + 1, "numbers of frames")
     acc = transducer.acc
     return state._replace(h=values_in(state.h, acc), c=values_in(state.c, acc))
-
-
-def _layers(lstm: Any) -> list[LayerWeights]:
-    weight = getattr(lstm, "weight_hh_l0", None)
-    # a GRU has three gates
-    if weight is None or weight.size(0) != 4 * lstm.hidden_size:
-        raise TypeError(f"lstm: expected an LSTM, got {type(lstm).__name__}")
-    if not getattr(lstm, "is_plain", True):
-        raise ValueError("lstm: expected no layer norm or zoneout, got some")
-    if hasattr(lstm, "weight_dtype"):
-        raise TypeError("lstm: expected one that is not packed yet, got a PackedLSTM")
-    if lstm.bidirectional:
-        raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
-    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-    found: list[list[Any]] = [
-        [getattr(lstm, f"{part}_l{index}", None) for part in parts]
-        for index in range(lstm.num_layers)
-    ]
-    return [LayerWeights(*layer) for layer in found]
-
-
-def _check_module(name: str, module: object) -> None:
-    if not isinstance(getattr(module, "weight", None), Tensor):
-        raise TypeError(f"{name}: expected a module with a weight, got {type(module).__name__}")
-
-
-def _check_linear(
-    name: str,
-    given: LinearWeights,
-    axes: str,
-    outputs: int | None,
-    inputs: int | None,
-    embedding: Tensor,
-) -> None:
-    if not isinstance(given, LinearWeights):
-        raise TypeError(f"{name}: expected LinearWeights, got {type(given).__name__}")
-    device = embedding.device if isinstance(embedding, Tensor) else torch.device("cpu")
-    check_tensor(f"{name}.weight", given.weight, axes, (outputs, inputs), None, device)
-    if not given.weight.dtype.is_floating_point:
-        got = given.weight.dtype
-        raise ValueError(f"{name}.weight: expected a floating-point dtype, got {got}")
-    if given.bias is not None:
-        size = given.weight.size(0)
-        check_tensor(f"{name}.bias", given.bias, "(rows,)", (size,), None, device)

@@ -29,6 +29,7 @@ from fast_s2s.configuration import (
     Seq2SeqConfig,
     check_special_tokens_fit,
 )
+from fast_s2s.decoding.philox import row_seeds
 from fast_s2s.generation import constraint as constraints
 from fast_s2s.generation.constraint import check_vocabulary
 from fast_s2s.generation.search import Request
@@ -181,27 +182,6 @@ def with_decoder_dtype(config: Seq2SeqConfig, dtype: torch.dtype | str | None) -
     if name is not None and name not in DECODER_DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DECODER_DTYPES)}, got {dtype!r}")
     return dataclasses.replace(config, decoder_dtype=name)
-
-
-def row_seeds(seed: int, batch: int, first: int = 0) -> Tensor:
-    """(batch,) int64: a stream of random numbers for each row, counted from `first`, whatever the
-    batch.
-
-    splitmix64 of Steele et al. 2014, https://doi.org/10.1145/2714064.2660195, at the row's index.
-    """
-    x = seed + (torch.arange(first, first + batch) + 1) * _signed(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ _shifted(x, shift)) * _signed(factor)
-    return x ^ _shifted(x, 31)
-
-
-def _signed(word: int) -> int:
-    return word - 2**64
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    # torch shifts signed numbers arithmetically
-    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def _seeds(
