@@ -87,7 +87,7 @@ void forecast(const ForecastArgs& args, int threads) {
   PackedHeader header;
   std::memcpy(&header, args.network, sizeof(header));
   dispatch_panel(header.weights,
-                 [&](auto panel) { Forecaster<decltype(panel)>(header, args).run(threads); });
+                 [&](auto panel) { forecast_paths<decltype(panel)>(header, args, threads); });
 }
 
 }  // namespace FAST_S2S_ISA
