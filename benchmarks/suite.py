@@ -126,6 +126,16 @@ def _speech() -> Sort:
     return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
 
 
+def _paths() -> Sort:
+    from benchmarks import decode_problem, forecast_sides
+
+    def prepare(name: str, problem: Any) -> Prepared:
+        return forecast_sides.SIDES[name](problem)
+
+    make = forecast_sides.PathsProblem
+    return make, prepare, frozenset(), lambda _: decode_problem.TOLERANCE
+
+
 def _training_step() -> Sort:
     from benchmarks import seq2seq_sides
 
@@ -142,6 +152,7 @@ KINDS: dict[str, Callable[[], Sort]] = {
     "Together": _together,
     "Speech": _speech,
     "Stream": _stream,
+    "Paths": _paths,
     "Step": _training_step,
 }
 

@@ -11,6 +11,7 @@ from helpers_benchmarks import PLAN
 from benchmarks import (
     bench_decode,
     ensemble_sides,
+    forecast_sides,
     g2p_sides,
     packed_sides,
     seq2seq_sides,
@@ -21,6 +22,7 @@ from benchmarks.bench_decode import decode_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.ensemble_sides import Together, TogetherProblem
+from benchmarks.forecast_sides import Paths, PathsProblem
 from benchmarks.packed_sides import Stream, StreamProblem
 from benchmarks.seq2seq_sides import Step, StepProblem
 from benchmarks.transducer_sides import Speech, SpeechProblem
@@ -84,6 +86,7 @@ _SIDES = {
     "ensemble": ensemble_sides.SIDES,
     "speech": transducer_sides.SIDES,
     "step by step": packed_sides.SIDES,
+    "forecast": forecast_sides.SIDES,
 }
 
 
@@ -110,6 +113,14 @@ def test_transducers_agree_with_the_reference(name, speech):
         assert speech.batch > 1 and "one row only" in str(reason), reason
     else:
         assert gate(side, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", forecast_sides.SIDES)
+@pytest.mark.parametrize("paths", [Paths(2, 9, 3, 5, steps=7), Paths(1, 16, 2, 0, steps=4)])
+def test_forecasts_agree_with_the_reference(name, paths):
+    side, expected = forecast_sides.SIDES[name](PathsProblem(paths))
+    assert expected["values"].shape == (paths.batch * (paths.paths or 1), paths.steps)
+    assert gate(side, expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("name", packed_sides.SIDES)
