@@ -170,6 +170,11 @@ class PackedLSTM(LSTM):
                 "PackedLSTM has no gradients: expected a call inside torch.no_grad() or "
                 "torch.inference_mode(), or input that needs none"
             )
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "PackedLSTM: expected no torch.jit.trace, whose interpreter cannot call its op; "
+                "torch.export and torch.compile take it"
+            )
         if x.size(0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         acc = accumulate_dtype(self.weight_dtype)

@@ -105,6 +105,8 @@ def test_info(model_dir, capsys):
     out = capsys.readouterr().out
     size = sum(p.numel() for p in Seq2Seq.from_pretrained(model_dir).parameters())
     assert f"parameters: {size:,} of torch.float32" in out and "bidirectional: True" in out
+    assert main(["info", "--model", model_dir, "--model", model_dir]) == 2
+    assert "--model: expected one, got 2" in capsys.readouterr().err
 
 
 def test_info_needs_no_tokenizers(tmp_path, capsys):

@@ -198,6 +198,21 @@ def test_compiles():
     assert torch.equal(compiled(x)[0], packed(x)[0])
 
 
+@needs_native
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit")
+@torch.no_grad()
+def test_is_exported_but_not_traced():
+    packed, _ = made(torch.int8, bidirectional=True)
+    x, some = drawn(packed, 4, 2, 7), torch.export.Dim.DYNAMIC
+    exported = torch.export.export(packed, (x,), dynamic_shapes=({0: some, 1: some},)).module()
+    other = drawn(packed, 3, 5, 7)
+    assert torch.equal(exported(other)[0], packed(other)[0])
+    with pytest.raises(
+        RuntimeError, match=r"PackedLSTM: expected no torch\.jit\.trace, whose inter"
+    ):
+        torch.jit.trace(packed, (x,))
+
+
 @torch.no_grad()
 def test_autocast_rounds_nothing(backend):
     packed, _ = made(torch.int8)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fast_s2s import __version__, backends
-from fast_s2s.cli.options import add_device_options, load_model
+from fast_s2s.cli.options import UsageError, add_device_options, load_model
 
 
 def add_parser(commands: Any) -> None:
@@ -22,13 +22,17 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--model", metavar="DIR", help="folder of a trained model")
+    # a list: of a plain option the last one would count, in silence
+    parser.add_argument("--model", action="append", metavar="DIR", help="folder of a trained model")
     add_device_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.model is not None:
+        if len(args.model) > 1:
+            raise UsageError(f"--model: expected one, got {len(args.model)}")
+        args.model = args.model[0]
         _print_model(args)
         return 0
     print(f"fast_s2s {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
