@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,13 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         raise TypeError(f"{name}: expected a number, got {_describe(value)}")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raises TypeError unless `value` is an int or a float, ValueError unless it is finite."""
+    check_number(name, value if value == value else 0, -math.inf, math.inf)
+    if not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def check_path(name: str, value: object) -> Path:
@@ -119,10 +127,10 @@ def check_token_id(name: str, token: Any, vocab_size: int) -> None:
 def check_token_ids(name: str, ids: Tensor, vocab_size: int, kind: str = "token ids") -> None:
     """Raises ValueError for an id outside the vocabulary, or another `kind` of number.
 
-    Values are looked at where that needs no wait for a device: on the CPU. Elsewhere the
-    embedding's own check speaks.
+    Values are looked at where that needs no wait for a device: on the CPU, outside `torch.compile`
+    and `torch.func`. Elsewhere the embedding's own check speaks.
     """
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+    if ids.device.type != "cpu" or _values_are_hidden() or not ids.numel():
         return
     low, high = (int(value) for value in ids.aminmax())
     if low < 0 or high >= vocab_size:
@@ -150,12 +158,15 @@ def check_lengths(
         raise ValueError(
             f"{name}: expected shape ({batch},), one per row, got {tuple(lengths.shape)}"
         )
-    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if lengths.device.type == "cpu" and not hidden and batch:
+    if lengths.device.type == "cpu" and not _values_are_hidden() and batch:
         low, high = (int(value) for value in lengths.aminmax())
         if low < 0 or high > steps:
             raise ValueError(f"{name}: expected values in 0..{steps}, got {low}..{high}")
     return lengths.to(device=device, dtype=torch.int64)
+
+
+def _values_are_hidden() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def integer_tensor(name: str, values: object) -> Tensor:

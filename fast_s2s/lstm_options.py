@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fast_s2s import backends
-from fast_s2s.checks import check_bool, check_number
+from fast_s2s.checks import check_bool, check_finite, check_number
 from fast_s2s.functional import Regularization
 
 RECURRENT_INITS = ("uniform", "orthogonal")
@@ -49,7 +48,7 @@ class LSTMOptions(nn.RNNBase):
             expected = " or ".join(map(repr, RECURRENT_INITS))
             raise ValueError(f"recurrent_init: expected {expected}, got {recurrent_init!r}")
         if forget_bias is not None:
-            check_number("forget_bias", forget_bias, -math.inf, math.inf)
+            check_finite("forget_bias", forget_bias)
             if not self.bias:
                 raise ValueError(f"forget_bias: expected None with bias=False, got {forget_bias}")
         self.norm, self.forget_bias, self.recurrent_init = norm, forget_bias, recurrent_init

@@ -26,12 +26,21 @@ Writer = Callable[[Path], object]
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file that readers see as it was or whole, also if the machine dies meanwhile.
+    """Write a file that readers see as it was or whole, also if the machine dies meanwhile. The
+    file is that to which a symbolic link leads; a pipe or a device is written to.
 
     Raises OSError (FileNotFoundError if the folder is missing); the old file is then untouched.
     """
-    path = Path(path)
-    atomic_write_files(path.parent, {path.name: lambda temporary: temporary.write_bytes(data)})
+    path = Path(os.path.realpath(path))
+    if is_stream(path):
+        path.write_bytes(data)
+    else:
+        atomic_write_files(path.parent, {path.name: lambda temporary: temporary.write_bytes(data)})
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it is a pipe, a device or the like, whose place no file must take."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:

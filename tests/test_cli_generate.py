@@ -149,6 +149,22 @@ def test_output_that_is_a_folder_is_named(model_dir, tmp_path, capsys):
     assert f"--output {tmp_path}: expected a file, got a folder" in capsys.readouterr().err
 
 
+def test_output_to_a_link_or_a_pipe(model_dir, tmp_path, toy_pipeline):
+    """Neither is replaced by a file."""
+    argv = ["generate", "--model", model_dir, "12", "--output"]
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    assert main([*argv, str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text().splitlines() == toy_pipeline(["12"])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert main([*argv, str(pipe)]) == 0
+        assert reader.communicate(timeout=60)[0].splitlines() == toy_pipeline(["12"])
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 3
+
+
 def test_closed_streams_are_empty(model_dir):
     command = shlex.join([sys.executable, "-m", "fast_s2s", "generate", "--model", model_dir])
     for line in (f"{command} <&-", f"{command} 12 >&-", f"{command} 12 2>&-"):

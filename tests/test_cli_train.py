@@ -114,6 +114,10 @@ def test_config_file_with_flags_overriding(tmp_path, tsv):
         ("config: other.yaml", "config: expected on the command line"),
         ("output: runs/a", "output: expected on the command line"),
         ("help: true", "help: expected on the command line"),
+        ("hidden_size: 8\nhidden-size: 9", "hidden_size: expected once, got 2 times"),
+        ("seed: 1\nseed: 1", "seed: expected once, got 2 times"),
+        ("a: &a [*a]", "a: expected one value, got [[...]]"),
+        ("[" * 2000, "expected YAML"),
     ],
 )
 def test_bad_config_file(tmp_path, capsys, content, message):

@@ -135,6 +135,15 @@ def test_what_the_run_would_remove_is_refused(tmp_path, tsv, trained, capsys, mo
     assert main([*argv, "--overwrite", "--source-tokenizer", "trained/kept.json"]) == 0
 
 
+def test_an_export_overwrites_no_run(tmp_path, trained, capsys):
+    other = tmp_path / "other"
+    toy_model().save_pretrained(other, *toy_tokenizers())
+    before = {path.name: path.read_bytes() for path in trained.glob("*.*")}
+    assert main(["export", str(other), str(trained)]) == 2
+    assert f"DIR: expected a folder of no training run, got {trained}" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in trained.glob("*.*")}
+
+
 def test_unknown_symbols_are_counted(tmp_path, tsv, trained, capsys):
     loud = [flag for flag in QUICK if flag != "--quiet"]
     lines = toy_tsv(tmp_path / "more.tsv", [Entry("1x2", ("un deux",)), Entry("0", ("nil",))])

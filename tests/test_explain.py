@@ -206,6 +206,9 @@ def test_the_command(tmp_path, capsys):
     assert len(re.findall("<section>", text)) == 2
     assert output.with_suffix(".png").stat().st_size > 10_000
     assert main(["explain", "--model", str(tmp_path / "none"), "3"]) == 1
+    capsys.readouterr()
+    assert main(["explain", "--model", str(model_dir), "--output", str(tmp_path), "3"]) == 1
+    assert f"--output {tmp_path}: expected a file, got a folder" in capsys.readouterr().err
 
 
 def test_the_command_takes_one_model(model_dir, tmp_path, capsys):

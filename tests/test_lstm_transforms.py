@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers_seq2seq import make_batch, make_model
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vjp, vmap
 
 import fast_s2s
@@ -128,3 +129,18 @@ def test_a_trace_runs_as_the_module_does(assert_close):
     model = small_lstm(num_layers=2)
     traced = torch.jit.trace(model, (X,))
     assert_close(traced(X)[0], model(X)[0], "y")
+
+
+def test_gradients_of_each_example_of_a_seq2seq(assert_close):
+    model = make_model(attention="general")
+    batch = make_batch()
+    weights = weights_of(model)
+
+    def loss(weights, src, tgt):
+        return functional_call(model, weights, (src.unsqueeze(0), tgt.unsqueeze(0))).loss
+
+    each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, batch.src, batch.tgt)
+    for row in range(len(batch.src)):
+        alone = grad(loss)(weights, batch.src[row], batch.tgt[row])
+        for name, expected in alone.items():
+            assert_close(each[name][row], expected, name)

@@ -254,6 +254,8 @@ def test_first_weights():
         ({"variational_dropout": 1}, TypeError, "variational_dropout: expected a bool"),
         ({"recurrent_init": "zero"}, ValueError, "recurrent_init: expected 'uniform' or"),
         ({"forget_bias": 1.0, "bias": False}, ValueError, "forget_bias: expected None with bias"),
+        ({"forget_bias": float("nan")}, ValueError, "forget_bias: expected a finite number, got n"),
+        ({"forget_bias": "1"}, TypeError, "forget_bias: expected a number, got '1'"),
     ],
 )
 def test_bad_options(options, error, message):

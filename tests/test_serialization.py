@@ -78,6 +78,22 @@ def test_bytes_text_and_json_come_back(tmp_path):
     assert names(tmp_path) == ["a", "b"]
 
 
+def test_links_and_pipes_stay_what_they_are(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    atomic_write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        atomic_write_bytes(pipe, b"through")
+        assert os.read(reader, 99) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_new_files_have_the_usual_permissions(tmp_path):
     atomic_write_bytes(tmp_path / "ours", b"")
     (tmp_path / "usual").write_bytes(b"")

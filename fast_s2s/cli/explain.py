@@ -48,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if len(args.model) > 1:
         raise UsageError(f"--model: expected one folder, got {' and '.join(args.model)}")
+    output = Path(args.output)
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output}: expected a file, got a folder")
     pipeline = generating.load(args)
     # one folder is one model
     assert isinstance(pipeline, TextPipeline)
     options = generating.beam_options(args, pipeline)
     traces = [trace(pipeline, text, top=args.top, **options) for text in args.text]
-    output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(output, page(traces))
     print(output)

@@ -21,6 +21,7 @@ from fast_s2s.pretrained import (
 )
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.serialization import atomic_write_files
+from fast_s2s.training.run_folder import RunFolder
 
 # of log-probabilities in float32: of one token, and of 64 of them
 _REGRET, _SCORE_ERROR = 1e-3, 1e-2
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return _write_onnx(args)
     if Path(args.output).resolve() == Path(args.model).resolve():
         raise UsageError("DIR: expected another folder than RUN, which would be overwritten")
+    if RunFolder(args.output).manifest_file.exists():
+        raise UsageError(f"DIR: expected a folder of no training run, got {args.output}")
     pipeline, model = _load(args)
     if args.dtype is not None:
         model.compile_decoder(args.dtype)

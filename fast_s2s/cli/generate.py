@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from fast_s2s.cli import generating
 from fast_s2s.cli.options import UsageError, add_batch_size_option, add_model_options
 from fast_s2s.cli.prefetch import prefetch
+from fast_s2s.serialization import is_stream
 
 
 def add_parser(commands: Any) -> None:
@@ -101,7 +102,14 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A file for writing that takes the place of `path` only when all is written."""
+    """A file for writing that takes the place of `path`, or of what it is a link to, only when all
+    is written; or a pipe or a device as it is.
+    """
+    path = Path(os.path.realpath(path))
+    if is_stream(path):
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

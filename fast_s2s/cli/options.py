@@ -180,11 +180,17 @@ def read_settings_file(
     """
     yaml = require("yaml")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected lines of the form `name: value`")
+    # of two the last would count, in silence
+    names = [str(key.value).replace("-", "_") for key, _ in node.value]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{path}: {name}: expected once, got {names.count(name)} times")
     settings: dict[str, Any] = {}
     for name, value in content.items():
         if str(name).replace("-", "_") in ("help", *not_settings):
@@ -202,9 +208,9 @@ def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str
     """As `_parsed`, of a value as YAML reads it."""
     if "=" in flag:
         return None
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and not any(map(_is_nested, value)):
         return _joined([_setting(parser, flag, each) for each in value], value)
-    if isinstance(value, (dict, list, set)):
+    if _is_nested(value):
         return f"expected one value, got {value}"
     if isinstance(value, bool):
         switched = _parsed(parser, flag if value else f"--no-{flag[2:]}")
@@ -223,6 +229,10 @@ def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str
     # 100.0 and 1e2, which YAML takes for a text, are integers too
     whole = _parsed(parser, f"{flag}={_whole(value)}")
     return whole if isinstance(whole, dict) else found
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (dict, list, set))
 
 
 def _joined(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fast_s2s.checks import check_bool, check_integer, check_mapping, check_number
+from fast_s2s.checks import check_bool, check_finite, check_integer, check_mapping, check_number
 from fast_s2s.configuration.common import (
     check_special_tokens,
     check_special_tokens_fit,
@@ -107,7 +106,7 @@ class Seq2SeqConfig:
                 f"recurrent_init: expected 'uniform' or 'orthogonal', got {self.recurrent_init!r}"
             )
         if self.forget_bias is not None:
-            check_number("forget_bias", self.forget_bias, -math.inf, math.inf)
+            check_finite("forget_bias", self.forget_bias)
         self._check_attention()
         if self.decoder_dtype is not None and self.decoder_dtype not in DECODER_DTYPES:
             raise ValueError(
