@@ -23,7 +23,7 @@ FAST_S2S_HD double make_positive(double x, Positive how) {
   return x;
 }
 
-// In the open interval from 0 to 1, by the upper 53 bits of both words.
+// Above 0 and at most 1, by the upper 53 bits of both words.
 FAST_S2S_HD double uniform(uint32_t high, uint32_t low) {
   const uint64_t bits = (uint64_t{high} << 32 | low) >> 11;
   return (static_cast<double>(bits) + 0.5) * 0x1p-53;

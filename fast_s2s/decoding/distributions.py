@@ -32,8 +32,8 @@ def draw(parameters: Tensor, family: str, positive: str, seeds: Tensor, step: in
     """(B, S, D) float64 from parameters (B, S, P·D), locations before scales before degrees of
     freedom, of which there are 2 + what is made positive; seeds (B,) int64.
 
-    Key: the seed; counter: series, step, path, 1. The four words make two numbers u and v between 0
-    and 1, of 53 bits. Normal: √(-2 ln u) · cos 2πv (Box and Muller 1958). Student's t:
+    Key: the seed; counter: series, step, path, 1. The four words make two numbers u and v above 0
+    and at most 1, of 53 bits. Normal: √(-2 ln u) · cos 2πv (Box and Muller 1958). Student's t:
     √(df · (u^(-2/df) - 1)) · cos 2πv (Bailey 1994, https://doi.org/10.2307/2153537).
     """
     each = parameters.double().chunk(1 + FAMILIES.index(family), -1)
