@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 _SCALE = ".scale"
+# kernels sum products of 7 and 8 bits in 32
+_MOST_INT8_COLUMNS = (2**31 - 1) // (127 * 255)
 
 
 class Stored(NamedTuple):
@@ -31,10 +33,17 @@ def store(weight: Tensor, dtype: torch.dtype) -> Stored:
 
     What was rounded once does not change when it is rounded again: (x / 127 · 127) / 127 is x / 127
     in float32, for every x.
+
+    Raises ValueError for so many columns that sums of int8 products would not fit in 32 bits.
     """
     weight = weight.detach()
     if dtype != torch.int8:
         return Stored(weight.to(dtype, copy=True), None)
+    if weight.size(1) > _MOST_INT8_COLUMNS:
+        raise ValueError(
+            f"dtype: expected another than int8 for a matrix of {weight.size(1)} columns, "
+            f"more than {_MOST_INT8_COLUMNS}"
+        )
     weight = weight.float()
     scale = weight.abs().amax(1) / 127
     values = weight / scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)

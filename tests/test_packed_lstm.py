@@ -305,3 +305,10 @@ def test_what_runs():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_int8_sums_fit_in_32_bits():
+    """Of the largest bytes and weights, in as many columns as are taken."""
+    assert store(torch.ones(1, 66_311), torch.int8).values.sum(dtype=torch.int64) * 255 < 2**31
+    with pytest.raises(ValueError, match="dtype: expected another than int8 for a matrix of 66312"):
+        store(torch.ones(1, 66_312), torch.int8)
