@@ -169,7 +169,7 @@ def _options(request: Request, state: DecoderState) -> DecodeOptions:
         seed=request.seeds,
         prefix=prefix,
         prefix_lengths=prefix_lengths,
-        automaton=None if request.constraint is None else request.constraint.automaton,
+        automaton=None if request.constraint is None else request.constraint.on(state.h.device),
         **_named(config),
     )
 
