@@ -8,10 +8,14 @@ import pytest
 import torch
 from helpers_decode import EOS, Size, kinds, make, run
 from helpers_training import toy_model
+from test_streamers import Recorder
 
+from fast_s2s.configuration import GenerationConfig
 from fast_s2s.decoding import Automaton, DecodeOptions, options, packed
 from fast_s2s.device import settled
-from fast_s2s.generation import arguments, constraint, packing
+from fast_s2s.generation import arguments, constraint, packing, search
+from fast_s2s.generation.state import DecoderState
+from fast_s2s.generation.streams import Streams
 
 # a device that is not the CPU, and has no numbers to look at
 ELSEWHERE = torch.device("meta")
@@ -151,3 +155,59 @@ def test_generation_asks_for_that_copy(monkeypatch):
         model.generate(torch.tensor([[4, 5]]), constraint=automaton, max_new_tokens=3)
     # what is there already costs nothing
     assert [each is automaton for each in copied].count(True) == 1
+
+
+class Far(torch.Tensor):
+    """Counts what a GPU's tensor would be waited for."""
+
+    waits = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name in ("cpu", "tolist", "item", "__int__", "__bool__", "__index__"):
+            Far.waits += 1
+        return found.as_subclass(torch.Tensor) if name == "cpu" else found
+
+
+def far(tree):
+    if isinstance(tree, torch.Tensor):
+        return tree.as_subclass(Far)
+    if isinstance(tree, tuple) and hasattr(tree, "_replace"):
+        return type(tree)(*map(far, tree))
+    return tree
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+@pytest.mark.parametrize("over", [False, True])
+def test_streams_wait_for_a_device_no_more_for_more_rows(kind, over):
+    waits = []
+    for rows in (1, 6):
+        torch.manual_seed(0)
+        given = DecodeOptions(max_new_tokens=5, eos_token_id=EOS, **kinds(rows)[kind])
+        result = run(make(Size(), rows), given)
+        count = result.lengths.numel()
+        prompts = [torch.tensor([1])] * count
+        streams = Streams([Recorder() for _ in range(count)], prompts, torch.zeros(count).long())
+        Far.waits = 0
+        streams.update(far(result), [over] * rows, given.width)
+        waits.append(Far.waits)
+    assert waits[0] == waits[1] <= 9
+
+
+def test_nor_do_their_prompts(monkeypatch):
+    copies = []
+    real = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self) or real(self))
+    counts = []
+    for rows in (1, 6):
+        copies.clear()
+        state = DecoderState(*torch.zeros(2, 1, rows, 3))
+        streamers = [Recorder() for _ in range(rows)]
+        prefix = torch.tensor([[5, 6]] * rows)
+        request = search.Request(GenerationConfig(), 3, prefix=prefix, streamer=streamers)
+        search._streams(request, state, DecodeOptions())
+        assert [each.tokens[1:] for each in streamers] == prefix.tolist()
+        counts.append(len(copies))
+    assert counts[0] == counts[1]
