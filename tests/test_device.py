@@ -11,11 +11,13 @@ from helpers_training import toy_model
 from test_streamers import Recorder
 
 from fast_s2s.configuration import GenerationConfig
+from fast_s2s.data import Batch
 from fast_s2s.decoding import Automaton, DecodeOptions, options, packed
 from fast_s2s.device import settled
 from fast_s2s.generation import arguments, constraint, packing, search
 from fast_s2s.generation.state import DecoderState
 from fast_s2s.generation.streams import Streams
+from fast_s2s.training.gradients import accumulate_gradients
 
 # a device that is not the CPU, and has no numbers to look at
 ELSEWHERE = torch.device("meta")
@@ -211,3 +213,15 @@ def test_nor_do_their_prompts(monkeypatch):
         assert [each.tokens[1:] for each in streamers] == prefix.tolist()
         counts.append(len(copies))
     assert counts[0] == counts[1]
+
+
+def test_batches_are_moved_before_anything_is_computed(monkeypatch):
+    done = []
+    to = Batch.to
+    monkeypatch.setattr(Batch, "to", lambda self, *args: done.append("moved") or to(self, *args))
+    model = toy_model()
+    model.register_forward_pre_hook(lambda *_: done.append("computed"))
+    lengths = torch.tensor([3, 3])
+    batches = [Batch(torch.full((2, 3), 4), lengths, torch.full((2, 3), 5), lengths)] * 2
+    accumulate_gradients(model, batches)
+    assert done == ["moved"] * 2 + ["computed"] * 2
