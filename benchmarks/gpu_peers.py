@@ -67,14 +67,30 @@ def nn_lstm_repaired(problem: Problem) -> Side:
     """
     if problem.workload.dtype != "bfloat16" or problem.device.type != "cuda":
         raise Unavailable("only bfloat16 on a GPU needs it")
-    cudnn = torch.backends.cudnn
-    module, before = problem.module(), cudnn.CUDNN_TENSOR_DTYPES
-    cudnn.CUDNN_TENSOR_DTYPES = {*before, torch.bfloat16}
-    try:
+    module = problem.module()
+    with accepted_by_cudnn(torch.bfloat16):
         module.flatten_parameters()
+    if not in_one_chunk(module):
+        raise Unavailable("flatten_parameters leaves the weights where they are")
+    return side("nn.LSTM repaired", problem, module, module)
+
+
+@contextmanager
+def accepted_by_cudnn(dtype: torch.dtype) -> Iterator[None]:
+    """Python's check of a type for cuDNN, of which cuDNN itself knows more, takes this one too."""
+    # the check reads this module's own; `torch.backends.cudnn` itself only stands before it
+    cudnn: Any = torch.backends.cudnn.m
+    before = cudnn.CUDNN_TENSOR_DTYPES
+    cudnn.CUDNN_TENSOR_DTYPES = {*before, dtype}
+    try:
+        yield
     finally:
         cudnn.CUDNN_TENSOR_DTYPES = before
-    return side("nn.LSTM repaired", problem, module, module)
+
+
+def in_one_chunk(module: torch.nn.Module) -> bool:
+    """Whether all its weights lie in one piece of memory."""
+    return len({weight.untyped_storage().data_ptr() for weight in module.parameters()}) == 1
 
 
 def nn_lstm_float16(problem: Problem) -> Side:

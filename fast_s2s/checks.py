@@ -141,6 +141,12 @@ def check_token_ids(name: str, ids: Tensor, vocab_size: int, kind: str = "token 
         )
 
 
+def extremes(values: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of some integers, with one wait for their device."""
+    low, high = torch.stack(values.aminmax()).tolist()
+    return low, high
+
+
 def check_lengths(
     name: str, lengths: Tensor | Sequence[int], batch: int, steps: int, device: torch.device
 ) -> Tensor:

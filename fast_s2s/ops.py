@@ -64,15 +64,30 @@ def lstm_forward(
         )
     args = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, save)
     backend = backends.current(x.device.type, x.dtype).backend
-    if backend == "native" and save != SAVE_NONE and is_plainly_eager():
+    op = _FORWARD[backend]
+    if backend == "reference" or not is_plainly_eager():
+        return op(*args)
+    if save == SAVE_NONE and not want_gradients(args[:8]):
+        return below_autograd(op, *args)
+    if save != SAVE_NONE and backend == "native":
         return _NativeForward.apply(*args)
-    return _FORWARD[backend](*args)
+    return op(*args)
 
 
 def below_autograd(op: Any, *args: Any) -> Any:
-    """The op's kernel itself: its autograd is not asked."""
+    """The op's kernel itself: its autograd, which is Python's and takes as long as the kernel of a
+    small layer, is not asked.
+    """
+    if torch.is_inference_mode_enabled():
+        # nor is it here, and the guard is not free either
+        return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def want_gradients(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd has anything to do with a call of these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def is_plainly_eager() -> bool:

@@ -56,9 +56,13 @@ def lstm_forward_both(
     Raises NotImplementedError where there are no such kernels: see `backends.has_both_directions`.
     """
     optional = (lengths, reset, reset_reverse)
+    tensors = (x, h0, c0, *weights, *weights_reverse)
     if save != SAVE_NONE and ops.is_plainly_eager():
-        return _Forward.apply(bias, save, optional, x, h0, c0, *weights, *weights_reverse)
-    return _forward_op(x, h0, c0, weights, weights_reverse, bias, *optional, save)
+        return _Forward.apply(bias, save, optional, *tensors)
+    args = (x, h0, c0, weights, weights_reverse, bias, *optional, save)
+    if ops.is_plainly_eager() and not ops.want_gradients(tensors):
+        return ops.below_autograd(_forward_op, *args)
+    return _forward_op(*args)
 
 
 _forward_op: Any = torch.ops.fast_s2s.lstm_forward_both.default

@@ -40,10 +40,10 @@ def lstm_cell(
     -> h and c, (B, H)
     """
     args = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args):
+    if ops.want_gradients(args):
         h, c, _, _ = _Cell.apply(*args)
     else:
-        h, c, _, _ = _forward_op(*args, False)
+        h, c, _, _ = ops.below_autograd(_forward_op, *args, False)
     return h, c
 
 

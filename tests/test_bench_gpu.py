@@ -86,6 +86,47 @@ def test_what_fails_inside_flashrnn_is_unavailable():
         flashrnn_peer.prepare("none")(Problem(Workload(2, 1, 5)))
 
 
+# nn.LSTM repaired
+
+
+def one_chunk(module: torch.nn.LSTM) -> None:
+    """As cuDNN lays a layer's weights out, but only if Python's check takes their type."""
+    accepted = torch.backends.cudnn.is_acceptable.__globals__["CUDNN_TENSOR_DTYPES"]
+    if module.weight_hh_l0.dtype not in accepted:
+        return
+    parameters = list(module.parameters())
+    whole = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    parts = whole.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.data = part.view_as(parameter)
+
+
+def repaired(flatten) -> torch.nn.LSTM:
+    """The module of that side, for a problem that says it is on a GPU."""
+    problem = Problem(Workload(2, 1, 5, dtype="bfloat16"))
+    module = problem.module()
+    module.flatten_parameters = functools.partial(flatten, module)
+    pretending = SimpleNamespace(
+        workload=problem.workload,
+        device=torch.device("cuda"),
+        module=lambda: module,
+        **{name: getattr(problem, name) for name in ("x", "hx", "cotangent")},
+    )
+    gpu_peers.nn_lstm_repaired(pretending)
+    return module
+
+
+def test_the_repaired_nn_lstm_has_its_weights_in_one_chunk():
+    weights = list(repaired(one_chunk).parameters())
+    assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+    assert torch.bfloat16 not in torch.backends.cudnn.m.CUDNN_TENSOR_DTYPES
+
+
+def test_an_nn_lstm_that_is_not_repaired_is_not_measured_as_one():
+    with pytest.raises(Unavailable, match="leaves the weights where they are"):
+        repaired(lambda module: None)
+
+
 # launches
 
 

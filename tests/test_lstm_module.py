@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 from helpers_lstm_module import SPACE, option_id, random_state, twins
+from helpers_native import needs_native
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from torch.utils._pytree import tree_leaves
@@ -214,6 +215,21 @@ def test_autocast(packed, backend):
     assert torch.allclose(y.float(), expected, atol=0.05)
     y.float().sum().backward()
     assert ours.weight_hh_l0.grad.dtype == torch.float32
+
+
+@needs_native
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"proj_size": 3}], ids=str)
+@pytest.mark.parametrize("memory", ["save", "recompute"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_rounds_no_gradient(dtype, memory, options):
+    """Where backward is called inside it, for a forward outside. On CUDA: test_cuda_autocast."""
+    ours = fast_s2s.LSTM(4, 5, memory=memory, **options).to(dtype)
+    y = ours(torch.randn(6, 3, 4, dtype=dtype))[0]
+    arguments = y, list(ours.parameters()), torch.randn_like(y)
+    expected = torch.autograd.grad(*arguments, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_autocast_leaves_float64_alone(backend):

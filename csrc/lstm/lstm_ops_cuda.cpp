@@ -2,6 +2,8 @@
 
 #include "lstm_ops.h"
 
+#include <array>
+
 #include "layer_cuda.h"
 
 namespace fast_s2s {
@@ -14,10 +16,26 @@ constexpr int64_t kCellRows = 32;
 
 Tensor transposed(const Tensor& tensor) { return torch::stable::transpose(tensor, 0, 1); }
 
+// a · b, of their own type: kernels read it as that. Autocast, which may be on around a backward
+// pass alone, rounds what `matmul` is given, but leaves alone an op that has its output already.
+Tensor product(const Tensor& a, const Tensor& b) {
+  const Tensor out = empty(a, {a.size(0), b.size(1)});
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                    torch::stable::detail::from(out)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The sum of all rows, likewise: autocast would have it float32.
+Tensor sum_of_rows(const Tensor& rows) {
+  Tensor out = empty(rows, {rows.size(1)});
+  const int64_t over_rows[] = {0};
+  return torch::stable::sum_out(out, rows, over_rows);
+}
+
 // What the sequence kernels see of the input: x · W_ihᵀ, (T·B, 4H).
 Tensor input_product(const Layer& layer, int64_t i) {
-  return torch::stable::matmul(layer.rows(layer.x, layer.inputs),
-                               transposed(layer.weights[i].w_ih));
+  return product(layer.rows(layer.x, layer.inputs), transposed(layer.weights[i].w_ih));
 }
 
 struct Outputs {
@@ -79,8 +97,7 @@ Tensor previous_hidden(const Layer& layer, int64_t i, const Tensor& y) {
 Tensor recompute_gates(const Layer& layer, int64_t i, const Tensor& h_prev) {
   const Weights& w = layer.weights[i];
   const Tensor gates_x = input_product(layer, i);
-  const Tensor gates_h =
-      torch::stable::matmul(layer.rows(h_prev, layer.outputs), transposed(w.w_hh));
+  const Tensor gates_h = product(layer.rows(h_prev, layer.outputs), transposed(w.w_hh));
   Tensor out = empty(layer.x, {layer.steps, layer.batch, 4 * layer.hidden});
   const Activate args{layer.steps * layer.batch,
                       layer.hidden,
@@ -195,18 +212,16 @@ Gradients backward(const Layer& layer, const Given& given, bool needs_x, bool ne
   for (int64_t i = 0; i < layer.directions(); ++i) {
     const Tensor rows = layer.rows(d_gates[i], 4 * h);
     if (needs_x) {
-      const Tensor d_x = torch::stable::matmul(rows, layer.weights[i].w_ih);
+      const Tensor d_x = product(rows, layer.weights[i].w_ih);
       d.x = i == 0 ? d_x : torch::stable::subtract(d.x, d_x, -1);
     }
-    const int64_t over_rows[] = {0};
-    WeightGradients of_weights{empty(layer.x, {0}), empty(layer.x, {0}),
-                               torch::stable::sum(rows, over_rows), empty(layer.x, {0})};
+    WeightGradients of_weights{empty(layer.x, {0}), empty(layer.x, {0}), sum_of_rows(rows),
+                               empty(layer.x, {0})};
     if (needs_weights) {
-      of_weights.w_ih = torch::stable::matmul(transposed(rows), layer.rows(x, layer.inputs));
-      of_weights.w_hh = torch::stable::matmul(transposed(rows), layer.rows(h_prev[i], r));
+      of_weights.w_ih = product(transposed(rows), layer.rows(x, layer.inputs));
+      of_weights.w_hh = product(transposed(rows), layer.rows(h_prev[i], r));
       if (layer.projected())
-        of_weights.w_hr =
-            torch::stable::matmul(transposed(layer.rows(d_h[i], r)),
+        of_weights.w_hr = product(transposed(layer.rows(d_h[i], r)),
                                   unprojected(layer, i, directions[i].gates, directions[i].cells));
     }
     d.weights.push_back(of_weights);

@@ -55,6 +55,10 @@ class Automaton(NamedTuple):
             raise ValueError(f"{name}: expected token ids >= 0, got {flat.min()}")
         return cls(*(torch.from_numpy(array) for array in _trie(flat, lengths)))
 
+    def to(self, device: torch.device) -> Automaton:
+        """The automaton on a device."""
+        return Automaton(*(array.to(device) for array in self))
+
     def check(self, vocab_size: int) -> None:
         """Raises TypeError or ValueError naming the array that does not fit."""
         cpu = torch.device("cpu")

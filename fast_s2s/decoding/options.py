@@ -13,6 +13,7 @@ from fast_s2s.checks import (
     check_integer,
     check_tensor,
     check_token_ids,
+    extremes,
     integer_tensor,
 )
 from fast_s2s.configuration import MOST, check_ranges
@@ -26,6 +27,7 @@ from fast_s2s.decoding.contract import (
     Rules,
     Strategy,
 )
+from fast_s2s.device import settled
 
 _EARLY_STOPPING = {
     False: EarlyStopping.HEURISTIC,
@@ -117,6 +119,14 @@ class DecodeOptions:
         """What it gave last, by device, vocabulary and rows."""
         return {}
 
+    @functools.cached_property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest of max_new_tokens: looked at once, since that is a wait for
+        the rows' device.
+        """
+        limits = self.max_new_tokens
+        return extremes(limits) if isinstance(limits, Tensor) else (limits, limits)
+
     @property
     def strategy(self) -> Strategy:
         if self.num_beams > 1:
@@ -168,8 +178,9 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
     if last is not None:
         return last
     key = (device, vocab_size)
-    if key not in options.shared_rules:
-        options.shared_rules[key] = _shared_rules(options, device, vocab_size)
+    shared = options.shared_rules.get(key)
+    if shared is None:
+        shared = _shared_rules(options, device, vocab_size)
     prefix, prefix_lengths = _prefix(options, batch, vocab_size, device)
     if options.seed is not None:
         check_tensor("seed", options.seed, "(B,)", (batch,), torch.int64, device)
@@ -180,11 +191,14 @@ def op_rules(decoder: Decoder, options: DecodeOptions, slots: int) -> Rules:
         limits=_limits(options, batch, device),
         prefix=prefix,
         prefix_lengths=prefix_lengths,
-        **options.shared_rules[key],
+        **shared,
     )
-    # one: batches differ in size without end
-    options.last_rules.clear()
-    options.last_rules[device, vocab_size, batch] = rules
+    # the next call may be on another stream
+    if settled(device):
+        options.shared_rules[key] = shared
+        # one: batches differ in size without end
+        options.last_rules.clear()
+        options.last_rules[device, vocab_size, batch] = rules
     return rules
 
 
@@ -192,38 +206,42 @@ def _shared_rules(
     options: DecodeOptions, device: torch.device, vocab_size: int
 ) -> dict[str, Tensor]:
     """The rules that do not depend on the rows."""
-    empty = torch.empty(0, dtype=torch.int64, device=device)
+    empty = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def tokens(name: str) -> Tensor:
         value = getattr(options, name)
         if value is None:
             return empty
         value = [value] if isinstance(value, int) else value
-        ids = integer_tensor(name, list(value)).to(device)
+        ids = integer_tensor(name, list(value))
         check_token_ids(name, ids, vocab_size)
         return ids
 
-    if options.forced_bos_token_id is not None:
-        tokens("forced_bos_token_id")
+    tokens("forced_bos_token_id")
     eos = tokens("eos_token_id")
     bad_words, bad_offsets = empty, empty
     if options.bad_words_ids:
         bad_words, bad_offsets = _bad_words(options.bad_words_ids, eos.tolist())
         check_token_ids("bad_words_ids", bad_words, vocab_size)
-    automaton = options.automaton
-    if automaton is None:
-        automaton = Automaton(empty, empty, empty, empty.bool())
-    else:
-        automaton = Automaton(*(array.to(device) for array in automaton))
-    return {
+    automaton = options.automaton or Automaton(empty, empty, empty, empty.bool())
+    rules = {
         "eos": eos,
         "forced_eos": tokens("forced_eos_token_id"),
         "suppress": tokens("suppress_tokens"),
         "begin_suppress": tokens("begin_suppress_tokens"),
-        "bad_tokens": bad_words.to(device),
-        "bad_offsets": bad_offsets.to(device),
-        **automaton._asdict(),
+        "bad_tokens": bad_words,
+        "bad_offsets": bad_offsets,
     }
+    return {**_moved(rules, device), **automaton.to(device)._asdict()}
+
+
+def _moved(rules: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """On the device, by one copy: each is a wait."""
+    if device.type == "cpu":
+        return rules
+    together = torch.cat(list(rules.values())).to(device)
+    parts = together.split([ids.numel() for ids in rules.values()])
+    return dict(zip(rules, parts, strict=True))
 
 
 def _bad_words(sequences: Sequence[Sequence[int]], eos: list[int]) -> tuple[Tensor, Tensor]:
@@ -246,7 +264,7 @@ def _limits(options: DecodeOptions, batch: int, device: torch.device) -> Tensor:
         check_integer("max_new_tokens", limits, least, MOST)
         return torch.full((batch,), limits, device=device)
     check_tensor("max_new_tokens", limits, "(B,)", (batch,), torch.int64, device)
-    low, high = (int(value) for value in limits.aminmax()) if limits.numel() else (least, least)
+    low, high = options.limits if limits.numel() else (least, least)
     if low < least or high > MOST:
         got = low if low < least else high
         raise ValueError(f"max_new_tokens: expected integers in {least}..{MOST}, got {got}")
@@ -265,7 +283,8 @@ def _prefix(
     if lengths is None:
         return prefix, torch.full((batch,), prefix.size(1), device=device)
     check_tensor("prefix_lengths", lengths, "(B,)", (batch,), torch.int64, device)
-    if batch and not 0 <= int(lengths.min()) <= int(lengths.max()) <= prefix.size(1):
+    low, high = extremes(lengths) if batch else (0, 0)
+    if low < 0 or high > prefix.size(1):
         raise ValueError(
             f"prefix_lengths: expected integers in 0..{prefix.size(1)}, got {lengths.tolist()}"
         )
@@ -274,7 +293,5 @@ def _prefix(
 
 def most_steps(options: DecodeOptions, rules: Rules) -> int:
     """No row takes more."""
-    limits = options.max_new_tokens
-    if isinstance(limits, Tensor):
-        limits = int(limits.max()) if limits.numel() else 0
-    return limits + rules.prefix.size(1)
+    most = options.limits[1] if rules.limits.numel() else 0
+    return most + rules.prefix.size(1)

@@ -25,6 +25,7 @@ from fast_s2s.decoding.weights import (
     LayerWeights,
     check_weights,
 )
+from fast_s2s.device import settled
 from fast_s2s.reference import accumulate_dtype
 from fast_s2s.stored import Stored, store
 
@@ -165,13 +166,16 @@ class PackedDecoder:
             )
             for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
         )
-        return DenseDecoder(
+        dense = DenseDecoder(
             self.embedding,
             layers,
             self.output.dense(self.acc),
             self.biases[-1],
             None if self.attending is None else _dense_attention(self.attending, self.acc),
         )
+        # the next call may be on another stream
+        settled(self.device)
+        return dense
 
     @functools.cached_property
     def packed(self) -> Tensor:

@@ -160,9 +160,7 @@ def request(
     config = resolved.config
     lengths = _prefix(prefix, prefix_lengths, batch, device, vocab_size)
     config = _total_lengths(resolved, prefix, lengths, resumed=resumed)
-    per_row = _per_row("max_new_tokens", resolved.limits, batch, device)
-    if per_row is not None and per_row.numel() and int(per_row.min()) < 1:
-        raise ValueError(f"max_new_tokens: expected integers >= 1, got {int(per_row.min())}")
+    per_row = _per_row("max_new_tokens", resolved.limits, batch, device, least=1)
     return Request(
         config=config,
         max_new_tokens=config.max_new_tokens if per_row is None else per_row,
@@ -197,13 +195,24 @@ def _seeds(
     return seeds.to(device)
 
 
-def _per_row(name: str, values: _PerRow | None, batch: int, device: torch.device) -> Tensor | None:
+def _per_row(
+    name: str,
+    values: _PerRow | None,
+    batch: int,
+    device: torch.device,
+    least: int | None = None,
+) -> Tensor | None:
     if values is None:
         return None
+    on = device
     if not isinstance(values, Tensor):
-        values = integer_tensor(name, values).to(device)
-    check_tensor(name, values, "(batch,)", (batch,), torch.int64, device)
-    return values
+        # looked at before they are moved: no device is waited for
+        values, on = integer_tensor(name, values), torch.device("cpu")
+    check_tensor(name, values, "(batch,)", (batch,), torch.int64, on)
+    low = int(values.min()) if least is not None and values.numel() else least
+    if least is not None and low is not None and low < least:
+        raise ValueError(f"{name}: expected integers >= {least}, got {low}")
+    return values.to(device)
 
 
 def _prefix(

@@ -10,14 +10,32 @@ import torch
 
 from fast_s2s.checks import check_sequence
 from fast_s2s.decoding import Automaton
+from fast_s2s.device import settled
 from fast_s2s.generation.state import DecoderState
 
 
 class Constraint(NamedTuple):
-    """fingerprint: of the automaton's content, never 0, by which states know it"""
+    """fingerprint: of the automaton's content, never 0, by which states know it
+    copies:      of the automaton, on devices it was asked for on
+    """
 
     automaton: Automaton
     fingerprint: int
+    copies: dict[torch.device, Automaton]
+
+    @classmethod
+    def of(cls, automaton: Automaton) -> Constraint:
+        return cls(automaton, _fingerprint(automaton), {})
+
+    def on(self, device: torch.device) -> Automaton:
+        """The automaton on a device, copied there once."""
+        copy = self.copies.get(device)
+        if copy is None:
+            copy = self.automaton.to(device)
+            # the next call may be on another stream
+            if settled(device):
+                self.copies[device] = copy
+        return copy
 
 
 class _Checked(NamedTuple):
@@ -46,12 +64,12 @@ def checked(constraint: Any, vocab_size: int, never: Sequence[int]) -> Constrain
         automaton = Automaton.from_sequences(constraint, name="constraint")
         check_vocabulary("constraint", automaton.arc_tokens.tolist(), vocab_size)
         _check_never(automaton, never)
-        return Constraint(automaton, _fingerprint(automaton))
+        return Constraint.of(automaton)
     last, against = _last, (vocab_size, never)
     if last is None or not last.is_of(constraint, against):
         constraint.check(vocab_size)
         _check_never(constraint, never)
-        last = _last = _Checked(Constraint(constraint, _fingerprint(constraint)), against)
+        last = _last = _Checked(Constraint.of(constraint), against)
     return last.constraint
 
 

@@ -17,6 +17,7 @@ from fast_s2s.decoding import (
     pack_decoder,
 )
 from fast_s2s.decoding.encoder import EncoderWeights, PackedEncoder, pack_whole_encoder
+from fast_s2s.device import settled
 from fast_s2s.lstm import LSTM
 
 Packed = TypeVar("Packed", PackedDecoder, PackedEncoder)
@@ -98,7 +99,8 @@ class PackedCache:
         # before packing: a change meanwhile, by another thread, is one since
         seen = [_Seen(tensor.detach(), tensor._version) for tensor in tensors if versioned]
         packed = pack()
-        if versioned:
+        # the next call may be on another stream
+        if versioned and settled(tensors[0].device):
             self._last = _Last(seen, sums, dtype, packed)
         return packed
 

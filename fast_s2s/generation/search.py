@@ -169,7 +169,7 @@ def _options(request: Request, state: DecoderState) -> DecodeOptions:
         seed=request.seeds,
         prefix=prefix,
         prefix_lengths=prefix_lengths,
-        automaton=None if request.constraint is None else request.constraint.automaton,
+        automaton=None if request.constraint is None else request.constraint.on(state.h.device),
         **_named(config),
     )
 
@@ -292,7 +292,8 @@ def _streams(request: Request, state: DecoderState, options: DecodeOptions) -> S
     assert state.position is not None and state.token is not None
     times = options.num_return_sequences
     streamers = check_streamers(request.streamer, state.token.size(0) * times)
-    prompts = list(state.token.unsqueeze(1))
+    # for streamers all is on the CPU: copied at once, each copy waits for a device
+    prompts = list(state.token.unsqueeze(1).cpu())
     known = state.position
     if request.prefix is not None:
         lengths = request.prefix_lengths
@@ -300,7 +301,9 @@ def _streams(request: Request, state: DecoderState, options: DecodeOptions) -> S
             lengths = torch.full_like(known, request.prefix.size(1))
         prompts = [
             torch.cat((first, row[:length]))
-            for first, row, length in zip(prompts, request.prefix, lengths.tolist(), strict=True)
+            for first, row, length in zip(
+                prompts, request.prefix.cpu(), lengths.tolist(), strict=True
+            )
         ]
         known = known + lengths
     prompts = [prompt for prompt in prompts for _ in range(times)]

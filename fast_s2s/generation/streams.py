@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fast_s2s.decoding import DecodeResult
+from fast_s2s.decoding import DecodeResult, DecodeState
 from fast_s2s.decoding.contract import Hypotheses
 
 
@@ -45,7 +45,8 @@ def check_streamers(streamer: Any, count: int) -> list[Streamer]:
 class Streams:
     """Knows what each sequence's streamer has seen.
 
-    begin: (N,), how many tokens precede the first one to hand out, the first input not counted
+    prompts: of each, on the CPU
+    begin:   (N,), how many tokens precede the first one to hand out, the first input not counted
     """
 
     def __init__(self, streamers: Sequence[Streamer], prompts: Sequence[Tensor], begin: Tensor):
@@ -53,7 +54,7 @@ class Streams:
         self._sent = begin.tolist()
         self._ended = [False] * len(streamers)
         for streamer, prompt in zip(streamers, prompts, strict=True):
-            streamer.put(prompt.unsqueeze(0).cpu())
+            streamer.put(prompt.unsqueeze(0))
 
     def update(self, result: DecodeResult, ended: Sequence[bool], width: int) -> None:
         """Hand out what is certain: every token of a sequence that cannot change any more.
@@ -62,6 +63,7 @@ class Streams:
         """
         if not self._streamers or not ended:
             return
+        result = _on_cpu(result)
         per_row = len(self._streamers) // len(ended)
         for row, over in enumerate(ended):
             slots = slice(row * width, (row + 1) * width)
@@ -84,6 +86,22 @@ class Streams:
         if last:
             self._ended[index] = True
             streamer.end()
+
+
+def _on_cpu(result: DecodeResult) -> DecodeResult:
+    """What is looked at below, copied once: row by row each look would wait for a device."""
+    state, ended, memory = result.state
+    state = state._replace(finished=state.finished.cpu())
+    if ended is not None:
+        state = state._replace(tokens=state.tokens.cpu(), position=state.position.cpu())
+        ended = ended._replace(
+            tokens=ended.tokens.cpu(), position=ended.position.cpu(), score=ended.score.cpu()
+        )
+    return result._replace(
+        tokens=result.tokens.cpu(),
+        lengths=result.lengths.cpu(),
+        state=DecodeState(state, ended, memory),
+    )
 
 
 def _one(token: int) -> Tensor:

@@ -42,9 +42,10 @@ def accumulate_gradients(
         counts = [int(batch.tgt_lengths.sum()) for batch in batches]
     total = sum(counts) if total is None else total
     device = next(model.parameters()).device
+    # before anything is computed: a copy waits for what a GPU was given before
+    batches = [batch.to(device) for batch in batches]
     losses = []
     for index, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-        batch = batch.to(device)
         src, src_lengths, tgt, tgt_lengths = batch
         # gradients travel once, with the last batch
         last = index + 1 == len(batches)
