@@ -18,6 +18,7 @@ ROWS = [
         "reference",
         "extras",
         "checks",
+        "device",
         "serialization",
         "stored",
         "attention",
