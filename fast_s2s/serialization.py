@@ -31,11 +31,19 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises OSError (FileNotFoundError if the folder is missing); the old file is then untouched.
     """
-    path = Path(os.path.realpath(path))
+    path = target_of(path)
     if is_stream(path):
         path.write_bytes(data)
     else:
         atomic_write_files(path.parent, {path.name: lambda temporary: temporary.write_bytes(data)})
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """What a file for this path is to be written to: where symbolic links lead, but of streams the
+    path itself, since links of /proc lead to no place.
+    """
+    path = Path(path)
+    return path if is_stream(path) else Path(os.path.realpath(path))
 
 
 def is_stream(path: Path) -> bool:

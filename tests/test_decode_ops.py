@@ -84,6 +84,14 @@ def test_ended_rows_cost_nothing(backend):
     assert torch.equal(result.lengths, limits) and result.slot_steps == int(limits.sum())
 
 
+def test_limits_may_change_between_calls(backend):
+    made, limits = make(Size(), 2), torch.tensor([2, 1])
+    options = DecodeOptions(max_new_tokens=limits)
+    for more in (0, 4, -3):
+        limits += more
+        assert torch.equal(run(made, options).lengths, limits)
+
+
 def test_a_prefix_needs_no_logits_but_is_read(backend):
     made = make(Size(vocab=20), 2)
     free = run(made, DecodeOptions(max_new_tokens=6))

@@ -56,9 +56,14 @@ def test_packs_are_kept_only_when_settled(monkeypatch, kept):
 def test_the_references_numbers_are_settled_too(monkeypatch):
     asked = []
     decoder = make(Size(), 2)[0]
-    monkeypatch.setattr(packed, "settled", asked.append)
+    kept = [False, True]
+    monkeypatch.setattr(
+        packed, "settled", lambda device: asked.append(device) or kept[len(asked) - 1]
+    )
+    first = decoder.dense
+    assert decoder.dense is not first
     assert decoder.dense is decoder.dense
-    assert asked == [decoder.device]
+    assert asked == [decoder.device] * 2
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -129,6 +129,12 @@ def test_a_resumed_run_ends_in_the_same_numbers(tmp_path):
             again.fit(entries, dev, resume=True)
 
 
+def sharing(model):
+    other = toy_model(3)
+    other.encoder = model.encoder
+    return other
+
+
 def test_what_does_not_fit(tmp_path):
     teacher = toy_model(3)
     model = toy_model()
@@ -136,8 +142,9 @@ def test_what_does_not_fit(tmp_path):
         (teacher, {"scheduled_sampling": 0.5}, "teacher: expected none with scheduled_sampling"),
         (None, {"distillation_weight": 0.7}, "distillation_weight: expected a teacher with it"),
         (None, {"distillation_temperature": 2.0}, "distillation_temperature: expected a teacher"),
-        (model, {}, "teacher: expected another model than the one that is trained"),
-        (Ensemble([teacher, model]), {}, "teacher: expected another model than the one that is"),
+        (model, {}, "teacher: expected no parameters of the model that is trained"),
+        (sharing(model), {}, "teacher: expected no parameters of the model that is trained"),
+        (Ensemble([teacher, model]), {}, "teacher: expected no parameters of the model"),
         (
             Seq2Seq(src_vocab_size=9, tgt_vocab_size=10),
             {},
@@ -197,6 +204,18 @@ def test_by_the_command(tmp_path, tsv, teachers, monkeypatch, capsys):
     capsys.readouterr()
     assert main([*on, "--max-updates=7", "--teacher", teachers[0]]) == 1
     assert "teacher changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("none", ["", "null", "[null]"])
+def test_no_teacher_in_a_file(tmp_path, tsv, none):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"teacher: {none}\n")
+    run = str(tmp_path / "run")
+    begun = ["train", "--train", tsv, *QUICK, "--config", str(config), "--output", run]
+    if none == "[null]":
+        assert_wrong_usage(*begun)
+    else:
+        assert main(begun) == 0
 
 
 def test_a_teacher_of_a_model_that_has_been_trained(tmp_path, tsv, teachers, capsys):

@@ -156,8 +156,35 @@ def test_noise_has_the_distributions_that_it_is_named_for():
         assert abs((student < -quantile).double().mean() - 1 + below) < spread * error + 1e-5
     # paths, rows, series and steps have noise of their own
     other = draw(flat, "normal", "softplus", seeds, 4).flatten()
-    pairs = torch.stack([normal, other, normal.roll(1), normal.roll(count)]).corrcoef()
-    assert (pairs - torch.eye(4)).abs().max() < error
+    two = torch.zeros(2, count, 4, dtype=torch.float64)
+    first, second = draw(two, "normal", "exp", seeds, 3).flatten(0, 1).unbind(1)
+    assert torch.equal(first, normal)
+    alike = [normal, other, normal.roll(1), normal.roll(count), second]
+    assert (torch.stack(alike).corrcoef() - torch.eye(5)).abs().max() < error
+
+
+def test_many_degrees_of_freedom_are_the_normal_distribution(backend, assert_close):
+    lstm, output = modules(Case("student_t", known=0, positive="exp"))
+    with torch.no_grad():
+        output.weight[2], output.bias[2] = 0, 800.0
+    state, history, _ = given(Case(known=0))
+    heavy, normal = (
+        forecast(
+            pack_forecaster(ForecasterWeights.of(lstm, part), distribution=name, positive="exp"),
+            *(state, history),
+            steps=4,
+            num_samples=3,
+            seed=1,
+        )
+        for name, part in (("student_t", output), ("normal", first_two(output)))
+    )
+    assert_close(heavy.values, normal.values, "values")
+
+
+def first_two(output: nn.Linear) -> nn.Linear:
+    part = nn.Linear(output.in_features, 2).double()
+    part.load_state_dict({name: value[:2] for name, value in output.state_dict().items()})
+    return part
 
 
 @pytest.mark.parametrize("how", ["softplus", "squareplus", "exp"])
@@ -196,6 +223,26 @@ def test_rows_and_paths_do_not_depend_on_each_other(backend, dtype):
         torch.set_num_threads(threads)
     for ours, theirs in zip(again, whole, strict=True):
         torch.testing.assert_close(ours, theirs, **exact)
+
+
+@needs_native
+@pytest.mark.parametrize("projection", [0, 130])
+def test_threads_that_share_each_step(projection):
+    """Of too few paths for one each; the bits are those of one thread."""
+    case = Case("normal", hidden=500, projection=projection, series=2)
+    lstm, output = modules(case)
+    state, history, known = given(case, batch=2, steps=5)
+    forecaster = packed_as(case, lstm, output, torch.float32)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3, 4):
+            torch.set_num_threads(threads)
+            found.append(forecast(forecaster, state, history, known, num_samples=3, seed=2))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0], strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(0, 4), (2, 0), (1, 1), (2, 63)])
@@ -322,3 +369,21 @@ def test_not_a_number_stays_in_its_row(backend):
     found = forecast(packed_as(case, lstm, output), state, history, known, num_samples=2, seed=1)
     assert found.values[1, :, 2:].isnan().all() and found.values[1, :, :2].isfinite().all()
     assert found.values[[0, 2]].isfinite().all()
+
+
+@needs_native
+def test_another_default_device_is_not_asked(assert_close):
+    case = Case("normal")
+    lstm, output = modules(case)
+    forecaster, (state, history, known) = packed_as(case, lstm, output), given(case)
+    for options in ({}, {"num_samples": 2, "seed": 3}):
+        expected = forecast(forecaster, state, history, known, **options).values
+        with torch.device("meta"):
+            found = forecast(forecaster, state, history, known, **options).values
+        assert_close(found, expected, "values")
+
+
+def test_half_precision_modules_are_packed_as_the_cpu_multiplies_them():
+    lstm, output = nn.LSTM(2, 8).half(), nn.Linear(8, 1).half()
+    forecaster = pack_forecaster(ForecasterWeights.of(lstm, output))
+    assert forecaster.network.dtype == torch.float32

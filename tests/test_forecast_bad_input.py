@@ -126,6 +126,7 @@ def test_weights(changes, error, message):
         ({"steps": 7}, ValueError, "steps: expected 6, as known has, got 7"),
         ({"num_samples": 0}, ValueError, "num_samples: expected an integer >= 1, got 0"),
         ({"num_samples": True}, TypeError, "num_samples: expected an integer"),
+        ({"num_samples": 2**31}, ValueError, "num_samples: expected an integer <= 2147483647"),
         ({"seed": 1}, ValueError, "seed: expected none without num_samples, got 1"),
         ({"num_samples": 2, "seed": -1}, ValueError, "seed: expected an integer >= 0, got -1"),
         ({"num_samples": 2, "seed": "a"}, TypeError, "seed: expected an integer"),

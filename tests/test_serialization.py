@@ -92,6 +92,14 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+    reader, writer = os.pipe()
+    try:
+        # as /dev/stdout may be
+        atomic_write_bytes(f"/proc/self/fd/{writer}", b"through")
+        assert os.read(reader, 99) == b"through"
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_new_files_have_the_usual_permissions(tmp_path):

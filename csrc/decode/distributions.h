@@ -32,7 +32,9 @@ FAST_S2S_HD double uniform(uint32_t high, uint32_t low) {
 // Of a standard normal distribution by Box and Muller's formula, or of Student's t with `df`
 // degrees of freedom by Bailey's, 1994, https://doi.org/10.2307/2153537.
 FAST_S2S_HD double standard_draw(Family family, double df, const PhiloxWords& words) {
+  constexpr double kLargestDf = 1e300;  // the normal distribution, and no infinity
   constexpr double kTwoPi = 6.283185307179586;
+  df = df > kLargestDf ? kLargestDf : df;
   const double log_u = std::log(uniform(words.word[0], words.word[1]));
   const double squared =
       family == Family::kStudentT ? df * std::expm1(-2 / df * log_u) : -2 * log_u;

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from fast_s2s.cli import generating
 from fast_s2s.cli.options import UsageError, add_batch_size_option, add_model_options
 from fast_s2s.cli.prefetch import prefetch
-from fast_s2s.serialization import is_stream
+from fast_s2s.serialization import is_stream, target_of
 
 
 def add_parser(commands: Any) -> None:
@@ -105,7 +105,7 @@ def _replaced(path: Path) -> Iterator[TextIO]:
     """A file for writing that takes the place of `path`, or of what it is a link to, only when all
     is written; or a pipe or a device as it is.
     """
-    path = Path(os.path.realpath(path))
+    path = target_of(path)
     if is_stream(path):
         with path.open("w", encoding="utf-8") as file:
             yield file

@@ -204,6 +204,10 @@ def read_settings_file(
     return settings
 
 
+# what a flag makes of none where it takes a text, once or several times
+_NO_TEXT: tuple[Any, ...] = ("none", ["none"])
+
+
 def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str, Any] | str | None:
     """As `_parsed`, of a value as YAML reads it."""
     if "=" in flag:
@@ -220,7 +224,9 @@ def _setting(parser: argparse.ArgumentParser, flag: str, value: Any) -> dict[str
     if value is None:
         found = _parsed(parser, f"{flag}=none")
         # what is refused, or taken for a text, is no value of the flag's
-        return {} if isinstance(found, str) or "none" in (found or {}).values() else found
+        if isinstance(found, str) or any(text in (found or {}).values() for text in _NO_TEXT):
+            return {}
+        return found
     found = _parsed(parser, f"{flag}={value}")
     if not isinstance(found, str):
         return found

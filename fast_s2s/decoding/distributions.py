@@ -19,6 +19,8 @@ FAMILIES = ("point", "normal", "student_t")
 POSITIVE = ("softplus", "squareplus", "exp")
 
 _WORD = 0xFFFFFFFF
+# the normal distribution, and no infinity
+_LARGEST_DF = 1e300
 
 
 def make_positive(x: Tensor, how: str) -> Tensor:
@@ -48,7 +50,7 @@ def draw(parameters: Tensor, family: str, positive: str, seeds: Tensor, step: in
     log_u, v = _uniform(words[..., 0], words[..., 1]).log(), _uniform(words[..., 2], words[..., 3])
     squared = -2 * log_u
     if family == "student_t":
-        df = 2 + make_positive(each[2], positive)
+        df = (2 + make_positive(each[2], positive)).clamp(max=_LARGEST_DF)
         squared = df * torch.expm1(-2 / df * log_u)
     return each[0] + make_positive(each[1], positive) * squared.sqrt() * (2 * math.pi * v).cos()
 

@@ -26,6 +26,9 @@ from fast_s2s.decoding.packed import PackedDecoder, choose_backend, pack_decoder
 from fast_s2s.decoding.philox import row_seeds
 from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
 
+# of steps and paths, which random numbers count in 32 bits
+_MOST = 2**31 - 1
+
 
 class ForecasterWeights(NamedTuple):
     """An LSTM and what makes a distribution's parameters of its output.
@@ -120,7 +123,7 @@ class PackedForecaster:
         if self.choice.backend == "reference":
             given = h, c, history, known, seeds
             return forecast_reference.forecast(self._dense, *given, self.lags, paths, *how)
-        none = torch.empty(0, dtype=torch.int64)
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
         values, h_n, c_n = torch.ops.fast_s2s.forecast.default(
             *self._arguments,
             *(h, c, history, known, none if seeds is None else seeds),
@@ -134,7 +137,7 @@ class PackedForecaster:
         packed = [self.network.packed, self.output.packed()]
         return packed, [int(number) for number in headers]
 
-    @functools.cached_property
+    @property
     def _dense(self) -> forecast_reference.DenseDecoder:
         weight, bias = self.output.weight.dense(self.acc), self.output.bias
         return self.network.dense._replace(output_weight=weight, output_bias=bias)
@@ -191,8 +194,7 @@ def pack_forecaster(
     order = _order(value_inputs, len(lags) * series, first.size(1))
     layers = (layers[0]._replace(w_ih=first[:, order]), *layers[1:])
     # values are read, and none is written: a vocabulary of one stands for none
-    none = first.new_zeros(1, first.size(1)), first.new_zeros(1, layers[0].w_hh.size(1))
-    dtype = dtype or output.weight.dtype
+    none = first.new_zeros(1, first.size(1)), output.weight.new_zeros(1, output.weight.size(1))
     network = pack_decoder(DecoderWeights(none[0], layers, none[1]), dtype, "off")
     packed = PackedForecaster(
         network,
@@ -274,7 +276,7 @@ def _known(
             raise ValueError(f"known: expected a tensor (B, T, {count}), got None")
         if steps is None:
             raise ValueError("steps: expected a number, since nothing is known, got None")
-        check_integer("steps", steps, 0)
+        check_integer("steps", steps, 0, _MOST)
         return history.new_empty(batch, steps, 0)
     _check_values("known", known, "(B, T, C)", (batch, None, count), history.device)
     if steps is not None and steps != known.size(1):
@@ -293,11 +295,11 @@ def _seeds(
         if seed is not None:
             raise ValueError(f"seed: expected none without num_samples, got {shown(seed)}")
         return None
-    check_integer("num_samples", num_samples, 1)
+    check_integer("num_samples", num_samples, 1, _MOST)
     if forecaster.distribution == "point":
         raise ValueError("num_samples: expected None of points, which have no distribution")
     if seed is None:
-        return torch.randint(2**62, (batch,)).to(device)
+        return torch.randint(2**62, (batch,), device="cpu").to(device)
     if isinstance(seed, Tensor):
         check_tensor("seed", seed, "(B,)", (batch,), torch.int64, device)
         return seed

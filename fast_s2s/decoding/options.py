@@ -119,13 +119,21 @@ class DecodeOptions:
         """What it gave last, by device, vocabulary and rows."""
         return {}
 
-    @functools.cached_property
+    @property
     def limits(self) -> tuple[int, int]:
-        """The smallest and the largest of max_new_tokens: looked at once, since that is a wait for
-        the rows' device.
+        """The smallest and the largest of max_new_tokens. They are looked at when they have
+        changed, since that is a wait for a GPU.
         """
         limits = self.max_new_tokens
-        return extremes(limits) if isinstance(limits, Tensor) else (limits, limits)
+        if not isinstance(limits, Tensor):
+            return limits, limits
+        if limits.is_inference():
+            return extremes(limits)
+        kept: tuple[int, tuple[int, int]] | None = self.__dict__.get("_limits")
+        if kept is None or kept[0] != limits._version:
+            kept = limits._version, extremes(limits)
+            self.__dict__["_limits"] = kept
+        return kept[1]
 
     @property
     def strategy(self) -> Strategy:

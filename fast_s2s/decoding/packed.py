@@ -154,9 +154,18 @@ class PackedDecoder:
             self.packed, self.header, state, memory, rules, options, parameters, max_steps
         )
 
-    @functools.cached_property
+    @property
     def dense(self) -> DenseDecoder:
-        """For the reference: the stored numbers, all in acc."""
+        """For the reference: the stored numbers, all in acc; made once, but for a CUDA graph."""
+        kept: DenseDecoder | None = self.__dict__.get("_dense")
+        if kept is None:
+            kept = self._made_dense()
+            # the next call may be on another stream
+            if settled(self.device):
+                self.__dict__["_dense"] = kept
+        return kept
+
+    def _made_dense(self) -> DenseDecoder:
         layers = tuple(
             DenseLayer(
                 w_ih.dense(self.acc),
@@ -166,16 +175,13 @@ class PackedDecoder:
             )
             for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
         )
-        dense = DenseDecoder(
+        return DenseDecoder(
             self.embedding,
             layers,
             self.output.dense(self.acc),
             self.biases[-1],
             None if self.attending is None else _dense_attention(self.attending, self.acc),
         )
-        # the next call may be on another stream
-        settled(self.device)
-        return dense
 
     @functools.cached_property
     def packed(self) -> Tensor:

@@ -55,7 +55,7 @@ def row_seeds(seed: int, batch: int, first: int = 0) -> Tensor:
 
     splitmix64 of Steele et al. 2014, https://doi.org/10.1145/2714064.2660195, at the row's index.
     """
-    x = seed + (torch.arange(first, first + batch) + 1) * _signed(0x9E3779B97F4A7C15)
+    x = seed + (torch.arange(first, first + batch, device="cpu") + 1) * _signed(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ _shifted(x, shift)) * _signed(factor)
     return x ^ _shifted(x, 31)

@@ -177,7 +177,7 @@ class PackedTransducer:
             headers += linear.header(self.predictor.dtype)
         return packed, [int(number) for number in headers]
 
-    @functools.cached_property
+    @property
     def _dense(self) -> DenseTransducer:
         predictor, acc = self.predictor.dense, self.acc
         if self.projection is None:
@@ -231,10 +231,8 @@ def pack_transducer(
         raise ValueError(
             f"projection: expected one from the predictor's {outputs} values to {joined}, got none"
         )
-    unused = embedding.new_zeros(vocab, outputs)
-    predictor = pack_decoder(
-        DecoderWeights(embedding, tuple(layers), unused), dtype or output.weight.dtype, table
-    )
+    unused = output.weight.new_zeros(vocab, outputs)
+    predictor = pack_decoder(DecoderWeights(embedding, tuple(layers), unused), dtype, table)
     packed = PackedTransducer(
         predictor,
         None if projection is None else pack_linear(projection, predictor.dtype),

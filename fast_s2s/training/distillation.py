@@ -93,9 +93,9 @@ def make_distillation(
 def _check_teacher(teacher: Seq2Seq | Ensemble, model: Seq2Seq) -> None:
     if not isinstance(teacher, (Seq2Seq, Ensemble)):
         raise TypeError(f"teacher: expected a Seq2Seq or an Ensemble, got {shown(teacher)}")
-    members = list(teacher.models) if isinstance(teacher, Ensemble) else [teacher]
-    if any(member is model for member in members):
-        raise ValueError("teacher: expected another model than the one that is trained")
+    own = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) in own for parameter in teacher.parameters()):
+        raise ValueError("teacher: expected no parameters of the model that is trained")
     for name in SAME_IN_ALL:
         ours, theirs = getattr(model.config, name), getattr(teacher.config, name)
         if ours != theirs:
