@@ -11,7 +11,6 @@ from benchmarks import command, g2p_sides
 from benchmarks.decode_problem import Generation
 from benchmarks.decode_sides import OURS, SLOW, WITHOUT
 from benchmarks.ensemble_sides import LOOP, Together
-from benchmarks.forecast_sides import Paths
 from benchmarks.packed_sides import TORCH_INT8, Stream
 from benchmarks.seq2seq_sides import Step
 from benchmarks.transducer_sides import Speech
@@ -75,15 +74,6 @@ def decode_cases() -> list[Case]:
         others = tuple(map(Versus, ("nn.LSTM", OURS, TORCH_INT8, "ONNX Runtime")))
         cases.append(Case("step by step", stream, others, f"{OURS} int8"))
         cases.append(Case("step by step", stream, (Versus(OURS),), f"{OURS} bfloat16"))
-    for paths in (
-        Paths(2, 40, 1, 0),
-        Paths(2, 40, 1, 100),
-        Paths(2, 40, 32, 100),
-        Paths(2, 128, 1, 100),
-    ):
-        peers = (Versus("nn.LSTM loop"), Versus(loop))
-        cases.append(Case("forecast", paths, peers))
-        cases.append(Case("forecast", paths, (Versus(OURS),), f"{OURS} int8"))
     for step in (Step(1, 256, 100, 32, 20, 20), Step(2, 512, 1000, 16, 30, 30)):
         cases.append(Case("training step", step, (Versus("nn.LSTM model"),)))
     return cases

@@ -19,6 +19,7 @@ from benchmarks import (
     transducer_sides,
 )
 from benchmarks.bench_decode import decode_cases
+from benchmarks.bench_forecast import forecast_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.ensemble_sides import Together, TogetherProblem
@@ -73,7 +74,7 @@ def test_attention_agrees_with_the_reference(kind, name):
 
 
 def test_every_case_names_sides_that_exist():
-    cases = decode_cases()
+    cases = decode_cases() + forecast_cases()
     assert len({case.row_name(versus) for case in cases for versus in case.peers}) >= 17
     for case in cases:
         sides = _SIDES.get(case.group, SIDES)
