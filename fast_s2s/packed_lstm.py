@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fast_s2s import backends
 from fast_s2s.attention import values_in
 from fast_s2s.convert import swap_modules, unusual
-from fast_s2s.decoding.packed import PackedDecoder, choose_backend, read_packed
+from fast_s2s.decoding.packed import PackedDecoder, choose_cpu_backend, read_packed
 from fast_s2s.decoding.weights import CPU_DTYPES
 from fast_s2s.lstm import LSTM, State
 from fast_s2s.reference import accumulate_dtype
@@ -146,10 +146,7 @@ class PackedLSTM(LSTM):
     def backend_choice(self) -> backends.Choice:
         """Which backend runs this layer, and why."""
         device = self._weight("bias_l0").device.type
-        choice = choose_backend(device, self.weight_dtype)
-        if choice.backend == "native" and device != "cpu":
-            return backends.Choice("reference", "native: packed weights are for the CPU alone")
-        return choice
+        return choose_cpu_backend(device, self.weight_dtype, "packed weights are")
 
     def extra_repr(self) -> str:
         """As an LSTM's, and how the matrices are stored."""

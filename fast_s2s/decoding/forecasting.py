@@ -22,7 +22,7 @@ from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.distributions import FAMILIES, POSITIVE
 from fast_s2s.decoding.linear import LinearWeights, PackedLinear, pack_linear
 from fast_s2s.decoding.modules import check_linear, check_module, lstm_layers
-from fast_s2s.decoding.packed import PackedDecoder, choose_backend, pack_decoder
+from fast_s2s.decoding.packed import PackedDecoder, choose_cpu_backend, pack_decoder
 from fast_s2s.decoding.philox import row_seeds
 from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
 
@@ -95,10 +95,7 @@ class PackedForecaster:
     @property
     def choice(self) -> backends.Choice:
         """What runs the forecast, and why."""
-        choice = choose_backend(self.device.type, self.network.dtype)
-        if choice.backend == "native" and self.device.type != "cpu":
-            return backends.Choice("reference", "native: forecasts are there for the CPU alone")
-        return choice
+        return choose_cpu_backend(self.device.type, self.network.dtype, "forecasts are there")
 
     @property
     def device(self) -> torch.device:

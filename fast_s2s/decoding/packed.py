@@ -267,6 +267,14 @@ def choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
     return backends.Choice("native", choice.reason)
 
 
+def choose_cpu_backend(device_type: str, dtype: torch.dtype, what: str) -> backends.Choice:
+    """As `choose_backend`, for ops that are there for the CPU alone; `what` is: "forecasts are"."""
+    choice = choose_backend(device_type, dtype)
+    if choice.backend == "native" and device_type != "cpu":
+        return backends.Choice("reference", f"native: {what} for the CPU alone")
+    return choice
+
+
 @torch.no_grad()
 def pack_decoder(
     weights: DecoderWeights, dtype: torch.dtype | None = None, table: str = "auto"

@@ -27,7 +27,7 @@ from fast_s2s.checks import (
 from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.linear import LinearWeights, PackedLinear, pack_linear
 from fast_s2s.decoding.modules import check_linear, check_module, lstm_layers
-from fast_s2s.decoding.packed import PackedDecoder, choose_backend, pack_decoder
+from fast_s2s.decoding.packed import PackedDecoder, choose_cpu_backend, pack_decoder
 from fast_s2s.decoding.transducer_reference import DenseTransducer, Found, greedy
 from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
 
@@ -119,10 +119,7 @@ class PackedTransducer:
     @property
     def choice(self) -> backends.Choice:
         """What runs the search, and why."""
-        choice = choose_backend(self.device.type, self.predictor.dtype)
-        if choice.backend == "native" and self.device.type != "cpu":
-            return backends.Choice("reference", "native: the search is there for the CPU alone")
-        return choice
+        return choose_cpu_backend(self.device.type, self.predictor.dtype, "the search is there")
 
     @property
     def device(self) -> torch.device:
