@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "lstm": ("bench_lstm", "the LSTM on the CPU beside its peers"),
     "decode": ("bench_decode", "whole generations on the CPU beside their peers"),
+    "norm": ("bench_norm", "the LSTM with layer norm on the CPU beside loops"),
     "forecast": ("bench_forecast", "paths of time series on the CPU beside loops"),
     "gpu": ("bench_gpu", "the LSTM and generation on the GPU here"),
     "report": ("page", "docs/performance.md and its pictures from the committed results"),

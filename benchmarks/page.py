@@ -83,7 +83,13 @@ def _result(result: Result) -> Iterator[str]:
     yield f"### Every row\n\n{report.notes()}\n\n{report.table(list(result.rows))}"
 
 
-_TITLES = {"lstm": "LSTM", "decode": "Generation", "forecast": "Forecasts", "gpu": "GPU"}
+_TITLES = {
+    "lstm": "LSTM",
+    "decode": "Generation",
+    "norm": "Layer norm",
+    "forecast": "Forecasts",
+    "gpu": "GPU",
+}
 
 
 def _groups(result: Result) -> str:

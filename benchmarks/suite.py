@@ -77,6 +77,13 @@ def _lstm() -> Sort:
     return Problem, peers.prepare, peers.SLOW, lambda problem: problem.tolerance
 
 
+def _norm() -> Sort:
+    from benchmarks import norm_sides
+
+    make, prepare = norm_sides.NormProblem, norm_sides.prepare
+    return make, prepare, norm_sides.SLOW, lambda problem: problem.tolerance
+
+
 def _generation() -> Sort:
     from benchmarks import decode_problem, decode_sides
 
@@ -147,6 +154,7 @@ def _training_step() -> Sort:
 # imported when met: `--base` runs these files on an older package, which may lack what others need
 KINDS: dict[str, Callable[[], Sort]] = {
     "Workload": _lstm,
+    "NormWorkload": _norm,
     "Generation": _generation,
     "Words": _words,
     "Together": _together,

@@ -1,5 +1,5 @@
 // CPU registration of every op, by torch's stable ABI. Schemas: fast_s2s/ops.py,
-// ops_cell.py and decoding/ops.py. No logic here.
+// ops_cell.py, ops_variant.py and decoding/ops.py. No logic here.
 
 #include <torch/csrc/stable/library.h>
 
@@ -12,6 +12,8 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("lstm_backward_both", TORCH_BOX(&fast_s2s::lstm_backward_both));
   m.impl("lstm_infer", TORCH_BOX(&fast_s2s::lstm_infer));
   m.impl("lstm_backward", TORCH_BOX(&fast_s2s::lstm_backward));
+  m.impl("lstm_variant_forward", TORCH_BOX(&fast_s2s::lstm_variant_forward));
+  m.impl("lstm_variant_backward", TORCH_BOX(&fast_s2s::lstm_variant_backward));
   m.impl("lstm_cell", TORCH_BOX(&fast_s2s::lstm_cell));
   m.impl("lstm_cell_backward", TORCH_BOX(&fast_s2s::lstm_cell_backward));
   m.impl("decode_pack", TORCH_BOX(&fast_s2s::decode_pack));

@@ -109,8 +109,8 @@ def unsupported(
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
     if name == "reference":
         return None
-    if variant:
-        return f"no {name} kernel with {variant}"
+    if variant and (name == "triton" or device_type != "cpu"):
+        return f"no {name} kernel with {variant} for device {device_type!r}"
     if name == "triton":
         return _triton_unsupported(device_type, dtype)
     if device_type == "cuda":

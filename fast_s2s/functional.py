@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_s2s import backends, ops, ops_both, ops_cell
+from fast_s2s import backends, ops, ops_both, ops_cell, ops_variant
 from fast_s2s.reference import SAVE_CELLS, SAVE_GATES, SAVE_NONE, Variant
 
 # what training keeps of each step for the backward pass, by the name users give
@@ -276,25 +276,13 @@ def _layer(
     b_ih, b_hh = weights[2:4] if bias else (None, None)
     projection = weights[4 if bias else 2 :]
     w_hr = projection[0] if projection else None
+    arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse)
     if variant is not None:
-        return ops.lstm_variant(
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
-        )
+        saves = _want_gradients(x, h0, c0, *weights, *variant.norms)
+        save = _SAVE[memory] if saves else SAVE_NONE
+        return ops_variant.lstm_variant(*arguments, variant, save)
     saves = _want_gradients(x, h0, c0, *weights)
-    y, h_n, c_n, _, _ = ops.lstm_forward(
-        x,
-        h0,
-        c0,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        w_hr,
-        lengths,
-        reset,
-        reverse,
-        _SAVE[memory] if saves else SAVE_NONE,
-    )
+    y, h_n, c_n, _, _ = ops.lstm_forward(*arguments, _SAVE[memory] if saves else SAVE_NONE)
     return y, h_n, c_n
 
 

@@ -46,8 +46,8 @@ class LSTM(LSTMOptions):
         bidirectional=False, proj_size=0, device=None, dtype=None), checked as `torch.nn.LSTM` does.
 
         memory: what training keeps for the backward pass, per step, row and hidden unit: "save"
-                four gates and the cell state (20 bytes in float32); "recompute" the cell state
-                (4 bytes), at the price of computing the gates twice
+                four gates and the cell state (20 bytes in float32; with layer norm 36); "recompute"
+                the cell state (4 bytes), at the price of computing the gates twice
         norm:   None or "layer", of W_ih x, W_hh h and c
         forget_bias:    what b_ih + b_hh of the forget gates begin with; None: as torch does
         recurrent_init: "uniform" as torch does, or "orthogonal": of each gate's part of weight_hh,
@@ -55,8 +55,8 @@ class LSTM(LSTMOptions):
         variational_dropout, recurrent_dropout, weight_dropout, zoneout_hidden, zoneout_cell:
                         see `fast_s2s.functional.Regularization`
 
-        Layer norm and zoneout, and recurrent dropout in training, have no kernels yet: such calls
-        run on the reference backend, as `backend_choice` says.
+        Layer norm and zoneout, and recurrent dropout in training, have kernels on the CPU; on a
+        GPU such calls run on the reference backend, as `backend_choice` says.
 
         Raises ValueError for another `memory`, `norm` or `recurrent_init`, a probability outside
         0..1 or a `forget_bias` without biases; TypeError and ValueError as torch does.

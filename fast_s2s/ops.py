@@ -19,7 +19,8 @@ from torch.autograd import forward_ad
 from fast_s2s import backends, reference
 from fast_s2s.reference import SAVE_GATES, SAVE_NONE
 
-_LAYER = (
+# the arguments of a layer in one direction
+LAYER_SCHEMA = (
     "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse"
 )
@@ -29,11 +30,12 @@ library = torch.library.Library("fast_s2s", "FRAGMENT")
 _SUFFIXES = {"native": "", "triton": "_triton"}
 for _suffix in _SUFFIXES.values():
     library.define(
-        f"lstm_forward{_suffix}({_LAYER}, int save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+        f"lstm_forward{_suffix}({LAYER_SCHEMA}, int save) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
     library.define(
-        f"lstm_backward{_suffix}(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, {_LAYER}, "
-        "Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
+        f"lstm_backward{_suffix}(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+        f"{LAYER_SCHEMA}, Tensor y, Tensor gates, Tensor cells, bool needs_x, bool needs_weights) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     )
 library.define(
@@ -125,30 +127,6 @@ def lstm_infer(
     """
     return torch.ops.fast_s2s.lstm_infer.default(
         x, h0, c0, weights, bias, projected, bidirectional, lengths, reset
-    )
-
-
-def lstm_variant(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reverse: bool,
-    variant: reference.Variant,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.lstm_variant`, which no other backend has.
-
-    Raises RuntimeError where another one is asked for.
-    """
-    backends.current(x.device.type, x.dtype, variant.names)
-    return reference.lstm_variant(
-        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse, variant
     )
 
 

@@ -130,6 +130,12 @@ class Variant(NamedTuple):
     zoneout_cell: Tensor | float = 0.0
 
     @property
+    def norms(self) -> tuple[Tensor, ...]:
+        """The parameters of layer norm, if it has any."""
+        given = (self.norm_ih, self.norm_hh, self.norm_c, self.norm_c_bias)
+        return tuple(norm for norm in given if norm is not None)
+
+    @property
     def names(self) -> str:
         """What it has, in words."""
         parts = {

@@ -13,6 +13,7 @@ from benchmarks import (
     ensemble_sides,
     forecast_sides,
     g2p_sides,
+    norm_sides,
     packed_sides,
     seq2seq_sides,
     suite,
@@ -20,10 +21,12 @@ from benchmarks import (
 )
 from benchmarks.bench_decode import decode_cases
 from benchmarks.bench_forecast import forecast_cases
+from benchmarks.bench_norm import norm_cases
 from benchmarks.decode_problem import TOLERANCE, DecodeProblem, Generation
 from benchmarks.decode_sides import SIDES, SLOW, WITHOUT
 from benchmarks.ensemble_sides import Together, TogetherProblem
 from benchmarks.forecast_sides import Paths, PathsProblem
+from benchmarks.norm_sides import NormProblem, NormWorkload
 from benchmarks.packed_sides import Stream, StreamProblem
 from benchmarks.seq2seq_sides import Step, StepProblem
 from benchmarks.transducer_sides import Speech, SpeechProblem
@@ -74,7 +77,7 @@ def test_attention_agrees_with_the_reference(kind, name):
 
 
 def test_every_case_names_sides_that_exist():
-    cases = decode_cases() + forecast_cases()
+    cases = decode_cases() + forecast_cases() + norm_cases()
     assert len({case.row_name(versus) for case in cases for versus in case.peers}) >= 17
     for case in cases:
         sides = _SIDES.get(case.group, SIDES)
@@ -88,6 +91,7 @@ _SIDES = {
     "speech": transducer_sides.SIDES,
     "step by step": packed_sides.SIDES,
     "forecast": forecast_sides.SIDES,
+    "layer norm": norm_sides.SIDES,
 }
 
 
@@ -122,6 +126,17 @@ def test_forecasts_agree_with_the_reference(name, paths):
     side, expected = forecast_sides.SIDES[name](PathsProblem(paths))
     assert expected["values"].shape == (paths.batch * (paths.paths or 1), paths.steps)
     assert gate(side, expected, TOLERANCE)
+
+
+# dynamo's own, of inputs that are no leaves
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("name", norm_sides.SIDES)
+@pytest.mark.parametrize("training", [False, True])
+def test_layer_norm_agrees_with_the_reference(name, training):
+    problem = NormProblem(NormWorkload(5, 3, 9, training=training))
+    side, expected = norm_sides.prepare(name, problem)
+    assert {"d_norm_weight_c_l0", "d_weight_hh_l0"} <= set(expected) or not training
+    assert gate(side, expected, problem.tolerance)
 
 
 @pytest.mark.parametrize("name", packed_sides.SIDES)

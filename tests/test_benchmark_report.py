@@ -216,6 +216,6 @@ def test_what_is_no_result_is_refused(tmp_path, capsys):
 
 def test_early_files_do_not_name_their_suite():
     found = {path.name: suite_of(read(path)) for path in COMMITTED}
-    assert set(found.values()) == {"lstm", "decode", "forecast"}
+    assert set(found.values()) == {"lstm", "decode", "norm", "forecast"}
     for name, suite in found.items():
         assert name.startswith(suite)

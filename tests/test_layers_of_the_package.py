@@ -27,7 +27,7 @@ ROWS = [
     {"ops", "huggingface"},
     {"text"},
     {"data", "pretrained"},
-    {"ops_both", "ops_cell", "cmudict", "scan", "decoding"},
+    {"ops_both", "ops_cell", "ops_variant", "cmudict", "scan", "decoding"},
     {"functional"},
     {"lstm_options", "dropout"},
     {"lstm"},

@@ -10,7 +10,7 @@ from helpers_lstm import Case, make_inputs
 from helpers_variants import NORMS, lstm_by_hand, random_variant
 
 import fast_s2s
-from fast_s2s import backends, functional, ops, reference
+from fast_s2s import backends, functional, ops, ops_variant, reference
 from fast_s2s.functional import Regularization
 
 KINDS = [("norm",), ("recurrent",), ("zones",), ("expected",), ("norm", "recurrent", "zones")]
@@ -31,7 +31,11 @@ def test_variant_is_the_formula(assert_close, kinds, case, dtype):
     size = case.projection or case.hidden
     variant = random_variant(kinds, case.steps, case.batch, case.hidden, size)
     results = []
-    for run, kind in ((lstm_by_hand, torch.float64), (ops.lstm_variant, dtype)):
+
+    def native(*arguments):
+        return ops_variant.lstm_variant(*arguments, reference.SAVE_GATES)
+
+    for run, kind in ((lstm_by_hand, torch.float64), (native, dtype)):
         mine = inputs.to(kind)
         parts = {
             name: value.to(kind).requires_grad_(name in NORMS)
@@ -101,10 +105,10 @@ def seen_variants(monkeypatch, lstm, *args, **kwargs):
     seen = []
 
     def spy(*arguments):
-        seen.append(arguments[-1])
-        return reference.lstm_variant(*arguments)
+        seen.append(arguments[-2])
+        return reference.lstm_variant(*arguments[:-1])
 
-    monkeypatch.setattr(ops, "lstm_variant", spy)
+    monkeypatch.setattr(ops_variant, "lstm_variant", spy)
     return seen, lstm(*args, **kwargs)
 
 
@@ -205,19 +209,17 @@ def test_variational_dropout_between_layers(monkeypatch):
 
 
 def test_backends_say_why():
-    choice = fast_s2s.LSTM(2, 3, norm="layer", zoneout_cell=0.1).backend_choice()
-    assert choice.backend == "reference"
-    assert "native: no native kernel with layer norm, zoneout" in choice.reason
-    assert "triton: no triton kernel with layer norm, zoneout" in choice.reason
-    lstm = fast_s2s.LSTM(2, 3, recurrent_dropout=0.1)
-    assert "recurrent dropout" in lstm.backend_choice().reason
-    assert "recurrent dropout" not in lstm.eval().backend_choice().reason
+    lstm = fast_s2s.LSTM(2, 3, norm="layer", zoneout_cell=0.1, recurrent_dropout=0.1)
     x = torch.randn(4, 2, 2)
-    with fast_s2s.backend("native"):
+    assert lstm.backend_choice() == backends.current("cpu", torch.float32)
+    with fast_s2s.backend("triton"), pytest.raises(RuntimeError, match="'triton' was asked for"):
         lstm(x)
-        with pytest.raises(RuntimeError, match="no native kernel with recurrent dropout"):
-            lstm.train()(x)
+    why = "no native kernel with layer norm, recurrent dropout, zoneout for device 'cuda'"
+    on_cuda = backends.select("cuda", torch.float32, None, "layer norm, recurrent dropout, zoneout")
+    assert on_cuda.backend == "reference" and f"native: {why}" in on_cuda.reason
+    assert "triton: no triton kernel with layer norm" in on_cuda.reason
     with fast_s2s.backend("reference"):
+        assert lstm.backend_choice().backend == "reference"
         lstm(x)
 
 

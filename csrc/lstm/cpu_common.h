@@ -184,6 +184,62 @@ class GateWeights {
   PackedPanels<Io> panels_;
 };
 
+// The projection's weights by panels of neighbouring outputs.
+template <class Io>
+class OutputWeights {
+  typedef typename Accumulate<Io>::Type A;
+  typedef typename Operand<Io>::Type Value;
+  typedef typename Simd<A>::Vec V;
+  static constexpr int kWidth = Simd<A>::kWidth;
+
+ public:
+  // `w`: [outputs, hidden], or null: there is none. `keep`: see PackedPanels.
+  OutputWeights(const void* w, const LstmShape& shape, bool packed, bool keep)
+      : w_(static_cast<const Io*>(w)),
+        hidden_(shape.hidden),
+        output_(shape.output),
+        packed_(packed),
+        panels_(w_, w != nullptr && packed ? count() : 0, hidden_, keep) {}
+
+  int64_t count() const { return ceil_div(output_, panel_columns<A>()); }
+
+  void pack(int64_t panel) {
+    if (w_ != nullptr && packed_) panels_.pack(panel, columns(panel));
+  }
+
+  // Of dense rows of hidden units: calls `emit(row, first output, outputs, vector)`.
+  template <class Emit>
+  FAST_S2S_INLINE void multiply(const Value* a, int64_t rows, int64_t panel,
+                                const Emit& emit) const {
+    for_row_tiles(rows, [&](auto tile, int64_t r0) {
+      V sums[tile.value][kPanelVectors] = {};
+      const auto of_tile = row_tile<tile.value>(a + r0 * hidden_, hidden_);
+      const PanelColumns of_panel = columns(panel);
+      if (packed_) {
+        multiply_rows(of_tile, panels_.at(panel), hidden_, sums);
+      } else {
+        multiply_rows_unpacked(of_tile, w_, of_panel, hidden_, sums);
+      }
+      for (int r = 0; r < tile.value; ++r)
+        for (int v = 0; v < kPanelVectors && of_panel.count[v] > 0; ++v)
+          emit(r0 + r, of_panel.first + v * kWidth, of_panel.count[v], sums[r][v]);
+    });
+  }
+
+ private:
+  PanelColumns columns(int64_t panel) const {
+    PanelColumns columns{panel * panel_columns<A>(), kWidth, {}};
+    for (int v = 0; v < kPanelVectors; ++v)
+      columns.count[v] = std::max(0, lanes(output_, columns.first + v * kWidth, kWidth));
+    return columns;
+  }
+
+  const Io* w_;
+  int64_t hidden_, output_;
+  bool packed_;
+  PackedPanels<Io> panels_;
+};
+
 // b_ih + b_hh of W units from `unit` on, a vector for each gate.
 template <class Io, class V>
 FAST_S2S_INLINE void load_bias(const LstmWeights& weights, int64_t hidden, int64_t unit, int count,

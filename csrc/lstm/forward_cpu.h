@@ -29,14 +29,13 @@ class Forward {
         projected_(args.weights.w_hr != nullptr),
         packed_(s_.steps > kUnpackedSteps || s_.steps * s_.batch >= kPackedRows),
         unit_panels_(ceil_div(s_.hidden, kWidth)),
-        output_panels_(ceil_div(s_.output, panel_columns<A>())),
         chunk_(chunk_steps(s_, ceil_div(s_.batch, parts_))),
         threads_(team(s_, threads)),
         // training changes the weights between calls
         keeps_packed_(args.cells == nullptr),
         inputs_(args, chunk_ * s_.batch, packed_, keeps_packed_),
         hidden_(args, packed_, keeps_packed_),
-        w_hr_(w_hr(), projected_ && packed_ ? output_panels_ : 0, s_.hidden, keeps_packed_),
+        w_hr_(args.weights.w_hr, s_, packed_, keeps_packed_),
         input_(unit_panels_ * chunk_ * s_.batch * panel_columns<A>()),
         c_(s_.batch * s_.hidden),
         unprojected_(projected_ ? s_.batch * s_.hidden : 0) {}
@@ -48,12 +47,12 @@ class Forward {
   int threads() const { return threads_; }
 
   void run_thread(int thread, int threads) {
-    const Share units(unit_panels_, thread, threads), outputs(output_panels_, thread, threads);
+    const Share units(unit_panels_, thread, threads), outputs(w_hr_.count(), thread, threads);
     prepare(units, outputs, thread, threads);
     if (parts_ == 1) return run_rows({0, units, outputs, thread, threads});
     barrier_.wait(threads);
     for (int part = thread; part < parts_; part += threads)
-      run_rows({part, Share(unit_panels_, 0, 1), Share(output_panels_, 0, 1), 0, 1});
+      run_rows({part, Share(unit_panels_, 0, 1), Share(w_hr_.count(), 0, 1), 0, 1});
   }
 
  private:
@@ -124,10 +123,8 @@ class Forward {
       inputs_.pack(panel);
       hidden_.pack(panel);
     }
-    if (projected_ && packed_) {
-      for (int64_t panel = outputs.begin; panel < outputs.end; ++panel)
-        w_hr_.pack(panel, output_columns(panel));
-    }
+    for (int64_t panel = outputs.begin; projected_ && panel < outputs.end; ++panel)
+      w_hr_.pack(panel);
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) begin_row(j);
     zero_finished<Io>(args_.y, rows_, s_, s_.output, thread, threads, args_.y_stride);
@@ -279,29 +276,9 @@ class Forward {
   }
 
   void project(const Step& step, int64_t first, int64_t rows, int64_t panel) {
-    for_row_tiles(rows, [&](auto tile, int64_t r0) {
-      const int64_t j0 = first + r0;
-      V sums[tile.value][kPanelVectors] = {};
-      const auto a = row_tile<tile.value>(unprojected_.get() + j0 * s_.hidden, s_.hidden);
-      const PanelColumns columns = output_columns(panel);
-      if (packed_) {
-        multiply_rows(a, w_hr_.at(panel), s_.hidden, sums);
-      } else {
-        multiply_rows_unpacked(a, w_hr(), columns, s_.hidden, sums);
-      }
-      for (int r = 0; r < tile.value; ++r)
-        for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
-          emit(step, j0 + r, columns.first + v * kWidth, columns.count[v], sums[r][v]);
-    });
-  }
-
-  const Io* w_hr() const { return static_cast<const Io*>(args_.weights.w_hr); }
-  // A panel of the projection holds neighbouring outputs.
-  PanelColumns output_columns(int64_t panel) const {
-    PanelColumns columns{panel * panel_columns<A>(), kWidth, {}};
-    for (int v = 0; v < kPanelVectors; ++v)
-      columns.count[v] = std::max(0, lanes(s_.output, columns.first + v * kWidth, kWidth));
-    return columns;
+    w_hr_.multiply(unprojected_.get() + first * s_.hidden, rows, panel,
+                   [&](int64_t r, int64_t output, int count, V h)
+                       __attribute__((always_inline)) { emit(step, first + r, output, count, h); });
   }
 
   const LstmForwardArgs& args_;
@@ -309,13 +286,13 @@ class Forward {
   const int parts_;  // of the rows
   const Rows rows_;
   const bool projected_, packed_;
-  const int64_t unit_panels_, output_panels_, chunk_;
+  const int64_t unit_panels_, chunk_;
   const int threads_;
   Barrier barrier_;
   const bool keeps_packed_;
   Inputs inputs_;
   Hidden hidden_;
-  PackedPanels<Io> w_hr_;
+  OutputWeights<Io> w_hr_;
   Scratch<A> input_;  // [panel][part][row of the chunk][4W]: the input's share of the gates
   Scratch<A> c_;      // [B, H]
   Scratch<Value> unprojected_;  // [B, H]

@@ -9,6 +9,8 @@ void lstm_forward(const LstmForwardArgs& args, int threads);
 void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);
 void lstm_backward(const LstmBackwardArgs& args, int threads);
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads);
+void lstm_variant_forward(const LstmVariantForwardArgs& args, int threads);
+void lstm_variant_backward(const LstmVariantBackwardArgs& args, int threads);
 void multiply(const MatrixProduct& product, bool add, int threads);
 void sum_over_rows(const MatrixProduct& product, int threads);
 }  // namespace fast_s2s::avx512_bf16

@@ -67,6 +67,13 @@ void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second
   return without_tiles::lstm_backward(first, second, threads);
 }
 
+void lstm_variant_forward(const LstmVariantForwardArgs& args, int threads) {
+  without_tiles::lstm_variant_forward(args, threads);
+}
+void lstm_variant_backward(const LstmVariantBackwardArgs& args, int threads) {
+  without_tiles::lstm_variant_backward(args, threads);
+}
+
 void multiply(const MatrixProduct& product, bool add, int threads) {
   without_tiles::multiply(product, add, threads);
 }

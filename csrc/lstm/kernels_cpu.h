@@ -12,6 +12,10 @@
 #include "forward_cpu.h"
 #include "backward_cpu.h"
 #include "matrix_product_cpu.h"
+#include "variant_cpu.h"
+#include "variant_forward_cpu.h"
+#include "variant_row_cpu.h"
+#include "variant_backward_cpu.h"
 // clang-format on
 
 namespace fast_s2s {
@@ -41,6 +45,13 @@ void lstm_backward(const LstmBackwardArgs& args, int threads) {
 }
 void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
   dispatch_dtype<Backward>(threads, first, second);
+}
+
+void lstm_variant_forward(const LstmVariantForwardArgs& args, int threads) {
+  dispatch_dtype<VariantForward>(threads, args);
+}
+void lstm_variant_backward(const LstmVariantBackwardArgs& args, int threads) {
+  dispatch_dtype<VariantBackward>(threads, args);
 }
 
 template <template <class> class Kernel>

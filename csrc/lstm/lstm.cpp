@@ -8,6 +8,7 @@
 #include "layer_cpu.h"
 #include "lstm_ops.h"
 #include "rows.h"
+#include "running_rows.h"
 #include "tensor_products.h"
 
 namespace fast_s2s {
@@ -155,30 +156,11 @@ void run_kernels(const Directions& directions, const Given& given,
 }
 
 // d_gates · W_ih of all directions, (T, B, I) and zero past a row's length.
-Tensor input_gradient(const Directions& directions, const std::vector<Rowwise>& rowwise,
-                      int threads) {
-  const Layer& layer = directions[0];
-  const LstmShape& s = layer.shape;
-  const int64_t n = rowwise[0].d_gates.size(0);
-  Tensor d_x = empty(layer.x, {s.steps, s.batch, s.input});
-  const bool packed = s.lengths != nullptr;
-  const Tensor rows = packed ? empty(layer.x, {n, s.input}) : by_rows(d_x, n, s.input);
-  multiply(rowwise[0].d_gates, layer.weights.w_ih, rows);
-  if (directions.size() == 2) multiply(rowwise[1].d_gates, directions[1].weights.w_ih, rows, true);
-  if (packed)
-    scatter_rows(s, rows.const_data_ptr(), d_x.mutable_data_ptr(), layer.row_bytes(s.input),
-                 threads);
-  return d_x;
-}
-
-// The x of all running rows, (N, I): in the same order in both directions.
-Tensor input_rows(const Layer& layer, int64_t n, int threads) {
-  const LstmShape& s = layer.shape;
-  if (s.lengths == nullptr) return by_rows(layer.x, n, s.input);
-  Tensor rows = empty(layer.x, {n, s.input});
-  gather_rows(s, layer.x.const_data_ptr(), rows.mutable_data_ptr(), layer.row_bytes(s.input),
-              threads);
-  return rows;
+Tensor input_gradient(const Directions& directions, const std::vector<Rowwise>& rowwise) {
+  return padded_input(directions[0], rowwise[0].d_gates.size(0), [&](const Tensor& rows) {
+    for (size_t i = 0; i < directions.size(); ++i)
+      multiply(rowwise[i].d_gates, directions[i].weights.w_ih, rows, i > 0);
+  });
 }
 
 // The h that each running row came with, (N, R).
@@ -221,8 +203,8 @@ Gradients backward(const Directions& directions, const Given& given, bool needs_
   run_kernels(directions, given, rowwise, d.h0, d.c0, threads);
 
   // what is left are products over all running rows at once
-  if (needs_x) d.x = input_gradient(directions, rowwise, threads);
-  const Tensor x = needs_weights ? input_rows(layer, n, threads) : none();
+  if (needs_x) d.x = input_gradient(directions, rowwise);
+  const Tensor x = needs_weights ? input_rows(layer, n) : none();
   for (size_t i = 0; i < count; ++i) {
     const Rowwise& found = rowwise[i];
     if (is_one_step(directions[i].shape))

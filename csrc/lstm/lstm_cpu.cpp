@@ -3,6 +3,7 @@
 #include "../cpu/isa.h"
 #include "lstm.h"
 #include "matrix_product.h"
+#include "variant.h"
 
 namespace fast_s2s {
 
@@ -12,6 +13,8 @@ namespace fast_s2s {
   void lstm_forward(const LstmForwardArgs& first, const LstmForwardArgs& second, int threads);    \
   void lstm_backward(const LstmBackwardArgs& args, int threads);                                  \
   void lstm_backward(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads); \
+  void lstm_variant_forward(const LstmVariantForwardArgs& args, int threads);                     \
+  void lstm_variant_backward(const LstmVariantBackwardArgs& args, int threads);                   \
   void multiply(const MatrixProduct& product, bool add, int threads);                             \
   void sum_over_rows(const MatrixProduct& product, int threads);                                  \
   }
@@ -54,6 +57,14 @@ void lstm_backward_cpu(const LstmBackwardArgs& args, int threads) {
 
 void lstm_backward_cpu(const LstmBackwardArgs& first, const LstmBackwardArgs& second, int threads) {
   FAST_S2S_DISPATCH(lstm_backward(first, second, threads))
+}
+
+void lstm_variant_forward_cpu(const LstmVariantForwardArgs& args, int threads) {
+  FAST_S2S_DISPATCH(lstm_variant_forward(args, threads))
+}
+
+void lstm_variant_backward_cpu(const LstmVariantBackwardArgs& args, int threads) {
+  FAST_S2S_DISPATCH(lstm_variant_backward(args, threads))
 }
 
 void multiply_cpu(const MatrixProduct& product, bool add, int threads) {

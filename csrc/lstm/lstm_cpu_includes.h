@@ -24,3 +24,4 @@
 #include "lstm.h"
 #include "matrix_product.h"
 #include "rows.h"
+#include "variant.h"

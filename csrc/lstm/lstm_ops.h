@@ -1,5 +1,5 @@
-// The LSTM ops, on CPU tensors and on CUDA ones. Schemas and meaning: fast_s2s/ops.py, ops_both.py
-// and ops_cell.py; shapes of every tensor: lstm.h.
+// The LSTM ops, on CPU tensors and on CUDA ones. Schemas and meaning: fast_s2s/ops.py, ops_both.py,
+// ops_cell.py and ops_variant.py; shapes of every tensor: lstm.h.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -55,6 +55,28 @@ std::tuple<Tensor, Tensor, Tensor> lstm_infer(const Tensor& x, const std::option
                                               bool projected, bool bidirectional,
                                               const std::optional<Tensor>& lengths,
                                               const std::optional<Tensor>& reset);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_variant_forward(
+    const Tensor& x, const Tensor& h0, const Tensor& c0, const Tensor& w_ih, const Tensor& w_hh,
+    const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
+    const std::optional<Tensor>& w_hr, const std::optional<Tensor>& lengths,
+    const std::optional<Tensor>& reset, bool reverse, const std::optional<Tensor>& norm_ih,
+    const std::optional<Tensor>& norm_hh, const std::optional<Tensor>& norm_c,
+    const std::optional<Tensor>& norm_c_bias, const std::optional<Tensor>& recurrent_mask,
+    const std::optional<Tensor>& kept_hidden, const std::optional<Tensor>& kept_cell,
+    double zoneout_hidden, double zoneout_cell, int64_t save);
+
+std::vector<Tensor> lstm_variant_backward(
+    const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
+    const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
+    const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,
+    const std::optional<Tensor>& b_hh, const std::optional<Tensor>& w_hr,
+    const std::optional<Tensor>& lengths, const std::optional<Tensor>& reset, bool reverse,
+    const std::optional<Tensor>& norm_ih, const std::optional<Tensor>& norm_hh,
+    const std::optional<Tensor>& norm_c, const std::optional<Tensor>& norm_c_bias,
+    const std::optional<Tensor>& recurrent_mask, const std::optional<Tensor>& kept_hidden,
+    const std::optional<Tensor>& kept_cell, double zoneout_hidden, double zoneout_cell,
+    const Tensor& y, const Tensor& products, const Tensor& cells, bool needs_x, bool needs_weights);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_cell(const Tensor& x, const Tensor& h0,
                                                      const Tensor& c0, const Tensor& w_ih,

@@ -113,13 +113,7 @@ class Problem:
         # the generator is the workload's own: a filtered run has the same inputs as a full one
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(str(workload).encode()))
-            self._module = nn.LSTM(
-                workload.input_size,
-                workload.hidden,
-                workload.layers,
-                bidirectional=workload.bidirectional,
-                proj_size=workload.proj,
-            ).to(workload.torch_dtype)
+            self._module = self.make_module()
             self._x = torch.randn(steps, batch, workload.input_size)
             self._hx = (
                 torch.randn(layers, batch, width),
@@ -131,6 +125,28 @@ class Problem:
         if self.lengths is not None:
             self.lengths[-1] = steps
             self._cotangent *= self._valid
+
+    def make_module(self) -> nn.LSTM:
+        """The layers that every side has the weights of."""
+        workload = self.workload
+        return nn.LSTM(
+            workload.input_size,
+            workload.hidden,
+            workload.layers,
+            bidirectional=workload.bidirectional,
+            proj_size=workload.proj,
+        ).to(workload.torch_dtype)
+
+    def run(self, module: nn.Module, x: Tensor, hx: State) -> tuple[Tensor, State]:
+        """A whole call of such a module in float64, for the right answer."""
+        found: tuple[Tensor, State]
+        if self.lengths is None:
+            found = module(x, hx)
+            return found
+        packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        packed, state = module(packed, hx)
+        y, _ = pad_packed_sequence(packed, total_length=self.workload.steps)
+        return y, state
 
     @property
     def _valid(self) -> Tensor:
@@ -186,12 +202,7 @@ class Problem:
     def expected(self) -> dict[str, Tensor]:
         """y, h_n, c_n and in training d_x and d_<weight>, by `nn.LSTM` in float64."""
         module, x, hx = self.module(torch.float64), self.x(torch.float64), self.hx(torch.float64)
-        if self.lengths is None:
-            y, (h_n, c_n) = module(x, hx)
-        else:
-            packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
-            packed, (h_n, c_n) = module(packed, hx)
-            y, _ = pad_packed_sequence(packed, total_length=self.workload.steps)
+        y, (h_n, c_n) = self.run(module, x, hx)
         found = {"y": y, "h_n": h_n, "c_n": c_n}
         if self.workload.training:
             leaves = {"x": x, **dict(module.named_parameters())}
