@@ -339,9 +339,6 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
             feeding=self.config.input_feeding,
         )
 
-    def _decoder_is_plain(self) -> bool:
-        return self.decoder.is_plain
-
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # `to_empty`, for one, makes a new parameter for each name
         tied = self.output_projection.weight is self.tgt_embedding.weight

@@ -44,6 +44,8 @@ class Size:
     projection: int = 0
     bias: bool = True
     tied: bool = False
+    norm: bool = False
+    zoneout: tuple[float, float] = (0.0, 0.0)
 
     @property
     def output(self) -> int:
@@ -63,6 +65,8 @@ def random_weights(size: Size, sharpness: float = 1.5) -> DecoderWeights:
                 torch.randn(gates, dtype=torch.float64) if size.bias else None,
                 torch.randn(gates, dtype=torch.float64) if size.bias else None,
                 torch.randn(output, size.hidden, dtype=torch.float64) if size.projection else None,
+                *_norms(size),
+                *size.zoneout,
             )
         )
     scale = sharpness * (8 / output) ** 0.5
@@ -72,6 +76,18 @@ def random_weights(size: Size, sharpness: float = 1.5) -> DecoderWeights:
     )
     bias = torch.randn(size.vocab, dtype=torch.float64) if size.bias else None
     return DecoderWeights(embedding, tuple(layers), weight, bias)
+
+
+def _norms(size: Size) -> list[Tensor | None]:
+    sizes = (4 * size.hidden, 4 * size.hidden, size.hidden, size.hidden)
+    return [torch.randn(n, dtype=torch.float64) if size.norm else None for n in sizes]
+
+
+def varied(seed: int, size: Size) -> Size:
+    """Some of them with layer norm, with zoneout, or with both."""
+    more = random.Random(f"{seed}, varied")
+    zoneout = more.choice([(0.0, 0.0), (0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.1, 0.2)])
+    return dataclasses.replace(size, norm=more.random() < 0.3, zoneout=zoneout)
 
 
 def random_context(size: Size, batch: int) -> tuple[Tensor, Tensor]:
@@ -170,7 +186,18 @@ def twin(decoder: PackedDecoder, noise: float = 0.0) -> PackedDecoder:
             query=attending.query and stored(attending.query),
             score=None if attending.score is None else exact(attending.score),
         )
-    return PackedDecoder(torch.float64, decoder.table, embedding, layers, biases, output, attending)
+    norms = tuple(tuple(map(exact, of_layer)) for of_layer in decoder.norms)
+    return PackedDecoder(
+        torch.float64,
+        decoder.table,
+        embedding,
+        layers,
+        biases,
+        output,
+        attending,
+        norms,
+        decoder.zoneout,
+    )
 
 
 def random_size(rng: random.Random, most: int = 400) -> Size:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fast_s2s.decoding import LinearWeights, TransducerWeights
 from fast_s2s.decoding.reference import DenseDecoder, DenseLayer, step
+from fast_s2s.reference import Variant
 
 
 class Case(NamedTuple):
@@ -73,7 +74,8 @@ def plain_search(
     for layer in weights.layers:
         biases = [bias for bias in (layer.b_ih, layer.b_hh) if bias is not None]
         bias = sum(biases) if biases else torch.zeros(len(layer.w_hh), dtype=torch.float64)
-        layers.append(DenseLayer(layer.w_ih, layer.w_hh, bias, layer.w_hr))
+        variant = Variant(*layer.norms, None, *layer.zoneout)
+        layers.append(DenseLayer(layer.w_ih, layer.w_hh, bias, layer.w_hr, variant))
     nothing = torch.zeros(1, weights.layers[0].w_hh.size(1), dtype=torch.float64)
     lstm = DenseDecoder(weights.embedding, tuple(layers), nothing, nothing[0, :1])
     if begin is None:

@@ -11,6 +11,7 @@ import torch
 from helpers_cli import QUICK, assert_wrong_usage
 from helpers_training import NAMES, toy_entries, toy_tokenizers, toy_tsv
 
+from fast_s2s import backends
 from fast_s2s.cli import main
 from fast_s2s.seq2seq import Seq2Seq
 from fast_s2s.text import load_tokenizer
@@ -246,7 +247,8 @@ def test_training_options_as_flags(tmp_path, tsv, capsys):
     assert capsys.readouterr().out
     assert main(["info", "--model", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "decoder, in generation: reference (native: no native kernel with layer norm, zo" in out
+    choice = backends.current("cpu", torch.float32)
+    assert f"decoder, in generation: {choice.backend} ({choice.reason})" in out
     assert_wrong_usage(
         "train", "--train", tsv, "--output", str(tmp_path / "b"), *QUICK, "--norm=batch"
     )

@@ -30,6 +30,7 @@ from fast_s2s.decoding import Automaton, DecodeOptions
 from fast_s2s.decoding.api import initial_state
 from fast_s2s.decoding.contract import Header, Keep, join_state
 from fast_s2s.decoding.options import op_numbers, op_rules
+from fast_s2s.decoding.packed import choose_backend
 from fast_s2s.decoding.weights import CUDA_DTYPES
 
 _SEED = int(os.environ.get("FAST_S2S_STRESS_SEED", "0"))
@@ -318,3 +319,18 @@ def test_scales_that_do_not_fit(emulator, change, message):
     matrices, scales, *rest = make(Size(), 1, torch.int8, "off")[0].pack_arguments()
     with pytest.raises(RuntimeError, match=message):
         emulator.decode_pack(matrices, change(scales), *rest)
+
+
+@pytest.mark.parametrize("more", [{"norm": True}, {"zoneout": (0.1, 0.0)}])
+def test_layer_norm_and_zoneout_are_for_the_cpu(emulator, more):
+    decoder = make(Size(**more), 1, torch.float32)[0]
+    with pytest.raises(RuntimeError, match="no kernels with layer norm or zoneout"):
+        emulator.decode_pack(*decoder.pack_arguments())
+    choice = choose_backend("cuda", torch.float32, "layer norm or zoneout")
+    assert choice.backend == "reference"
+    made, options = make(Size(), 2, torch.float32), DecodeOptions(max_new_tokens=2)
+    packed = emulated(made, emulator)[0].packed
+    state = initial_state(made[0], *made[1:], BOS, options).slots
+    rest = list(state), [], list(op_rules(made[0], options, 2)), *op_numbers(options), 2
+    with pytest.raises(RuntimeError, match="header: expected no layer norm"):
+        emulator.decode(packed, [*made[0].header[:-1], 1], *rest)

@@ -195,9 +195,9 @@ def test_bad_memory_of_the_op(emulator, change, message):
 )
 def test_bad_arguments_of_packing(emulator, change, message):
     shape = Shape(feeding=True, additive=False)
-    *arguments, heads, additive, feeding = make_case(
+    *arguments, heads, additive, feeding, _, _ = make_case(
         Size(layers=2), shape, 1, torch.float32, "on"
     ).decoder.pack_arguments()
     last = {"heads": heads, "additive": additive, "feeding": feeding, **change}
     with pytest.raises(RuntimeError, match=message):
-        emulator.decode_pack(*arguments, *last.values())
+        emulator.decode_pack(*arguments, *last.values(), 0.0, 0.0)

@@ -22,6 +22,7 @@ from helpers_decode import (
     random_size,
     random_weights,
     twin,
+    varied,
     with_more,
 )
 from helpers_decode_compare import assert_same, sure_rows
@@ -44,7 +45,7 @@ _SEEDS = range(_SEED, _SEED + _CASES)
 def draw(seed: int, dtype: torch.dtype) -> tuple[random.Random, Case, DecodeOptions]:
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
+    size, batch = varied(seed, random_size(rng)), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
     shape = random_shape(rng, size)
     table, sharpness = rng.choice(["on", "off"]), rng.choice([0.5, 2, 5])
     case = make_case(size, shape, batch, dtype, table, sharpness)

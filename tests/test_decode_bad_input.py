@@ -11,6 +11,8 @@ from helpers_native import needs_native
 from fast_s2s.decoding import DecodeOptions, LayerWeights, initial_state, pack_decoder
 from fast_s2s.decoding.contract import Keep
 
+TWO_MORE = (torch.zeros(32, 8), torch.zeros(32, 8))
+
 
 @needs_native
 @pytest.mark.parametrize("keep", [Keep(0), Keep.SCORES, Keep.LOGITS])
@@ -24,9 +26,30 @@ def test_opcheck(name, keep):
 @needs_native
 def test_opcheck_of_packing():
     weights = [torch.randn(12, 5), torch.randn(12, 3), torch.randn(7, 3)]
-    arguments = (weights, [], [torch.randn(12), torch.randn(7)], torch.randn(7, 5), 1)
-    arguments = (*arguments, False, False, 0, False, False)
-    torch.library.opcheck(torch.ops.fast_s2s.decode_pack.default, arguments)
+    for norms in ([], [torch.randn(42)]):
+        arguments = (weights, [], [torch.randn(12), torch.randn(7)], norms, torch.randn(7, 5), 1)
+        arguments = (*arguments, False, False, 0, False, False, 0.0, 0.1)
+        torch.library.opcheck(torch.ops.fast_s2s.decode_pack.default, arguments)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("norms", "zoneout", "message"),
+    [
+        ([torch.zeros(42)] * 2, 0.0, "norms: expected none or 1 tensors, got 2"),
+        ([torch.zeros(41)], 0.0, r"norms: expected shape \(42,\)"),
+        ([torch.zeros(42).double()], 0.0, "norms: expected dtype Float, got Double"),
+        ([], 1.5, "zoneout_hidden, zoneout_cell: expected numbers in 0..1, got 1.5"),
+    ],
+)
+def test_layer_norm_and_zoneout_of_the_op(norms, zoneout, message):
+    weights = [torch.randn(12, 5), torch.randn(12, 3), torch.randn(7, 3)]
+    biases = [torch.randn(12), torch.randn(7)]
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fast_s2s.decode_pack(
+            *(weights, [], biases, norms, torch.randn(7, 5)),
+            *(1, False, False, 0, False, False, zoneout, 0.0),
+        )
 
 
 @needs_native
@@ -125,6 +148,20 @@ def test_bad_options(fields, error, message):
         (lambda w: w._replace(embedding=torch.zeros(10, 5)), r"embedding: expected shape \(V, E\)"),
         (lambda w: w._replace(output_bias=torch.zeros(3)), "output_bias: expected shape"),
         (lambda w: w._replace(layers=()), "layers: expected at least one, got none"),
+        (
+            lambda w: w._replace(layers=(w.layers[0]._replace(norm_c=torch.ones(8)),)),
+            r"layers\[0\].norm_c: expected all parameters of layer norm in every layer, or none",
+        ),
+        (
+            lambda w: w._replace(layers=(w.layers[0]._replace(zoneout_cell=2.0),)),
+            r"layers\[0\].zoneout_cell: expected a number in \[0.0, 1.0\], got 2.0",
+        ),
+        (
+            lambda w: w._replace(
+                layers=(w.layers[0], LayerWeights(*TWO_MORE, zoneout_hidden=0.5)),
+            ),
+            r"layers\[1\].zoneout_hidden: expected that of layer 0, 0.0, got 0.5",
+        ),
         (lambda w: w._replace(output_weight=torch.zeros(11, 7)), r"layers\[0\].w_hh: expected"),
         (
             lambda w: w._replace(layers=(LayerWeights(torch.zeros(32, 4), torch.zeros(32, 8)),)),

@@ -28,14 +28,21 @@ def random_encoder(
     keys: int | None = 23,
     sizes: tuple[int, int] = (11, 5),
     start: int | None = None,
+    varied: bool = False,
 ) -> EncoderWeights:
-    """sizes: vocabulary and embedding; start: what decoder layers start from, `PAIRS` of them"""
+    """varied: with layer norm and zoneout; sizes: vocabulary and embedding; start: what decoder
+    layers start from, `PAIRS` of them
+    """
     vocab, embedding = sizes
     joined = directions * hidden
 
     def layer(inputs: int) -> LayerWeights:
         parts = [torch.randn(4 * hidden, size) * 0.3 for size in (inputs, hidden)]
-        return LayerWeights(*parts, torch.randn(4 * hidden), torch.randn(4 * hidden), None)
+        plain = LayerWeights(*parts, torch.randn(4 * hidden), torch.randn(4 * hidden), None)
+        if not varied:
+            return plain
+        norms = [torch.randn(size) for size in (4 * hidden, 4 * hidden, hidden, hidden)]
+        return LayerWeights(*plain[:5], *norms, 0.1, 0.3)
 
     def linear(outputs: int, *, bias: bool) -> LinearWeights:
         return LinearWeights(torch.randn(outputs, joined), torch.randn(outputs) if bias else None)
@@ -79,6 +86,9 @@ def test_what_the_reference_finds(isa, dtype, assert_close):
             found = assert_as_reference(
                 packed, *given(), assert_close, outputs=True, feeding=hidden == 17
             )
+            other = random_encoder(hidden, directions, keys=keys, varied=True)
+            other = pack_whole_encoder(other, dtype)
+            assert_as_reference(other, *given(), assert_close, outputs=True)
             assert (found.keys is found.values) == (keys is None)
             assert found.h.shape == (len(PAIRS) + (hidden == 17), 5, hidden)
 
@@ -141,8 +151,8 @@ def test_the_op_looks_at_everything():
     tokens, lengths = given()
     good = [packs, headers, tokens, lengths, 2, 2, PAIRS, True, True, False]
     for at, value, message in (
-        (0, packs[:-2], "headers: expected 117 numbers, got 143"),
-        (1, headers[:-1], "headers: expected 143 numbers, got 142"),
+        (0, packs[:-2], "headers: expected 126 numbers, got 154"),
+        (1, headers[:-1], "headers: expected 154 numbers, got 153"),
         (2, tokens[0], "tokens: expected shape"),
         (2, tokens - 11, r"inputs: expected values in 0\.\.10"),
         (2, tokens.int(), "tokens: expected dtype Long"),
@@ -190,10 +200,11 @@ def test_weights_of_a_linear_layer_do_not_generate():
     for more in ((True, False, 0), (False, True, 0), (False, False, 1)):
         with pytest.raises(RuntimeError, match="projected, table, heads: expected none"):
             torch.ops.fast_s2s.decode_pack(
-                [torch.ones(3, 2)], [], [torch.ones(3)], none, 0, *more, False, False
+                *([torch.ones(3, 2)], [], [torch.ones(3)], [], none),
+                *(0, *more, False, False, 0.0, 0.0),
             )
     with pytest.raises(RuntimeError, match=r"inputs: expected \(V, 0\) without layers"):
         torch.ops.fast_s2s.decode_pack(
-            *([torch.ones(3, 2)], [], [torch.ones(3)], torch.ones(3, 1)),
-            *(0, False, False, 0, False, False),
+            *([torch.ones(3, 2)], [], [torch.ones(3)], [], torch.ones(3, 1)),
+            *(0, False, False, 0, False, False, 0.0, 0.0),
         )

@@ -312,7 +312,7 @@ def test_opcheck(beams, keep):
     [
         (0, lambda p: [], "packed: expected at least one tensor, got none"),
         (0, lambda p: [p[1], p[0]], "header: expected that of the packed weights"),
-        (1, lambda n: n[1:], "headers: expected 26 numbers, got 25"),
+        (1, lambda n: n[1:], "headers: expected 28 numbers, got 27"),
         (2, lambda s: [s[0][:, :, 1:], *s[1:]], r"state.h: expected shape \(1,2,32,\)"),
         (2, lambda s: [s[0], s[1][:, :, 1:], *s[2:]], r"state.c: expected shape \(1,2,23,\)"),
         (2, lambda s: [s[0].double(), *s[1:]], "state.h: expected dtype Float, got Double"),

@@ -16,6 +16,7 @@ from helpers_decode import (
     random_size,
     run,
     twin,
+    varied,
     with_logits,
     with_more,
 )
@@ -35,7 +36,7 @@ _SEEDS = range(_SEED, _SEED + _CASES)
 def draw(seed: int, dtype: torch.dtype):
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    size, batch = random_size(rng), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
+    size, batch = varied(seed, random_size(rng)), rng.choice([1, 2, 3, 7, rng.randint(1, 12)])
     made = make(size, batch, dtype, rng.choice(["on", "off"]), sharpness=rng.choice([0.5, 2, 5]))
     torch.set_num_threads(rng.choice([1, 1, 2, 3]))
     return rng, made, with_more(seed, random_options(rng, size, batch))

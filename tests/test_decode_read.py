@@ -50,23 +50,42 @@ def given(
 @pytest.mark.parametrize(
     ("layers", "directions", "projection"), [(2, 1, 0), (2, 1, 3), (1, 2, 0), (1, 2, 3)]
 )
+@pytest.mark.parametrize(
+    "variant", [{}, {"norm": "layer"}, {"norm": "layer", "zoneout_hidden": 0.2}], ids=str
+)
 def test_reading_is_what_an_lstm_does(
-    backend, layers, directions, projection, outputs, assert_close
+    backend, layers, directions, projection, variant, outputs, assert_close
 ):
-    size = Size(layers=layers, projection=projection)
+    size = Size(
+        layers=layers,
+        projection=projection,
+        norm="norm" in variant,
+        zoneout=(variant.get("zoneout_hidden", 0.0), 0.0),
+    )
     weights = [random_weights(size) for _ in range(directions)]
     embedding = weights[0].embedding
     packs = [pack_encoder(embedding, each.layers) for each in weights]
     lstm = fast_s2s.LSTM(
-        5, 8, layers, batch_first=True, proj_size=projection, bidirectional=directions == 2
-    ).double()
-    flat = [part for each in weights for layer in each.layers for part in layer if part is not None]
+        *(5, 8, layers),
+        batch_first=True,
+        proj_size=projection,
+        bidirectional=directions == 2,
+        **variant,
+    )
+    lstm = lstm.double().eval()
+    every = [layer for each in weights for layer in each.layers]
+    flat = [part for layer in every for part in layer[:5] if part is not None]
+    norms = [part for layer in every for part in layer.norms if part is not None]
     h, c = random_context(Size(layers * directions, projection=projection), 4)
     tokens = torch.randint(0, 11, (4, 6))
     with torch.no_grad():
         for name, weight in zip(lstm._flat_weights_names, flat, strict=True):
             getattr(lstm, name).copy_(weight)
-        y, (h_n, c_n) = lstm(embedding[tokens], (h, c), lengths=LENGTHS)
+        if norms:
+            for (name, _), weight in zip(lstm._norm_names(), norms, strict=True):
+                getattr(lstm, name).copy_(weight)
+        with fast_s2s.backend("reference"):
+            y, (h_n, c_n) = lstm(embedding[tokens], (h, c), lengths=LENGTHS)
     actual = read_packed(packs, h, c, tokens, LENGTHS, outputs=outputs)
     expected = h_n, c_n, y if outputs else y[:0]
     for name, ours, theirs in zip(("h", "c", "outputs"), actual, expected, strict=True):

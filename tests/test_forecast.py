@@ -118,6 +118,28 @@ def test_paths_by_chance(backend, case, assert_close):
 
 
 @needs_native
+@pytest.mark.parametrize("variant", [{"norm": "layer"}, {"zoneout_hidden": 0.2}], ids=str)
+def test_layer_norm_and_zoneout(variant, assert_close):
+    """Against `fast_s2s.LSTM`, step by step."""
+    case = Case("point", hidden=17, layers=2, series=2, known=3, projection=5)
+    _, output = modules(case)
+    lstm = fast_s2s.LSTM(case.inputs, 17, 2, proj_size=5, **variant).double().eval()
+    for parameter in lstm.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    (h, c), history, known = given(case)
+    found = forecast(packed_as(case, lstm, output), (h, c), history, known)
+    for row in range(3):
+        state = h[:, row : row + 1], c[:, row : row + 1]
+        values = list(history[row])
+        for step, at in enumerate(known[row]):
+            x = torch.cat([values[history.size(1) + step - lag] for lag in case.lags] + [at])
+            with torch.no_grad():
+                y, state = lstm(x.view(1, 1, -1), state)
+                values.append(output(y[0, 0]))
+        assert_close(found.values[row], torch.stack(values[history.size(1) :]), "values")
+
+
+@needs_native
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_equals_reference(case, dtype, assert_close):

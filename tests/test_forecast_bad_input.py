@@ -174,7 +174,7 @@ def test_the_op_looks_at_everything_too():
         (0, packs[:1], "packed: expected a network and its output, got 1 tensors"),
         (0, packs[::-1], "packed: expected weights of at least one layer"),
         (0, [packs[0], packs[0]], "packed: expected weights of a linear layer"),
-        (1, headers[:-1], "headers: expected 26 numbers, got 25"),
+        (1, headers[:-1], "headers: expected 28 numbers, got 27"),
         (1, headers[half:] + headers[:half], "header: expected that of the packed weights"),
         (2, STATE[0].double(), "h: expected dtype Float, got Double"),
         (3, STATE[1][:, 1:], "c: expected shape"),

@@ -29,6 +29,8 @@ CASES = [
     Case(Size(1, 1, 3, 2), joined=1),
     Case(Size(2, 20, 40, 7, projection=9), joined=9, projected=False, durations=(1, 3)),
     Case(Size(1, 33, 70, 5, bias=False), joined=50),
+    Case(Size(2, 17, 29, 6, norm=True, zoneout=(0.1, 0.3)), joined=33),
+    Case(Size(1, 20, 40, 7, projection=9, norm=True), joined=9, projected=False),
 ]
 
 
@@ -250,7 +252,9 @@ def test_weights_of_modules(backend, kind, assert_close):
         exact = TransducerWeights(
             weights.embedding.detach().double(),
             tuple(
-                type(layer)(*(part if part is None else part.detach().double() for part in layer))
+                type(layer)(
+                    *(part.detach().double() if torch.is_tensor(part) else part for part in layer)
+                )
                 for layer in weights.layers
             ),
             LinearWeights(output.weight.detach().double(), None),

@@ -18,7 +18,7 @@ using torch::headeronly::toString;
 
 constexpr int64_t kAny = -1;
 // of a `Header` of contract.py
-constexpr size_t kHeaderNumbers = 13;
+constexpr size_t kHeaderNumbers = 14;
 
 // The tensor, of this type and shape; a copy only if it is not dense.
 inline Tensor dense_of(const Tensor& tensor, const std::string& name, ScalarType type,
@@ -52,7 +52,8 @@ inline std::vector<int64_t> numbers_of(const PackedHeader& h) {
           h.keys,
           h.values,
           h.additive,
-          h.feeding};
+          h.feeding,
+          h.normed};
 }
 
 // The inverse, of weights of so many bytes; raises for sizes that none have.
@@ -65,6 +66,7 @@ inline PackedHeader header_of(const std::vector<int64_t>& numbers, int64_t bytes
   h.inputs = numbers[5], h.projected = numbers[6] != 0, h.table = numbers[7] != 0;
   h.heads = numbers[8], h.keys = numbers[9], h.values = numbers[10];
   h.additive = numbers[11] != 0, h.feeding = numbers[12] != 0;
+  h.normed = numbers[13] != 0;
   bool fits = numbers[0] >= 0 && numbers[0] <= static_cast<int64_t>(WeightType::kInt8);
   // each has a byte at least
   for (int64_t size : {h.layers, h.hidden, h.output, h.vocab, h.inputs})

@@ -34,6 +34,9 @@ struct PackedHeader {
   int64_t keys, values;  // A, M: sizes of a step of the memory
   bool additive;         // scores are score·tanh(query + key), else query·key
   bool feeding;          // the first layer also reads what attention found in the step before
+  // On the CPU alone, of the layers: fast_s2s.reference.Variant.
+  bool normed;                          // layer norm; then biases of layers are among the norms
+  double zoneout_hidden, zoneout_cell;  // the part of a state that stays as it was before a step
 
   // Hidden states of a slot: those of the layers, and what attention found.
   int64_t hidden_states() const { return layers + (feeding ? 1 : 0); }
@@ -137,6 +140,9 @@ struct PackArgs {
   const void* const* scales;  // float [rows] of each, or null unless int8
   const void* const* biases;  // Acc, per layer [4H], score [A] if additive, then [V]
   const void* inputs;         // Acc [V, inputs]
+  // with layer norm, per layer Acc [14H]: biases and the gains of W_ih·x and W_hh·h [4H], c's gain
+  // and bias [H]; else null
+  const void* const* norms;
 };
 
 // Fills in `magic`, `layout` and `bytes`.

@@ -15,9 +15,11 @@ namespace fast_s2s {
 typedef torch::stable::Tensor DecodePackOp(const std::vector<torch::stable::Tensor>& matrices,
                                            const std::vector<torch::stable::Tensor>& scales,
                                            const std::vector<torch::stable::Tensor>& biases,
+                                           const std::vector<torch::stable::Tensor>& norms,
                                            const torch::stable::Tensor& inputs, int64_t num_layers,
                                            bool projected, bool table, int64_t heads, bool additive,
-                                           bool feeding);
+                                           bool feeding, double zoneout_hidden,
+                                           double zoneout_cell);
 
 // `header`: of what decode_pack packed. `memory`: with attention what each row attends to.
 typedef std::vector<torch::stable::Tensor> DecodeOp(

@@ -25,6 +25,7 @@ PackedHeader checked_header(const Tensor& packed, const std::vector<int64_t>& nu
   STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 16 == 0,
                   "packed: expected a tensor that begins at a multiple of 16 bytes");
   PackedHeader header = header_of(numbers, packed.numel());
+  STD_TORCH_CHECK(!header.normed, "header: expected no layer norm, for which CUDA has no kernels");
   DecodeLayout layout{};
   header.bytes = packed_decode_bytes(problem_of(header), layout);
   STD_TORCH_CHECK(header.bytes == packed.numel(), "packed: expected ", header.bytes, " bytes, got ",

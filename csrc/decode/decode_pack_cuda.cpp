@@ -146,11 +146,17 @@ class CudaPacker {
 }  // namespace
 
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
-                   const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
-                   bool projected, bool table, int64_t heads, bool additive, bool feeding) {
+                   const std::vector<Tensor>& biases, const std::vector<Tensor>& norms,
+                   const Tensor& inputs, int64_t num_layers, bool projected, bool table,
+                   int64_t heads, bool additive, bool feeding, double zoneout_hidden,
+                   double zoneout_cell) {
+  STD_TORCH_CHECK(norms.empty() && zoneout_hidden == 0 && zoneout_cell == 0,
+                  "norms, zoneout_hidden, zoneout_cell: expected none for CUDA, which has no "
+                  "kernels with layer norm or zoneout");
   STD_TORCH_CHECK(num_layers >= 1, "num_layers: expected at least 1, got ", num_layers);
   PackedHeader header = decode_arguments::describe_pack(
-      matrices, biases, inputs, {num_layers, projected, table, heads, additive, feeding});
+      matrices, biases, norms, inputs,
+      {num_layers, projected, table, heads, additive, feeding, zoneout_hidden, zoneout_cell});
   header.weights = weight_type(matrices[0].scalar_type());
   const size_t scaled = header.weights == WeightType::kInt8 ? matrices.size() : 0;
   STD_TORCH_CHECK(scales.size() == scaled, "scales: expected ", scaled, " tensors, got ",

@@ -52,11 +52,7 @@ class Forecaster {
     typename Linear<Panel>::Own making(count_, h_.output);
     for (int64_t step = 0; step < args_.steps; ++step) {
       for (int64_t layer = 0; layer < h_.layers; ++layer) {
-        network_.step_layer(layer, live_, thread, threads, own);
-        if (h_.projected) {
-          barrier_.wait(threads);
-          network_.project(layer, live_, thread, threads, own);
-        }
+        network_.step_layer(layer, live_, thread, threads, own, barrier_);
         barrier_.wait(threads, [&] {
           if (layer == h_.layers - 1) finish_layers();
         });

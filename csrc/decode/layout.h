@@ -39,6 +39,8 @@ class PackedLayout {
     at += (h_.layers * unit_panels + vocab_panels) * panel_columns<A>() * sizeof(A);
     score_ = at;
     if (h_.additive) at += round_up(h_.keys * sizeof(A));
+    norms_ = at;
+    if (h_.normed) at += h_.layers * norms_bytes();
     inputs_ = at;
     bytes = round_up(at + h_.vocab * input_row() * static_cast<int64_t>(sizeof(A)));
   }
@@ -68,6 +70,9 @@ class PackedLayout {
   int64_t bias(int64_t layer, int64_t panel) const {
     return biases_ + (layer * unit_panels + panel) * panel_columns<A>() * sizeof(A);
   }
+  // Acc [14H] of a layer: see PackArgs
+  int64_t norms(int64_t layer) const { return norms_ + layer * norms_bytes(); }
+  int64_t norms_size() const { return 14 * h_.hidden; }
   // Acc [A], additive attention's
   int64_t score() const { return score_; }
   // Acc [input_row()] of a token: its embedding, or its gates by panels
@@ -88,10 +93,11 @@ class PackedLayout {
   }
 
  private:
+  int64_t norms_bytes() const { return round_up(norms_size() * sizeof(A)); }
   static int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
   const PackedHeader h_;
   std::vector<int64_t> units_, projections_;
-  int64_t queries_, attended_, vocab_, biases_, score_, inputs_;
+  int64_t queries_, attended_, vocab_, biases_, score_, norms_, inputs_;
 
  public:
   const int64_t unit_panels, output_panels, vocab_panels;
@@ -129,6 +135,9 @@ class Packer {
         pack(recurrent, columns, h_.output, out + layout_.input_bytes(layer));
         pack_bias(layer, panel, columns, 0);
       }
+      if (h_.normed)
+        std::memcpy(base_ + layout_.norms(layer), args_.norms[layer],
+                    layout_.norms_size() * sizeof(A));
       if (h_.projected)
         pack_outputs(next++, h_.output, h_.hidden,
                      [&](int64_t panel) { return layout_.projection_panel(layer, panel); });

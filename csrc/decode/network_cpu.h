@@ -46,6 +46,9 @@ class Network : public AnyNetwork<typename Panel::Acc> {
         layout_(header),
         base_(static_cast<const char*>(member.packed)),
         memory_(h_, member.memory, slots, width),
+        zoneout_h_(nullptr, header.zoneout_hidden),
+        zoneout_c_(nullptr, header.zoneout_cell),
+        products_(header.normed ? slots : 0, header.hidden),
         unprojected_(header.projected ? slots * header.hidden : 0),
         queries_(header.additive ? slots * header.keys : 0),
         joined_(header.heads > 0 ? slots * joined_size() : 0),
@@ -59,12 +62,8 @@ class Network : public AnyNetwork<typename Panel::Acc> {
             int thread, int threads, typename Base::Own& given, Barrier& barrier) override {
     Own& own = static_cast<Own&>(given);
     for (int64_t layer = 0; layer < h_.layers; ++layer) {
-      step_layer(layer, live, thread, threads, own);
+      step_layer(layer, live, thread, threads, own, barrier);
       barrier.wait(threads);
-      if (h_.projected) {
-        project(layer, live, thread, threads, own);
-        barrier.wait(threads);
-      }
     }
     if (h_.heads > 0 && (wanted.any() || h_.feeding || keep))
       attend(live, keep, thread, threads, own, barrier);
@@ -114,8 +113,24 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     return products * slots / kProductsPerUs + bytes / bytes_per_us;
   }
 
-  // Hidden and cell states of a layer, or what its projection reads, of the thread's units.
-  void step_layer(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
+  // The thread's part of the hidden and cell states of a layer; others may not have finished
+  // theirs.
+  void step_layer(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own,
+                  Barrier& barrier) {
+    step_units(layer, live, thread, threads, own);
+    if (h_.normed) {
+      barrier.wait(threads);
+      norm_rows(layer, live, thread, threads);
+    }
+    if (h_.projected) {
+      barrier.wait(threads);
+      project(layer, live, thread, threads, own);
+    }
+  }
+
+ private:
+  // Hidden and cell states, or what a projection or layer norm reads, of the thread's units.
+  void step_units(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
     const int64_t count = live.size(), inputs = multiplied(layer);
     for (int64_t i = 0; i < count; ++i) {
       if (inputs > 0)
@@ -127,14 +142,17 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     const Share units(layout_.unit_panels, thread, threads);
     int64_t done = units.begin;
     if constexpr (Panel::kPairs)
-      if (count <= kPairRows)
+      if (count <= kPairRows && !h_.normed)
         for (; done + 2 <= units.end; done += 2) {
           const int64_t panel = turned(units, done, 2);
           for_row_tiles<kPairRows>(count, [&](auto rows, int64_t) {
             this->template step_panels<2, rows.value>(layer, panel, live, own);
           });
         }
-    for (; done < units.end; ++done) step_panel(layer, turned(units, done, 1), live, own);
+    for (; done < units.end; ++done) {
+      const int64_t panel = turned(units, done, 1);
+      h_.normed ? multiply_panel(layer, panel, live, own) : step_panel(layer, panel, live, own);
+    }
   }
 
   void project(int64_t layer, const LiveSlots& live, int thread, int threads, Own& own) {
@@ -144,7 +162,11 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     compute_outputs(
         count, h_.hidden, h_.output, thread, threads, own,
         [&](int64_t panel) { return layout_.projection_panel(layer, panel); },
-        [&](int64_t i) { return after_->hidden(layer, i); }, Same{});
+        [&](int64_t i) { return after_->hidden(layer, i); },
+        [&](V h, int64_t i, int64_t unit, int size) {
+          return zoneout_h_.mix(load<V>(now_->hidden(layer, live.parent[i]) + unit, size), h, 0,
+                                size);
+        });
   }
 
   // From the last layer's outputs what the vocabulary's panels read.
@@ -200,7 +222,6 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     }
   }
 
- private:
   // `count` panels of a share, in turns up and down: the last ones read may still be near.
   int64_t turned(const Share& mine, int64_t index, int64_t count) const {
     return this->upward_ ? index : mine.begin + mine.end - index - count;
@@ -259,7 +280,9 @@ class Network : public AnyNetwork<typename Panel::Acc> {
         const Vectors found = panel_vectors(sums, i);
         A* to = out(i) + columns.first;
         for (int v = 0; v < kPanelVectors && columns.count[v] > 0; ++v)
-          store(to + v * kWidth, finish(found.v[v]), columns.count[v]);
+          store(to + v * kWidth,
+                finish(found.v[v], i, columns.first + v * kWidth, columns.count[v]),
+                columns.count[v]);
       }
     }
   }
@@ -299,10 +322,10 @@ class Network : public AnyNetwork<typename Panel::Acc> {
   }
 
   struct Same {
-    FAST_S2S_INLINE V operator()(V v) const { return v; }
+    FAST_S2S_INLINE V operator()(V v, int64_t, int64_t, int) const { return v; }
   };
   struct Tanh {
-    FAST_S2S_INLINE V operator()(V v) const { return Math::tanh(v); }
+    FAST_S2S_INLINE V operator()(V v, int64_t, int64_t, int) const { return Math::tanh(v); }
   };
 
   struct Vectors {
@@ -321,11 +344,55 @@ class Network : public AnyNetwork<typename Panel::Acc> {
     const int count = lanes(h_.hidden, unit, kWidth);
     const Gates<V> gates = activate<Math>(Gates<V>{pre[0], pre[1], pre[2], pre[3]});
     const V c = next_cell(gates, load<V>(now_->cell(layer, parent) + unit, count));
-    const V h = next_hidden<Math>(gates, c);
+    put(layer, index, parent, unit, count, c, next_hidden<Math>(gates, c));
+  }
+
+  // States before zoneout where they go.
+  FAST_S2S_INLINE void put(int64_t layer, int64_t index, int64_t parent, int64_t unit, int count,
+                           V c, V h) {
+    if (zoneout_c_.keeps())
+      c = zoneout_c_.mix(load<V>(now_->cell(layer, parent) + unit, count), c, 0, count);
     store(after_->cell(layer, index) + unit, c, count);
-    store((h_.projected ? unprojected_.get() + index * h_.hidden : after_->hidden(layer, index)) +
-              unit,
-          h, count);
+    if (h_.projected) return store(unprojected_.get() + index * h_.hidden + unit, h, count);
+    if (zoneout_h_.keeps())
+      h = zoneout_h_.mix(load<V>(now_->hidden(layer, parent) + unit, count), h, 0, count);
+    store(after_->hidden(layer, index) + unit, h, count);
+  }
+
+  // The products of a panel, apart, for layer norm.
+  void multiply_panel(int64_t layer, int64_t panel, const LiveSlots& live, Own& own) {
+    const int64_t count = live.size(), inputs = multiplied(layer), unit = panel * kWidth;
+    A* sums = own.sums.get();
+    const auto keep = [&](int64_t which) {
+      for (int64_t i = 0; i < count; ++i) {
+        const Vectors found = panel_vectors(sums, i);
+        for (int gate = 0; gate < kPanelVectors; ++gate)
+          store(products_.of(i, which) + gate * h_.hidden + unit, found.v[gate],
+                lanes(h_.hidden, unit, kWidth));
+      }
+    };
+    const char* weights = base_ + layout_.unit_panel(layer, panel);
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(first_sums(layer, panel, i, live), kColumns, sums + i * kColumns);
+    if (inputs > 0)
+      multiply_rows<Panel>(own.input, own.identity.data(), count, inputs, weights, sums);
+    keep(0);
+    std::fill_n(sums, count * kColumns, A{});
+    multiply_rows<Panel>(own.state, own.identity.data(), count, h_.output,
+                         weights + layout_.input_bytes(layer), sums);
+    keep(1);
+  }
+
+  // From the products of the thread's slots to their states.
+  void norm_rows(int64_t layer, const LiveSlots& live, int thread, int threads) {
+    const Share mine(live.size(), thread, threads);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t parent = live.parent[i];
+      products_.finish(i, at<A>(layout_.norms(layer)), now_->cell(layer, parent),
+                       [&](int64_t unit, int count, V c, V h) __attribute__((always_inline)) {
+                         put(layer, i, parent, unit, count, c, h);
+                       });
+    }
   }
 
   template <class T>
@@ -340,6 +407,8 @@ class Network : public AnyNetwork<typename Panel::Acc> {
   const PackedLayout<Panel> layout_;
   const char* base_;
   const MemoryReader<A> memory_;
+  const Zoneout<A> zoneout_h_, zoneout_c_;
+  const NormedProducts<A> products_;
   const A* begun_ = nullptr;
   const A* given_ = nullptr;
   Scratch<A> unprojected_;  // [slots, H]

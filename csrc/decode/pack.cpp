@@ -30,10 +30,13 @@ WeightType weight_type(const Tensor& matrix) {
 }  // namespace
 
 Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor>& scales,
-                   const std::vector<Tensor>& biases, const Tensor& inputs, int64_t num_layers,
-                   bool projected, bool table, int64_t heads, bool additive, bool feeding) {
-  PackedHeader header = describe_pack(matrices, biases, inputs,
-                                      {num_layers, projected, table, heads, additive, feeding});
+                   const std::vector<Tensor>& biases, const std::vector<Tensor>& norms,
+                   const Tensor& inputs, int64_t num_layers, bool projected, bool table,
+                   int64_t heads, bool additive, bool feeding, double zoneout_hidden,
+                   double zoneout_cell) {
+  PackedHeader header = describe_pack(
+      matrices, biases, norms, inputs,
+      {num_layers, projected, table, heads, additive, feeding, zoneout_hidden, zoneout_cell});
   header.weights = weight_type(matrices[0]);
   const bool scaled = header.weights == WeightType::kInt8;
   STD_TORCH_CHECK(scales.size() == (scaled ? matrices.size() : 0), "scales: expected ",
@@ -42,7 +45,7 @@ Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor
   const ScalarType acc = acc_type(header.weights), stored = matrices[0].scalar_type();
   const int64_t gates = 4 * header.hidden;
   std::vector<Tensor> kept;
-  std::vector<const void*> matrix_data, scale_data, bias_data;
+  std::vector<const void*> matrix_data, scale_data, bias_data, norm_data;
   size_t next = 0;
   const auto keep = [&](const Tensor& tensor, const std::string& name, ScalarType type,
                         const std::vector<int64_t>& shape) {
@@ -63,6 +66,8 @@ Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor
     take(gates, header.output);
     if (projected) take(header.output, header.hidden);
     bias_data.push_back(keep(biases[layer], "biases", acc, {gates}));
+    if (header.normed)
+      norm_data.push_back(keep(norms[layer], "norms", acc, {3 * gates + 2 * header.hidden}));
   }
   if (additive) {
     take(header.keys, header.output);
@@ -73,8 +78,9 @@ Tensor decode_pack(const std::vector<Tensor>& matrices, const std::vector<Tensor
   bias_data.push_back(keep(biases.back(), "biases", acc, {header.vocab}));
   const void* input_data = keep(inputs, "inputs", acc, {header.vocab, header.inputs});
   Tensor packed = empty(inputs, {header.bytes}, ScalarType::Byte);
-  const PackArgs args{header, matrix_data.data(), scaled ? scale_data.data() : nullptr,
-                      bias_data.data(), input_data};
+  const PackArgs args{
+      header,           matrix_data.data(), scaled ? scale_data.data() : nullptr,
+      bias_data.data(), input_data,         header.normed ? norm_data.data() : nullptr};
   decode_pack_cpu(args, packed.mutable_data_ptr());
   return packed;
 }

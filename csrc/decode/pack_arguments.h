@@ -14,6 +14,7 @@ struct PackOptions {
   bool projected, table;
   int64_t heads;
   bool additive, feeding;
+  double zoneout_hidden, zoneout_cell;
 
   // The first layer multiplies something even if it looks embeddings up.
   int64_t matrices_of_layers() const {
@@ -26,7 +27,8 @@ struct PackOptions {
 // The head of packed weights but for what a layout fills in; raises unless there are as many
 // tensors as `options` tell, of sizes that fit.
 inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
-                                  const std::vector<Tensor>& biases, const Tensor& inputs,
+                                  const std::vector<Tensor>& biases,
+                                  const std::vector<Tensor>& norms, const Tensor& inputs,
                                   const PackOptions& o) {
   STD_TORCH_CHECK(o.num_layers >= 0, "num_layers: expected at least 0, got ", o.num_layers);
   STD_TORCH_CHECK(o.num_layers > 0 || !(o.projected || o.table || o.heads > 0),
@@ -40,6 +42,11 @@ inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
   const int64_t vectors = o.num_layers + (o.additive ? 1 : 0) + 1;
   STD_TORCH_CHECK(static_cast<int64_t>(biases.size()) == vectors, "biases: expected ", vectors,
                   " tensors, got ", biases.size());
+  STD_TORCH_CHECK(norms.empty() || static_cast<int64_t>(norms.size()) == o.num_layers,
+                  "norms: expected none or ", o.num_layers, " tensors, got ", norms.size());
+  for (const double part : {o.zoneout_hidden, o.zoneout_cell})
+    STD_TORCH_CHECK(part >= 0 && part <= 1,
+                    "zoneout_hidden, zoneout_cell: expected numbers in 0..1, got ", part);
   STD_TORCH_CHECK(inputs.dim() == 2 && matrices.back().dim() == 2 && biases[0].dim() == 1,
                   "inputs, matrices, biases: expected 2, 2 and 1 dimensions");
   PackedHeader header{};
@@ -53,6 +60,9 @@ inline PackedHeader describe_pack(const std::vector<Tensor>& matrices,
   header.heads = o.heads;
   header.additive = o.additive;
   header.feeding = o.feeding;
+  header.normed = !norms.empty();
+  header.zoneout_hidden = o.zoneout_hidden;
+  header.zoneout_cell = o.zoneout_cell;
   if (o.heads > 0) {
     const Tensor& output = matrices[before_vocab - 1];
     STD_TORCH_CHECK(output.dim() == 2 && output.size(1) > header.output,

@@ -41,11 +41,7 @@ class Reader {
         const auto finish = [&] {
           if (layer == h_.layers - 1) finish_step();
         };
-        network_.step_layer(layer, live_, thread, threads, own);
-        if (h_.projected) {
-          barrier_.wait(threads);
-          network_.project(layer, live_, thread, threads, own);
-        }
+        network_.step_layer(layer, live_, thread, threads, own, barrier_);
         barrier_.wait(threads, finish);
       }
     }

@@ -112,11 +112,7 @@ class Transducer {
   void predict(int thread, int threads, typename Network<Panel>::Own& own,
                typename Linear<Panel>::Own& projecting) {
     for_layers([&](int64_t layer) {
-      network_.step_layer(layer, reading_, thread, threads, own);
-      if (h_.projected) {
-        barrier_.wait(threads);
-        network_.project(layer, reading_, thread, threads, own);
-      }
+      network_.step_layer(layer, reading_, thread, threads, own, barrier_);
       barrier_.wait(threads, [&] {
         if (layer == h_.layers - 1) keep_states();
       });

@@ -5,6 +5,8 @@
 #include "../cpu/simd.h"
 #include "../cpu/gemm.h"
 #include "../cpu/work.h"
+#include "../cpu/moments.h"
+#include "../cpu/zoneout.h"
 #include "../cpu/fingerprint.h"
 #include "../cpu/packed_panels.h"
 #include "cpu_common.h"

@@ -48,6 +48,7 @@ class Header(NamedTuple):
     weights:             their type, by its place among DTYPES of `fast_s2s.decoding.weights`
     inputs:              E, or 4H with the table
     heads, keys, values: of attention, A and M its sizes; 0 without it
+    normed:              whether layers have layer norm
     """
 
     weights: int
@@ -63,6 +64,7 @@ class Header(NamedTuple):
     values: int = 0
     additive: int = 0
     feeding: int = 0
+    normed: int = 0
 
 
 class State(NamedTuple):

@@ -34,8 +34,9 @@ class PackedLinear(NamedTuple):
         """For the native op: weights of no layers, whose vocabulary the matrix is."""
         scales = [] if self.weight.scale is None else [self.weight.scale]
         none = self.bias.new_empty(self.bias.size(0), 0)
+        plain = (0, False, False, 0, False, False, 0.0, 0.0)
         return torch.ops.fast_s2s.decode_pack(
-            [self.weight.values], scales, [self.bias], none, 0, False, False, 0, False, False
+            [self.weight.values], scales, [self.bias], [], none, *plain
         )
 
     def header(self, dtype: torch.dtype) -> Header:

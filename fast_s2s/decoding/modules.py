@@ -30,18 +30,20 @@ def _layers(lstm: Any) -> list[LayerWeights]:
     # a GRU has three gates
     if weight is None or weight.size(0) != 4 * lstm.hidden_size:
         raise TypeError(f"lstm: expected an LSTM, got {type(lstm).__name__}")
-    if not getattr(lstm, "is_plain", True):
-        raise ValueError("lstm: expected no layer norm or zoneout, got some")
     if hasattr(lstm, "weight_dtype"):
         raise TypeError("lstm: expected one that is not packed yet, got a PackedLSTM")
     if lstm.bidirectional:
         raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    # those of `fast_s2s.LSTM` alone
+    norms = ("norm_weight_ih", "norm_weight_hh", "norm_weight_c", "norm_bias_c")
     found: list[list[Any]] = [
-        [getattr(lstm, f"{part}_l{index}", None) for part in parts]
+        [getattr(lstm, f"{part}_l{index}", None) for part in (*parts, *norms)]
         for index in range(lstm.num_layers)
     ]
-    return [LayerWeights(*layer) for layer in found]
+    extras: Any = getattr(lstm, "regularization", None)
+    zoneout = (0.0, 0.0) if extras is None else (extras.zoneout_hidden, extras.zoneout_cell)
+    return [LayerWeights(*layer, *zoneout) for layer in found]
 
 
 def check_module(name: str, module: object) -> None:

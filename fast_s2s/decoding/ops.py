@@ -16,8 +16,9 @@ from fast_s2s.reference import accumulate_dtype
 # kept alive for the life of the process: the schemas go when it does
 _library = torch.library.Library("fast_s2s", "FRAGMENT")
 _library.define(
-    "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, "
-    "int num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> Tensor"
+    "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor[] norms, "
+    "Tensor inputs, int num_layers, bool projected, bool table, int heads, bool additive, "
+    "bool feeding, float zoneout_hidden, float zoneout_cell) -> Tensor"
 )
 _library.define(
     "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, "
@@ -51,6 +52,7 @@ def _(
     matrices: list[Tensor],
     scales: list[Tensor],
     biases: list[Tensor],
+    norms: list[Tensor],
     inputs: Tensor,
     num_layers: int,
     projected: bool,
@@ -58,6 +60,8 @@ def _(
     heads: int,
     additive: bool,
     feeding: bool,
+    zoneout_hidden: float,
+    zoneout_cell: float,
 ) -> Tensor:
     # the size depends on the machine's vectors
     size = torch.library.get_ctx().new_dynamic_size()

@@ -26,7 +26,7 @@ from fast_s2s.decoding.weights import (
     check_weights,
 )
 from fast_s2s.device import settled
-from fast_s2s.reference import accumulate_dtype
+from fast_s2s.reference import Variant, accumulate_dtype
 from fast_s2s.stored import Stored, store
 
 TABLE_MODES = ("auto", "on", "off")
@@ -57,6 +57,8 @@ class PackedDecoder:
     biases:    acc, (4H,) per layer, b_ih + b_hh, then (V,)
     output:    (V, R)
     attending: the weights of attention, if any
+    norms:     layer norm: acc, norm_ih, norm_hh (4H,), norm_c and its bias (H,) per layer; or none
+    zoneout:   the parts of h and of c that stay as they were
     """
 
     dtype: torch.dtype
@@ -66,6 +68,8 @@ class PackedDecoder:
     biases: tuple[Tensor, ...]
     output: Stored
     attending: StoredAttention | None = None
+    norms: tuple[tuple[Tensor, ...], ...] = ()
+    zoneout: tuple[float, float] = (0.0, 0.0)
 
     @property
     def acc(self) -> torch.dtype:
@@ -83,7 +87,8 @@ class PackedDecoder:
     @property
     def choice(self) -> backends.Choice:
         """`backend`, and why."""
-        return choose_backend(self.device.type, self.dtype)
+        varies = bool(self.norms) or any(self.zoneout)
+        return choose_backend(self.device.type, self.dtype, "layer norm or zoneout" * varies)
 
     @property
     def vocab_size(self) -> int:
@@ -172,8 +177,11 @@ class PackedDecoder:
                 w_hh.dense(self.acc),
                 bias,
                 None if w_hr is None else w_hr.dense(self.acc),
+                self._variant(index),
             )
-            for (w_ih, w_hh, w_hr), bias in zip(self.layers, self.biases, strict=False)
+            for index, ((w_ih, w_hh, w_hr), bias) in enumerate(
+                zip(self.layers, self.biases, strict=False)
+            )
         )
         return DenseDecoder(
             self.embedding,
@@ -182,6 +190,13 @@ class PackedDecoder:
             self.biases[-1],
             None if self.attending is None else _dense_attention(self.attending, self.acc),
         )
+
+    def _variant(self, layer: int) -> Variant | None:
+        if not (self.norms or any(self.zoneout)):
+            return None
+        norms = self.norms[layer] if self.norms else (None,) * 4
+        norm_ih, norm_hh, norm_c, norm_c_bias = norms
+        return Variant(norm_ih, norm_hh, norm_c, norm_c_bias, None, *self.zoneout)
 
     @functools.cached_property
     def packed(self) -> Tensor:
@@ -205,6 +220,7 @@ class PackedDecoder:
             4 * self.hidden_size if self.table else self.embedding.size(1),
             self._projected,
             self.table,
+            normed=bool(self.norms),
         )
         if sizes is not None and attending is not None:
             header = header._replace(
@@ -227,11 +243,20 @@ class PackedDecoder:
         if self.table:
             size = inputs.size(1)
             first = matrices.pop(0)
-            inputs = inputs @ first.dense(self.acc)[:, :size].t() + self.biases[0]
+            inputs = inputs @ first.dense(self.acc)[:, :size].t()
+            if not self.norms:
+                inputs = inputs + self.biases[0]
             if first.values.size(1) > size:
                 # what input feeding feeds is still to be multiplied
                 matrices.insert(0, Stored(first.values[:, size:].contiguous(), first.scale))
-        biases = list(self.biases)
+        biases, norms = list(self.biases), []
+        if self.norms:
+            # behind the norms rather than in front of the products
+            norms = [
+                torch.cat((bias, *of_layer))
+                for bias, of_layer in zip(biases, self.norms, strict=False)
+            ]
+            biases[:-1] = map(torch.zeros_like, biases[:-1])
         attending = self.attending
         if attending is not None:
             if attending.query is not None and attending.score is not None:
@@ -246,22 +271,29 @@ class PackedDecoder:
             [matrix.values for matrix in matrices],
             [matrix.scale for matrix in matrices if matrix.scale is not None],
             biases,
+            norms,
             inputs,
             self.num_layers,
             self._projected,
             self.table,
             *attends,
+            *self.zoneout,
         )
 
 
-def choose_backend(device_type: str, dtype: torch.dtype) -> backends.Choice:
-    """What runs `decode` for weights of this type, and why."""
+def choose_backend(device_type: str, dtype: torch.dtype, variant: str = "") -> backends.Choice:
+    """What runs `decode` for weights of this type, and why.
+
+    variant: what makes the layers' formula another than `torch.nn.LSTM`'s, in words
+    """
     choice = backends.current(device_type, accumulate_dtype(dtype))
     if choice.backend == "reference":
         return choice
     why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype))
     if why_not is None and dtype not in (CUDA_DTYPES if device_type == "cuda" else CPU_DTYPES):
         why_not = f"no native {device_type} decode of {dtype} weights"
+    if variant and device_type != "cpu":
+        why_not = f"no native {device_type} decode with {variant}"
     if why_not is not None:
         return backends.Choice("reference", f"native: {why_not}; triton: no decode")
     return backends.Choice("native", choice.reason)
@@ -324,6 +356,8 @@ def pack_decoder(
         biases=(*biases, output_bias.detach().to(acc, copy=True)),
         output=store(weights.output_weight, dtype),
         attending=_stored_attention(weights.attention, dtype, acc),
+        norms=_norms(weights.layers, acc),
+        zoneout=weights.layers[0].zoneout,
     ).ready()
 
 
@@ -387,6 +421,15 @@ def _dense_attention(stored: StoredAttention, acc: torch.dtype) -> DenseAttentio
     query = None if stored.query is None else stored.query.dense(acc)
     output = stored.output.dense(acc)
     return DenseAttention(output, stored.heads, stored.feeding, query, stored.score)
+
+
+def _norms(layers: Sequence[LayerWeights], acc: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
+    if layers[0].norm_ih is None:
+        return ()
+    return tuple(
+        tuple(norm.detach().to(acc, copy=True) for norm in layer.norms if norm is not None)
+        for layer in layers
+    )
 
 
 def _bias(layer: LayerWeights, acc: torch.dtype) -> Tensor:

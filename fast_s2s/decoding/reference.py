@@ -28,15 +28,20 @@ from fast_s2s.decoding.contract import (
     Strategy,
     split_state,
 )
+from fast_s2s.reference import Variant, lstm_variant
 
 
 class DenseLayer(NamedTuple):
-    """w_ih (4H, I), w_hh (4H, R), bias (4H,): b_ih + b_hh, w_hr (R, H) or None."""
+    """w_ih (4H, I), w_hh (4H, R), bias (4H,): b_ih + b_hh, w_hr (R, H) or None.
+
+    variant: layer norm and zoneout, or None
+    """
 
     w_ih: Tensor
     w_hh: Tensor
     bias: Tensor
     w_hr: Tensor | None
+    variant: Variant | None = None
 
 
 class DenseAttention(NamedTuple):
@@ -98,6 +103,11 @@ def step(
         x = torch.cat((x, h[-1]), 1)
     hs, cs = [], []
     for index, layer in enumerate(decoder.layers):
+        if layer.variant is not None:
+            x, cell = _variant_step(layer, layer.variant, x, h[index], c[index])
+            hs.append(x)
+            cs.append(cell)
+            continue
         gates = x @ layer.w_ih.t() + h[index] @ layer.w_hh.t() + layer.bias
         i, f, g, o = gates.chunk(4, dim=1)
         cell = f.sigmoid() * c[index] + i.sigmoid() * g.tanh()
@@ -114,6 +124,15 @@ def step(
             hs.append(x)
     logits = x @ decoder.output_weight.t() + decoder.output_bias
     return Stepped(logits, torch.stack(hs), torch.stack(cs), weights)
+
+
+def _variant_step(
+    layer: DenseLayer, variant: Variant, x: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor]:
+    biases = layer.bias, None
+    arguments = (x.unsqueeze(0), h, c, layer.w_ih, layer.w_hh, *biases, layer.w_hr)
+    _, h, c = lstm_variant(*arguments, None, None, False, variant)
+    return h, c
 
 
 def read(

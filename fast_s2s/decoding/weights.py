@@ -8,23 +8,51 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fast_s2s.checks import check_bool, check_integer, check_sequence, check_tensor
+from fast_s2s.checks import (
+    check_bool,
+    check_integer,
+    check_number,
+    check_sequence,
+    check_tensor,
+)
 
 # numbered as `WeightType` of csrc/decode/decode.h
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)
 # of those, what the kernels multiply
 CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int8)
 CUDA_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_NORMS = ("norm_ih", "norm_hh", "norm_c", "norm_c_bias")
 
 
 class LayerWeights(NamedTuple):
-    """One layer, as in `torch.nn.LSTM`: w_ih (4H, I), w_hh (4H, R), biases (4H,), w_hr (R, H)."""
+    """One layer, as in `torch.nn.LSTM`: w_ih (4H, I), w_hh (4H, R), biases (4H,), w_hr (R, H).
+
+    norm_ih, norm_hh, norm_c, norm_c_bias: layer norm, as in `fast_s2s.reference.Variant`; all or
+                                           none
+    zoneout_hidden, zoneout_cell:          the part of h and c that stays as it was, in 0..1
+    """
 
     w_ih: Tensor
     w_hh: Tensor
     b_ih: Tensor | None = None
     b_hh: Tensor | None = None
     w_hr: Tensor | None = None
+    norm_ih: Tensor | None = None
+    norm_hh: Tensor | None = None
+    norm_c: Tensor | None = None
+    norm_c_bias: Tensor | None = None
+    zoneout_hidden: float = 0.0
+    zoneout_cell: float = 0.0
+
+    @property
+    def norms(self) -> tuple[Tensor | None, ...]:
+        """The four parameters of layer norm."""
+        return self.norm_ih, self.norm_hh, self.norm_c, self.norm_c_bias
+
+    @property
+    def zoneout(self) -> tuple[float, float]:
+        """Of h and of c."""
+        return self.zoneout_hidden, self.zoneout_cell
 
 
 class AttentionWeights(NamedTuple):
@@ -110,7 +138,30 @@ def check_weights(weights: DecoderWeights) -> None:
             raise ValueError(
                 f"output_weight: expected (V, H) with H = {hidden}, got {tuple(output.shape)}"
             )
+        _check_variant(name, layer, weights.layers[0], hidden, check)
         size = outputs
+
+
+def _check_variant(
+    name: str, layer: LayerWeights, first: LayerWeights, hidden: int, check: Callable[..., None]
+) -> None:
+    """Layer norm and zoneout, which are the same kinds in every layer."""
+    normed = first.norm_ih is not None
+    for part in _NORMS:
+        norm = getattr(layer, part)
+        if (norm is not None) != normed:
+            raise ValueError(
+                f"{name}.{part}: expected all parameters of layer norm in every layer, or none"
+            )
+        if norm is not None:
+            axes, size = ("(4H,)", 4 * hidden) if part in _NORMS[:2] else ("(H,)", hidden)
+            check(f"{name}.{part}", norm, axes, size)
+    for part in ("zoneout_hidden", "zoneout_cell"):
+        given = getattr(layer, part)
+        check_number(f"{name}.{part}", given, 0.0, 1.0)
+        if given != getattr(first, part):
+            expected = getattr(first, part)
+            raise ValueError(f"{name}.{part}: expected that of layer 0, {expected}, got {given}")
 
 
 def _check_attention(attention: AttentionWeights, outputs: int, check: Callable[..., None]) -> None:

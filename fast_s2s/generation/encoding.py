@@ -21,8 +21,7 @@ def is_served(embedding: Tensor, lstm: LSTM) -> bool:
     """Whether the kernels can read for this encoder, and better than layer by layer."""
     size = embedding.size(0) * 4 * lstm.hidden_size * embedding.itemsize
     return (
-        lstm.is_plain
-        and embedding.device.type == "cpu"
+        embedding.device.type == "cpu"
         and embedding.dtype in (torch.float32, torch.float64)
         and size <= _TABLE_BYTES
     )

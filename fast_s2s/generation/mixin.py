@@ -76,8 +76,7 @@ class GenerationMixin:
                            or a list, one limit for each row; `seed` likewise, one stream of random
                            numbers for each row; `max_length`, `min_length` as in transformers
 
-        Callables, dropout, and a decoder with layer norm or zoneout make it a step loop in Python;
-        all else runs in the kernels.
+        Callables and dropout make it a step loop in Python; all else runs in the kernels.
 
         Weights are packed at the first call, and again where they changed. After writing through
         `.data`, by numpy or from another process call `compile_decoder`: only a model that was used
@@ -147,14 +146,8 @@ class GenerationMixin:
         copy no longer looks for it after this call. The type is part of `config`:
         `save_pretrained` writes int8, bfloat16 and float16 weights as such.
 
-        Raises ValueError for another type, any but int8 for a model from an int8 file, or a decoder
-        with layer norm or zoneout, for which the kernels have no formula.
+        Raises ValueError for another type, or any but int8 for a model from an int8 file.
         """
-        if not self._decoder_is_plain():
-            raise ValueError(
-                "compile_decoder: expected a decoder without layer norm and zoneout, which "
-                "`generate` runs step by step in the parameters' own type"
-            )
         if self._rounded and str(dtype).removeprefix("torch.") != "int8":
             raise ValueError(
                 "dtype: expected int8 for a model loaded from an int8 file, which has no more "
@@ -211,7 +204,7 @@ class GenerationMixin:
 
     def _runs_by_modules(self) -> bool:
         """Whether each step of the decoder is the model's own, not that of packed weights."""
-        return self._dropout_is_on() or not self._decoder_is_plain()
+        return self._dropout_is_on()
 
     def _own_precision(self) -> contextlib.AbstractContextManager[object]:
         """Packed weights have a type of their own, which autocast must not change."""
@@ -237,9 +230,6 @@ class GenerationMixin:
         raise NotImplementedError
 
     def _decoder_weights(self) -> DecoderWeights:
-        raise NotImplementedError
-
-    def _decoder_is_plain(self) -> bool:
         raise NotImplementedError
 
     def _step(

@@ -44,8 +44,12 @@ class _Last(NamedTuple):
 
     seen: list[_Seen]
     sums: list[float] | None
-    dtype: torch.dtype | None
+    kind: _Kind
     pack: object
+
+
+# its type, and what of the formula is no tensor
+_Kind = tuple[torch.dtype | None, tuple[float, float]]
 
 
 class PackedCache:
@@ -75,20 +79,20 @@ class PackedCache:
 
         On the CPU, which has no kernels for float16, float16's numbers are float32.
         """
-        return self._kept(_flat(weights), dtype, lambda: _served(pack_decoder(weights, dtype)))
+        kind = dtype, weights.layers[0].zoneout
+        return self._kept(_flat(weights), kind, lambda: _served(pack_decoder(weights, dtype)))
 
     def get_encoder(self, weights: EncoderWeights, dtype: torch.dtype) -> PackedEncoder:
         """`pack_whole_encoder`, likewise."""
-        return self._kept(_flat_encoder(weights), dtype, lambda: pack_whole_encoder(weights, dtype))
+        kind = dtype, weights.layers[0].zoneout
+        return self._kept(_flat_encoder(weights), kind, lambda: pack_whole_encoder(weights, dtype))
 
-    def _kept(
-        self, tensors: list[Tensor], dtype: torch.dtype | None, pack: Callable[[], Packed]
-    ) -> Packed:
+    def _kept(self, tensors: list[Tensor], kind: _Kind, pack: Callable[[], Packed]) -> Packed:
         last = self._last
         sums = self._look(tensors)
         if (
             last is not None
-            and last.dtype == dtype
+            and last.kind == kind
             and last.sums == sums
             and len(last.seen) == len(tensors)
             and all(map(_Seen.is_still, last.seen, tensors))
@@ -101,7 +105,7 @@ class PackedCache:
         packed = pack()
         # the next call may be on another stream
         if versioned and settled(tensors[0].device):
-            self._last = _Last(seen, sums, dtype, packed)
+            self._last = _Last(seen, sums, kind, packed)
         return packed
 
     def _look(self, tensors: list[Tensor]) -> list[float] | None:
@@ -162,9 +166,16 @@ def decoder_weights(
 def layer_weights(lstm: LSTM) -> tuple[LayerWeights, ...]:
     """Of each layer, and of each direction of it."""
     layers = []
-    for w_ih, w_hh, *rest in lstm._weights():
+    weights = lstm._weights()
+    norms: Any = lstm._norms() or [(None,) * 4] * len(weights)
+    extras = lstm.regularization
+    zoneout: Any = (0.0, 0.0)
+    if extras is not None:
+        zoneout = extras.zoneout_hidden, extras.zoneout_cell
+    for (w_ih, w_hh, *rest), of_layer in zip(weights, norms, strict=True):
         b_ih, b_hh = rest[:2] if lstm.bias else (None, None)
-        layers.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if lstm.proj_size else None))
+        w_hr = rest[-1] if lstm.proj_size else None
+        layers.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, w_hr, *of_layer, *zoneout))
     return tuple(layers)
 
 
@@ -178,4 +189,4 @@ def _flat(weights: DecoderWeights) -> list[Tensor]:
 def _flat_encoder(weights: EncoderWeights) -> list[Tensor]:
     parts = [weights.embedding, *(part for layer in weights.layers for part in layer)]
     parts += [part for linear in (*weights.bridges, weights.key or ()) for part in linear]
-    return [part for part in parts if part is not None]
+    return [part for part in parts if isinstance(part, Tensor)]

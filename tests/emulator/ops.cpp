@@ -35,8 +35,9 @@ STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
 #undef GRADS
 #undef SAVED
   m.def(
-      "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor inputs, int "
-      "num_layers, bool projected, bool table, int heads, bool additive, bool feeding) -> Tensor");
+      "decode_pack(Tensor[] matrices, Tensor[] scales, Tensor[] biases, Tensor[] norms, Tensor "
+      "inputs, int num_layers, bool projected, bool table, int heads, bool additive, bool feeding, "
+      "float zoneout_hidden, float zoneout_cell) -> Tensor");
   m.def(
       "decode(Tensor packed, int[] header, Tensor[] state, Tensor[] memory, Tensor[] rules, int[] "
       "options, float[] parameters, int max_steps) -> Tensor[]");
