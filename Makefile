@@ -10,7 +10,7 @@ CPP := $(shell find csrc tests/emulator benchmarks -name '*.cpp' -o -name '*.h' 
 SANITIZED := build/sanitize
 # with its exceptions, and before all other libraries
 SANITIZER_LIBRARIES = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
-SANITIZED_TESTS := $(addprefix tests/test_,lstm_ops.py lstm_infer.py lstm_matrix_unit.py lstm_packed_weights.py lstm_stress.py lstm_threads.py lstm_variant_kernels.py decode_random.py decode_read.py decode_encode.py decode_ensemble.py transducer.py transducer_bad_input.py forecast.py forecast_bad_input.py)
+SANITIZED_TESTS := $(addprefix tests/test_,lstm_ops.py lstm_infer.py lstm_matrix_unit.py lstm_packed_weights.py lstm_stress.py lstm_threads.py lstm_variant_kernels.py decode_random.py decode_read.py decode_encode.py decode_ensemble.py transducer.py transducer_beam.py transducer_bad_input.py forecast.py forecast_bad_input.py)
 
 .PHONY: demo test sanitize lint format bench cuda-table build clean
 

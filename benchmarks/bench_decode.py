@@ -13,7 +13,7 @@ from benchmarks.decode_sides import OURS, SLOW, WITHOUT
 from benchmarks.ensemble_sides import LOOP, Together
 from benchmarks.packed_sides import TORCH_INT8, Stream
 from benchmarks.seq2seq_sides import Step
-from benchmarks.transducer_sides import Speech
+from benchmarks.transducer_sides import BEAM_LOOP, Speech
 from fast_s2s.benchmarking.cases import Case, Versus
 
 
@@ -70,6 +70,8 @@ def decode_cases() -> list[Case]:
             cases.append(Case("speech", speech, peers, name))
     for speech in (Speech(1, 320, 500, 1), Speech(1, 320, 500, 16), Speech(2, 640, 1025, 16)):
         cases.append(Case("speech", speech, (Versus(loop),)))
+    for batch in (1, 16):
+        cases.append(Case("speech", Speech(2, 640, 1025, batch, beams=4), (Versus(BEAM_LOOP),)))
     for stream in (Stream(1, 64), Stream(2, 128), Stream(2, 512), Stream(1, 128, batch=8)):
         others = tuple(map(Versus, ("nn.LSTM", OURS, TORCH_INT8, "ONNX Runtime")))
         cases.append(Case("step by step", stream, others, f"{OURS} int8"))

@@ -22,15 +22,20 @@ from fast_s2s.benchmarking.rows import Prepared
 from fast_s2s.benchmarking.sides import OURS, CellLoop
 from fast_s2s.decoding import (
     PackedTransducer,
+    TransducerBeamResult,
     TransducerResult,
     TransducerWeights,
     pack_transducer,
+    transducer_beam,
     transducer_greedy,
 )
 
 MAX_SYMBOLS = 10
 _TOKENS_A_FRAME = 0.3
 
+BEAM_LOOP = "loop in torch"
+
+Found = TransducerResult | TransducerBeamResult
 # predicted, state = read(tokens (B,), state); the state is h and c, a list of layers each
 State = tuple[list[Tensor], list[Tensor]]
 
@@ -40,6 +45,7 @@ class Speech:
     """`frames` of each of `batch` rows; embeddings and joiner of size `hidden`.
 
     durations: 0 to so many less one, of a token-and-duration transducer; 0: a blank takes one frame
+    beams:     of a beam search; 0: greedy search
     """
 
     layers: int
@@ -48,9 +54,11 @@ class Speech:
     batch: int
     frames: int = 100
     durations: int = 0
+    beams: int = 0
 
     def __str__(self) -> str:
         kind = f" {self.durations} durations" if self.durations else ""
+        kind += f" {self.beams} beams" if self.beams else ""
         sizes = f"L={self.layers} H={self.hidden} V={self.vocab} B={self.batch}"
         return f"transducer {sizes}{kind} {self.frames} frames"
 
@@ -98,20 +106,47 @@ class SpeechProblem:
     def expected(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """By the reference, of the numbers that are stored as `dtype`."""
         with fast_s2s.backend("reference"):
-            return _results(transducer_greedy(self.packed(dtype), self.encoded))
+            return self.results(self.search(self.packed(dtype)))
+
+    def search(self, transducer: PackedTransducer) -> Found:
+        """What is measured."""
+        if not self.workload.beams:
+            return transducer_greedy(transducer, self.encoded, max_symbols=MAX_SYMBOLS)
+        # all of them: the likeliest of a model that is not trained is nearly empty
+        beams = {"num_beams": self.workload.beams, "num_return_sequences": self.workload.beams}
+        return transducer_beam(transducer, self.encoded, max_symbols=MAX_SYMBOLS, **beams)
+
+    def results(self, found: Found) -> dict[str, Tensor]:
+        """The tokens of each row."""
+        return {"tokens": found.tokens.flatten(1)}
 
 
 def ours(problem: SpeechProblem, dtype: torch.dtype = torch.float32, name: str = OURS) -> Prepared:
     transducer = problem.packed(dtype)
 
-    def call() -> TransducerResult:
-        return transducer_greedy(transducer, problem.encoded, max_symbols=MAX_SYMBOLS)
+    def call() -> Found:
+        return problem.search(transducer)
 
-    return Side(name, call, _results, torch.inference_mode), problem.expected(dtype)
+    return Side(name, call, problem.results, torch.inference_mode), problem.expected(dtype)
+
+
+def beam_loop(problem: SpeechProblem) -> Prepared:
+    """Our reference: row by row, hypotheses of a row at once."""
+    if not problem.workload.beams:
+        raise Unavailable("beam search only")
+    transducer = problem.packed(torch.float32)
+
+    def call() -> Found:
+        return problem.search(transducer)
+
+    around = functools.partial(fast_s2s.backend, "reference")
+    return Side(BEAM_LOOP, call, problem.results, around), problem.expected()
 
 
 def cell_loop(problem: SpeechProblem) -> Prepared:
     """In plain torch, all rows at once: the predictor reads only when one has a new token."""
+    if problem.workload.beams:
+        raise Unavailable("greedy search only")
     cells, hidden = list(CellLoop(problem.lstm).cells), problem.workload.hidden
 
     def read(token: Tensor, state: State) -> tuple[Tensor, State]:
@@ -137,8 +172,8 @@ def cell_loop(problem: SpeechProblem) -> Prepared:
 
 def onnx_runtime_loop(problem: SpeechProblem) -> Prepared:
     """Predictor and joiner as a session each, as programs that serve such models have them."""
-    if problem.workload.batch > 1:
-        raise Unavailable("one row only")
+    if problem.workload.batch > 1 or problem.workload.beams:
+        raise Unavailable("greedy search of one row only")
     predictor, joiner = (onnx_peers.session(model) for model in _onnx(problem))
     vocab, durations = problem.workload.vocab, problem.durations
     encoded = problem.encoded.numpy()
@@ -175,13 +210,10 @@ SIDES: dict[str, Callable[[SpeechProblem], Prepared]] = {
     OURS: ours,
     f"{OURS} bfloat16": functools.partial(ours, dtype=torch.bfloat16, name=f"{OURS} bfloat16"),
     f"{OURS} int8": functools.partial(ours, dtype=torch.int8, name=f"{OURS} int8"),
+    BEAM_LOOP: beam_loop,
     "LSTMCell loop": cell_loop,
     "ONNX Runtime step loop": onnx_runtime_loop,
 }
-
-
-def _results(found: TransducerResult) -> dict[str, Tensor]:
-    return {"tokens": found.tokens}
 
 
 def _padded(found: list[list[int]], fill: int) -> dict[str, Tensor]:

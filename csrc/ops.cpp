@@ -22,5 +22,6 @@ STABLE_TORCH_LIBRARY_IMPL(fast_s2s, CPU, m) {
   m.impl("decode_read", TORCH_BOX(&fast_s2s::decode_read));
   m.impl("decode_encode", TORCH_BOX(&fast_s2s::decode_encode));
   m.impl("transducer_greedy", TORCH_BOX(&fast_s2s::transducer_greedy));
+  m.impl("transducer_beam", TORCH_BOX(&fast_s2s::transducer_beam));
   m.impl("forecast", TORCH_BOX(&fast_s2s::forecast));
 }

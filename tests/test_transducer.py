@@ -306,7 +306,7 @@ def test_opcheck(projected):
     transducer = packed_as(case, random_transducer(case), torch.float32)
     encoded, lengths = random_frames(case)
     arguments = (
-        *transducer._arguments,
+        *transducer.arguments,
         list(transducer.initial_state(5)),
         encoded.float(),
         lengths,

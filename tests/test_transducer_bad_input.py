@@ -181,8 +181,8 @@ def test_beginning():
 @needs_native
 def test_the_op_looks_at_everything_too():
     transducer, other = packed(), packed(dtype=torch.float64)
-    packs, headers = transducer._arguments
-    others, other_headers = other._arguments
+    packs, headers = transducer.arguments
+    others, other_headers = other.arguments
     third = len(headers) // 3
     encoded, lengths = random_frames(CASE)
     state = list(transducer.initial_state(5))
@@ -221,7 +221,7 @@ def test_the_op_looks_at_everything_too():
     with pytest.raises(RuntimeError, match="packed: expected weights of one type"):
         torch.ops.fast_s2s.transducer_greedy.default(*mixed, *good[2:])
     wide = packed(Case(Size(hidden=9), durations=(0, 1)))
-    packs[0], headers[:third] = wide._arguments[0][0], wide._arguments[1][:third]
+    packs[0], headers[:third] = wide.arguments[0][0], wide.arguments[1][:third]
     with pytest.raises(RuntimeError, match="packed: expected a linear layer of 9 inputs, got one"):
         torch.ops.fast_s2s.transducer_greedy.default(*good)
 

@@ -6,18 +6,20 @@
 #include "linear.h"
 #include "read.h"
 #include "transducer.h"
+#include "transducer_beam.h"
 
 namespace fast_s2s {
 
-#define FAST_S2S_DECLARE(isa)                               \
-  namespace isa {                                           \
-  void decode_describe(PackedHeader& header);               \
-  void decode_pack(const PackArgs& args, void* packed);     \
-  void decode(const DecodeArgs& args, int threads);         \
-  void read(const ReadArgs& args, int threads);             \
-  void linear(const LinearArgs& args, int threads);         \
-  void transducer(const TransducerArgs& args, int threads); \
-  void forecast(const ForecastArgs& args, int threads);     \
+#define FAST_S2S_DECLARE(isa)                                        \
+  namespace isa {                                                    \
+  void decode_describe(PackedHeader& header);                        \
+  void decode_pack(const PackArgs& args, void* packed);              \
+  void decode(const DecodeArgs& args, int threads);                  \
+  void read(const ReadArgs& args, int threads);                      \
+  void linear(const LinearArgs& args, int threads);                  \
+  void transducer(const TransducerArgs& args, int threads);          \
+  void transducer_beam(const TransducerBeamArgs& args, int threads); \
+  void forecast(const ForecastArgs& args, int threads);              \
   }
 FAST_S2S_DECLARE(generic)
 #if defined(__x86_64__)
@@ -57,6 +59,10 @@ void decode_linear_cpu(const LinearArgs& args, int threads) {
 
 void forecast_cpu(const ForecastArgs& args, int threads) {
   FAST_S2S_DISPATCH(forecast(args, threads));
+}
+
+void transducer_beam_cpu(const TransducerBeamArgs& args, int threads) {
+  FAST_S2S_DISPATCH(transducer_beam(args, threads))
 }
 
 void transducer_greedy_cpu(const TransducerArgs& args, int threads) {

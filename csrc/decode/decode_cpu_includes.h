@@ -28,3 +28,4 @@
 #include "linear.h"
 #include "read.h"
 #include "transducer.h"
+#include "transducer_beam.h"

@@ -71,6 +71,15 @@ std::vector<torch::stable::Tensor> transducer_greedy(
     const torch::stable::Tensor& lengths, const std::vector<int64_t>& durations, int64_t blank,
     int64_t max_symbols, bool relu);
 
+// On the CPU alone: the beam search of a transducer. `packed`, `headers` as above; `state`: h, c
+// (L, B·W, ...), token, score, count (B·W), tokens, frames (B·W, U), seen (B). Returns the state.
+std::vector<torch::stable::Tensor> transducer_beam(const std::vector<torch::stable::Tensor>& packed,
+                                                   const std::vector<int64_t>& headers,
+                                                   const std::vector<torch::stable::Tensor>& state,
+                                                   const torch::stable::Tensor& encoded,
+                                                   const torch::stable::Tensor& lengths,
+                                                   int64_t blank, int64_t max_symbols, bool relu);
+
 // On the CPU alone: values of each row's paths (N, T, D), and states after them. `packed`: network
 // and output; `headers`: theirs; no seeds: the locations; numbers as in forecast.h.
 std::vector<torch::stable::Tensor> forecast(

@@ -24,6 +24,8 @@
 #include "reader_cpu.h"
 #include "linear_cpu.h"
 #include "transducer_cpu.h"
+#include "beam_paths.h"
+#include "transducer_beam_cpu.h"
 #include "forecast_cpu.h"
 // clang-format on
 
@@ -84,6 +86,13 @@ void transducer(const TransducerArgs& args, int threads) {
   std::memcpy(&header, args.predictor, sizeof(header));
   dispatch_panel(header.weights,
                  [&](auto panel) { Transducer<decltype(panel)>(header, args).run(threads); });
+}
+
+void transducer_beam(const TransducerBeamArgs& args, int threads) {
+  PackedHeader header;
+  std::memcpy(&header, args.predictor, sizeof(header));
+  dispatch_panel(header.weights,
+                 [&](auto panel) { TransducerBeam<decltype(panel)>(header, args).run(threads); });
 }
 
 void forecast(const ForecastArgs& args, int threads) {

@@ -6,24 +6,13 @@
 
 #include "../cpu/thread_count.h"
 #include "decode_ops.h"
-#include "packs.h"
+#include "transducer_networks.h"
 
 namespace fast_s2s {
 
 using namespace decode_checks;
 
 namespace {
-
-// The packed linear layer that comes next, of `inputs` values (kAny: of any number).
-PackedHeader take_linear(Packs& packs, WeightType weights, int64_t inputs, const void*& data) {
-  const Tensor packed = packs.take(1)[0];
-  const PackedHeader header = read_header(packed, packs.numbers(), /*of_layers=*/false);
-  STD_TORCH_CHECK(header.weights == weights, "packed: expected weights of one type");
-  STD_TORCH_CHECK(inputs == kAny || header.output == inputs, "packed: expected a linear layer of ",
-                  inputs, " inputs, got one of ", header.output);
-  data = packed.const_data_ptr();
-  return header;
-}
 
 // tokens, frames, scores (B, U) and their counts (B); `blank`, -1 and 0 behind a row's last.
 std::vector<Tensor> found_tensors(const std::vector<std::vector<TransducerToken>>& found,
@@ -56,31 +45,21 @@ std::vector<Tensor> transducer_greedy(const std::vector<Tensor>& packed, const N
                                       int64_t blank, int64_t max_symbols, bool relu) {
   // sums of some of them stay far from what a number can hold
   constexpr int64_t kLongest = int64_t{1} << 40;
-  STD_TORCH_CHECK(packed.size() == 2 || packed.size() == 3,
-                  "packed: expected predictor, projection if there is one, and joiner, got ",
-                  packed.size(), " tensors");
   STD_TORCH_CHECK(state.size() == 4, "state: expected 4 tensors, got ", state.size());
-  Packs packs(packed, headers);
   TransducerArgs args{};
-  const Tensor predictor = packs.take(1)[0];
-  const PackedHeader header = read_header(predictor, packs.numbers());
-  STD_TORCH_CHECK(header.heads == 0, "packed: expected a predictor without attention");
-  args.predictor = predictor.const_data_ptr();
-  int64_t joined = header.output;
-  if (packed.size() == 3)
-    joined = take_linear(packs, header.weights, header.output, args.projection).vocab;
-  const PackedHeader joiner = take_linear(packs, header.weights, joined, args.joiner);
+  const TransducerNetworks networks(packed, headers);
+  const PackedHeader& header = networks.header;
+  args.predictor = networks.predictor;
+  args.projection = networks.projection;
+  args.joiner = networks.joiner;
+  const int64_t joined = networks.joined;
   args.durations = durations.data();
   args.num_durations = static_cast<int64_t>(durations.size());
-  STD_TORCH_CHECK(joiner.vocab == header.vocab + args.num_durations,
-                  "packed: expected a joiner of ", header.vocab, " tokens and ", durations.size(),
-                  " durations, got one of ", joiner.vocab);
+  networks.check_joiner(args.num_durations);
   for (int64_t duration : durations)
     STD_TORCH_CHECK(duration >= 0 && duration <= kLongest, "durations: expected values in 0..",
                     kLongest, ", got ", duration);
-  STD_TORCH_CHECK(blank >= 0 && blank < header.vocab, "blank: expected a token id in 0..",
-                  header.vocab - 1, ", got ", blank);
-  STD_TORCH_CHECK(max_symbols >= 1, "max_symbols: expected at least 1, got ", max_symbols);
+  networks.check_numbers(blank, max_symbols);
   args.blank = blank;
   args.max_symbols = max_symbols;
   args.relu = relu;

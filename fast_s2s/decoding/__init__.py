@@ -1,8 +1,8 @@
 """The whole generation in one call: embedding, layers, projection, choice, feedback.
 
 `pack_decoder` stores a decoder's weights, `initial_state` says where to begin, `decode` generates.
-`pack_encoder` and `read` are for an LSTM that only reads; `pack_transducer` and `transducer_greedy`
-for speech (docs/transducer.md), `pack_forecaster` and `forecast`
+`pack_encoder` and `read` are for an LSTM that only reads; `pack_transducer`, `transducer_greedy`
+and `transducer_beam` for speech (docs/transducer.md), `pack_forecaster` and `forecast`
 for time series (docs/forecasting.md). Semantics, random numbers, formats and
 limits: docs/decode.md.
 """
@@ -33,6 +33,9 @@ from fast_s2s.decoding.transducer import TransducerState as TransducerState
 from fast_s2s.decoding.transducer import TransducerWeights as TransducerWeights
 from fast_s2s.decoding.transducer import pack_transducer as pack_transducer
 from fast_s2s.decoding.transducer import transducer_greedy as transducer_greedy
+from fast_s2s.decoding.transducer_beam import TransducerBeamResult as TransducerBeamResult
+from fast_s2s.decoding.transducer_beam import TransducerBeamState as TransducerBeamState
+from fast_s2s.decoding.transducer_beam import transducer_beam as transducer_beam
 from fast_s2s.decoding.weights import AttentionWeights as AttentionWeights
 from fast_s2s.decoding.weights import DecoderWeights as DecoderWeights
 from fast_s2s.decoding.weights import LayerWeights as LayerWeights

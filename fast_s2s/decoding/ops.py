@@ -1,5 +1,6 @@
 """The ops `decode_pack`, `decode`, `decode_ensemble`, `decode_read`, `decode_encode`,
-`transducer_greedy` and `forecast`: schemas and fake kernels. They have no gradients.
+`transducer_greedy`, `transducer_beam` and `forecast`: schemas and fake kernels. They have no
+gradients.
 
 Lists are those that `fast_s2s.decoding.contract` and `fast_s2s.decoding.weights` name.
 """
@@ -40,6 +41,10 @@ _library.define(
 _library.define(
     "transducer_greedy(Tensor[] packed, int[] headers, Tensor[] state, Tensor encoded, "
     "Tensor lengths, int[] durations, int blank, int max_symbols, bool relu) -> Tensor[]"
+)
+_library.define(
+    "transducer_beam(Tensor[] packed, int[] headers, Tensor[] state, Tensor encoded, "
+    "Tensor lengths, int blank, int max_symbols, bool relu) -> Tensor[]"
 )
 _library.define(
     "forecast(Tensor[] packed, int[] headers, Tensor h, Tensor c, Tensor history, Tensor known, "
@@ -193,6 +198,23 @@ def _(
     tokens = lengths.new_empty(lengths.size(0), longest)
     found = [tokens, torch.empty_like(tokens), torch.empty_like(tokens, dtype=torch.float64)]
     return [*found, torch.empty_like(lengths), *map(torch.empty_like, state)]
+
+
+@torch.library.register_fake("fast_s2s::transducer_beam")  # type: ignore[untyped-decorator]
+def _(
+    packed: list[Tensor],
+    headers: list[int],
+    state: list[Tensor],
+    encoded: Tensor,
+    lengths: Tensor,
+    blank: int,
+    max_symbols: int,
+    relu: bool,
+) -> list[Tensor]:
+    longest = torch.library.get_ctx().new_dynamic_size()
+    h, c, token, score, count, tokens, frames, seen = map(torch.empty_like, state)
+    sequences = [part.new_empty(part.size(0), longest) for part in (tokens, frames)]
+    return [h, c, token, score, count, *sequences, seen]
 
 
 @torch.library.register_fake("fast_s2s::forecast")  # type: ignore[untyped-decorator]

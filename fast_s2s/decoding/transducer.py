@@ -159,14 +159,15 @@ class PackedTransducer:
         """The op `transducer_greedy`, or its reference."""
         options = self.durations, self.blank, max_symbols, self.activation == "relu"
         if self.choice.backend == "reference":
-            return greedy(self._dense, state, encoded, lengths, *options)
+            return greedy(self.dense, state, encoded, lengths, *options)
         found = torch.ops.fast_s2s.transducer_greedy.default(
-            *self._arguments, list(state), encoded, lengths, *options
+            *self.arguments, list(state), encoded, lengths, *options
         )
         return Found(*found)
 
     @functools.cached_property
-    def _arguments(self) -> tuple[list[Tensor], list[int]]:
+    def arguments(self) -> tuple[list[Tensor], list[int]]:
+        """For the native ops: packed weights, and their headers."""
         linears = [self.output] if self.projection is None else [self.projection, self.output]
         packed = [self.predictor.packed, *(linear.packed() for linear in linears)]
         headers = list(self.predictor.header)
@@ -175,7 +176,8 @@ class PackedTransducer:
         return packed, [int(number) for number in headers]
 
     @property
-    def _dense(self) -> DenseTransducer:
+    def dense(self) -> DenseTransducer:
+        """For the reference: the stored numbers, all in acc."""
         predictor, acc = self.predictor.dense, self.acc
         if self.projection is None:
             size = self.joined_size
@@ -240,7 +242,7 @@ def pack_transducer(
     )
     if packed.choice.backend == "native":
         # now, rather than in the first call
-        _ = packed._arguments
+        _ = packed.arguments
     return packed
 
 
@@ -266,6 +268,22 @@ def transducer_greedy(
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
+    encoded, lengths = check_frames(transducer, encoded, lengths, max_symbols)
+    state = _begin(transducer, state, len(encoded))
+    # it is for a model's own products, not for those of packed weights
+    with torch.autocast(transducer.device.type, enabled=False):
+        found = transducer.run(state, encoded, lengths, max_symbols)
+    state = TransducerState(found.h, found.c, found.token, found.skip)
+    return TransducerResult(found.tokens, found.counts, found.frames, found.scores, state)
+
+
+def check_frames(
+    transducer: PackedTransducer,
+    encoded: Tensor,
+    lengths: Tensor | Sequence[int] | None,
+    max_symbols: int,
+) -> tuple[Tensor, Tensor]:
+    """What a search is given, checked: the frames in the transducer's type, and lengths."""
     if not isinstance(transducer, PackedTransducer):
         got = type(transducer).__name__
         raise TypeError(f"transducer: expected a PackedTransducer, got {got}")
@@ -279,12 +297,7 @@ def transducer_greedy(
         lengths = torch.full((batch,), frames, device=device)
     else:
         lengths = check_lengths("lengths", lengths, batch, frames, device)
-    state = _begin(transducer, state, batch)
-    # it is for a model's own products, not for those of packed weights
-    with torch.autocast(device.type, enabled=False):
-        found = transducer.run(state, values_in(encoded, transducer.acc), lengths, max_symbols)
-    state = TransducerState(found.h, found.c, found.token, found.skip)
-    return TransducerResult(found.tokens, found.counts, found.frames, found.scores, state)
+    return values_in(encoded, transducer.acc), lengths
 
 
 def _begin(
