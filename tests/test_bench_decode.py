@@ -117,7 +117,7 @@ def test_ensembles_agree_with_the_reference(name, beams):
 def test_transducers_agree_with_the_reference(name, speech):
     problem = SpeechProblem(speech)
     expected = problem.expected()["tokens"]
-    assert (2 if speech.beams else 15) < (expected != 29).sum() / speech.batch < 45
+    assert (0 if speech.beams else 15) < (expected != 29).sum() / speech.batch < 45
     try:
         side, expected = transducer_sides.SIDES[name](problem)
     except Unavailable as reason:
