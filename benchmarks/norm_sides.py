@@ -25,8 +25,6 @@ SLOW = frozenset({COMPILED})
 class NormWorkload(Workload):
     """An LSTM call with layer norm."""
 
-    __str__ = Workload.__str__
-
 
 class NormProblem(Problem):
     """Its tensors and, by the reference in float64, its results."""

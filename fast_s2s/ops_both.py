@@ -176,7 +176,9 @@ def _backward(op: Any, ctx: Any, *grads: Tensor | None) -> tuple:
         return (*found[:3], list(by_weight[0]), list(by_weight[1]), *nothing[5:])
     needs = [tensor.requires_grad for tensor in (x, h0, c0)]
     needs_weights = any(w.requires_grad for w in (*weights, *weights_reverse))
-    d_x, d_h0, d_c0, *of_weights = op(
+    # torch's transforms do not know how to take lists of tensors apart
+    run: Any = _backward_by_direction if any(map(_is_batched, grads)) else op
+    d_x, d_h0, d_c0, *of_weights = run(
         *grads, x, h0, c0, weights, weights_reverse, ctx.bias, *optional, y, gates, cells,
         needs[0], needs_weights,
     )  # fmt: skip
@@ -186,6 +188,55 @@ def _backward(op: Any, ctx: Any, *grads: Tensor | None) -> tuple:
     ]
     states = [grad if need else None for grad, need in zip((d_x, d_h0, d_c0), needs, strict=True)]
     return (*states, *by_direction, *nothing[5:])
+
+
+def _is_batched(grad: Tensor | None) -> bool:
+    """Whether it stands for several, as under `vmap` or with `is_grads_batched=True`."""
+    functorch = torch._C._functorch
+    return grad is not None and (
+        functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+    )
+
+
+def _backward_by_direction(
+    grad_y: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weights: Sequence[Tensor],
+    weights_reverse: Sequence[Tensor],
+    bias: bool,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_reverse: Tensor | None,
+    y: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    needs_x: bool,
+    needs_weights: bool,
+) -> list[Tensor]:
+    """What the op gives, by that for one direction."""
+    found = []
+    for i, (own, resets) in enumerate(((weights, reset), (weights_reverse, reset_reverse))):
+        w_ih, w_hh, *rest = own
+        b_ih, b_hh = rest[:2] if bias else (None, None)
+        w_hr = next(iter(rest[2 if bias else 0 :]), None)
+        grads = [
+            None if grad_y is None else grad_y.chunk(2, -1)[i],
+            None if grad_h_n is None else grad_h_n[i],
+            None if grad_c_n is None else grad_c_n[i],
+        ]
+        layer = (x, h0[i], c0[i], w_ih, w_hh, b_ih, b_hh, w_hr, lengths, resets, i == 1)
+        saved = (y.chunk(2, -1)[i], gates[i] if gates.numel() else gates, cells[i])
+        found.append(
+            torch.ops.fast_s2s.lstm_backward.default(*grads, *layer, *saved, needs_x, needs_weights)
+        )
+    one, other = found
+    d_x = one[0] + other[0]
+    states = [torch.stack((one[k], other[k])) for k in (1, 2)]
+    return [d_x, *states, *one[3:], *other[3:]]
 
 
 def _of_weights(

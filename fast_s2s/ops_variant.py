@@ -25,7 +25,7 @@ ops.library.define(
 ops.library.define(
     "lstm_variant_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
     f"{ops.LAYER_SCHEMA}, {_VARIANT}, Tensor y, Tensor products, Tensor cells, bool needs_x, "
-    "bool needs_weights) -> Tensor[]"
+    f"bool needs_weights) -> ({', '.join(['Tensor'] * 11)})"
 )
 
 
@@ -48,13 +48,16 @@ def lstm_variant(
 
     save: `reference.SAVE_GATES` or `SAVE_CELLS` where gradients are wanted: the former keeps, in
           the type of x, 8H values of each row and step with layer norm, 4H without, and the cell
-          states; the latter these alone
+          states; the latter these alone. Masks of zoneout, a byte for each value, are kept besides
 
     Raises RuntimeError where a backend is asked for that has no such kernel.
     """
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse)
     backend = backends.current(x.device.type, x.dtype, variant.names).backend
-    if backend == "reference" or ops.is_transformed():
+    mask = variant.recurrent_mask
+    # which has no gradient natively
+    learned = mask is not None and mask.requires_grad
+    if backend == "reference" or learned or ops.is_transformed():
         return reference.lstm_variant(*arguments, variant)
     norms = _norms(variant, reference.accumulate_dtype(x.dtype))
     args = (*arguments, *norms, *_masks(variant, x.dtype), save)
@@ -119,7 +122,7 @@ def _fake_forward(*args: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _fake_backward(*args: Any) -> list[Tensor]:
+def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
     x, h0, c0, w_ih, w_hh, _, _, w_hr = args[3:11]
     norms = args[3 + _NUM_LAYER : 3 + _NUM_LAYER + _NUM_NORMS]
     needs_x, needs_weights = args[-2:]
@@ -129,10 +132,10 @@ def _fake_backward(*args: Any) -> list[Tensor]:
     shapes = (x.shape if needs_x else nothing, h0.shape, c0.shape, d_w_ih, d_w_hh, w_hh.shape[:1])
     acc = reference.accumulate_dtype(x.dtype)
     of_norms = [nothing if norm is None else norm.shape for norm in norms]
-    return [
+    return (
         *(x.new_empty(shape) for shape in (*shapes, d_w_hr)),
         *(x.new_empty(shape, dtype=acc) for shape in of_norms),
-    ]
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

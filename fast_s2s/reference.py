@@ -194,7 +194,8 @@ def lstm_variant(
             live = (lengths > t).unsqueeze(1)
             h, c = torch.where(live, h_new, h), torch.where(live, c_new, c)
             ys.append(h_new.masked_fill(~live, 0))
-    return torch.stack(ys[::-1] if reverse else ys), h.clone(), c.to(dtype, copy=True)
+    y = torch.stack(ys[::-1] if reverse else ys) if steps else x.new_empty(0, *h0.shape)
+    return y, h.clone(), c.to(dtype, copy=True)
 
 
 def _running(x: Tensor, lengths: Tensor | None) -> Tensor:

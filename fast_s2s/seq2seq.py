@@ -253,7 +253,7 @@ class Seq2Seq(GenerationMixin, PretrainedMixin, nn.Module):
     def _context(self, source: Tensor, lengths: Tensor) -> DecoderState:
         embedding = self.src_embedding.weight
         if (
-            self._dropout_is_on()
+            self._runs_by_modules()
             or source.dim() == 3
             or torch.is_autocast_enabled(source.device.type)
             or not is_served(embedding, self.encoder)

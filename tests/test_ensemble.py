@@ -15,7 +15,7 @@ from fast_s2s.cli import main
 from fast_s2s.pipeline import TextPipeline
 
 SRC = torch.tensor([[4, 5, 6, 2], [7, 2, 0, 0], [5, 5, 2, 0]])
-# of different sizes, with and without attention, on kernels and step by step
+# of different sizes, with and without attention, layer norm and zoneout
 KINDS = [
     {"bidirectional": True, "num_layers": 2},
     {"attention": "dot", "hidden_size": 7},
@@ -110,7 +110,7 @@ def test_states_that_do_not_fit(models):
 
 def test_members_have_their_own_precision_under_autocast(models):
     """Also where another member goes through its modules."""
-    by_modules = toy_model(3, zoneout_hidden=0.1).eval()
+    by_modules = toy_model(3, dropout=0.1).train()
     plain = models[0].float()
     mixed_kinds = fast_s2s.Ensemble([plain, by_modules])
     seen = []

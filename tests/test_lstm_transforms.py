@@ -114,8 +114,11 @@ def test_cells_too(assert_close):
     assert_close(each, x.grad, "x")
 
 
-def test_batched_cotangents(assert_close):
-    model = small_lstm()
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True}, {"norm": "layer"}, {"zoneout_cell": 0.2}], ids=str
+)
+def test_batched_cotangents(options, assert_close):
+    model = small_lstm(**options).eval()
     jacobians = [
         torch.autograd.functional.jacobian(lambda x: model(x)[0][-1], X, vectorize=vectorize)
         for vectorize in (True, False)

@@ -13,6 +13,7 @@ from helpers_native import needs_native
 from helpers_seq2seq import ARCHITECTURES, make_batch, make_model
 
 from fast_s2s import Ensemble, GenerationConfig, Seq2Seq, serialization, stored
+from fast_s2s.functional import Regularization
 from fast_s2s.generation import packing, search
 from fast_s2s.generation.encoding import is_served
 
@@ -135,6 +136,21 @@ def test_changes_are_seen(change, tied, packs):
     # bfloat16 keeps too much of the weights to be sure of
     if change is not there_and_back:
         assert not torch.equal(before, after)
+
+
+def test_other_zoneout_and_norms_are_seen(packs):
+    """The former is no tensor."""
+    model = make_model(norm="layer", zoneout_hidden=0.1)
+    batch = make_batch()
+    found = [assert_current(model, batch)]
+    for lstm in (model.decoder, model.encoder):
+        lstm.regularization = Regularization(zoneout_hidden=0.9)
+        found.append(assert_current(model, batch))
+    with torch.no_grad():
+        model.decoder.norm_weight_c_l0.mul_(-3)
+    found.append(assert_current(model, batch))
+    assert len(packs) == 3
+    assert not any(map(torch.equal, found[:-1], found[1:]))
 
 
 def test_tying_later_is_seen(packs):

@@ -64,15 +64,16 @@ class Backward {
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       const int64_t row = rows_.row(j);
       if (multiplies_)
-        narrow(d_h_.get() + j * s_.output, s_.output,
-               static_cast<Io*>(args_.d_h0) + row * s_.output);
-      narrow(d_c_.get() + j * s_.hidden, s_.hidden, static_cast<Io*>(args_.d_c0) + row * s_.hidden);
+        narrow_row(d_h_.get() + j * s_.output, s_.output,
+                   static_cast<Io*>(args_.d_h0) + row * s_.output);
+      narrow_row(d_c_.get() + j * s_.hidden, s_.hidden,
+                 static_cast<Io*>(args_.d_c0) + row * s_.hidden);
     }
     if (thread > 0) return;
     A* d_bias = d_bias_.get();
     for (int64_t k = 4 * s_.hidden; k < halves_ * 4 * s_.hidden; ++k)
       d_bias[k - 4 * s_.hidden] += d_bias[k];
-    narrow(d_bias, 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
+    narrow_row(d_bias, 4 * s_.hidden, static_cast<Io*>(args_.d_bias));
   }
 
  private:
@@ -157,24 +158,12 @@ class Backward {
     }
     const Share mine(s_.batch, thread, threads), biases(4 * s_.hidden, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
-      widen_row(args_.grad_h_n, rows_.row(j), s_.output, d_h_.get() + j * s_.output);
-      widen_row(args_.grad_c_n, rows_.row(j), s_.hidden, d_c_.get() + j * s_.hidden);
+      widen_row<Io>(args_.grad_h_n, rows_.row(j), s_.output, d_h_.get() + j * s_.output);
+      widen_row<Io>(args_.grad_c_n, rows_.row(j), s_.hidden, d_c_.get() + j * s_.hidden);
     }
     for (int64_t half = 0; half < halves_; ++half)
       std::fill(d_bias_.get() + half * 4 * s_.hidden + biases.begin,
                 d_bias_.get() + half * 4 * s_.hidden + biases.end, A{});
-  }
-
-  static void widen_row(const void* source, int64_t row, int64_t size, A* out) {
-    const Io* in = static_cast<const Io*>(source) + row * size;
-    for (int64_t k = 0; k < size; ++k) out[k] = source == nullptr ? A{} : widen(in[k]);
-  }
-
-  static void narrow(const A* in, int64_t size, Io* out) {
-    for (int64_t k = 0; k < size; k += kWidth) {
-      const int count = lanes(size, k, kWidth);
-      store(out + k, load<V>(in + k, count), count);
-    }
   }
 
   // Where the gates are that were computed again for a half, from so many rows of the chunk on.
@@ -213,11 +202,7 @@ class Backward {
         for (int r = 0; r < tile.value; ++r) {
           const Gates<V> gates =
               activate<Math>(Gates<V>{sums[r][0], sums[r][1], sums[r][2], sums[r][3]});
-          A* out = recomputed(work.half, r0 + r) + unit;
-          store(out, gates.i, count);
-          store(out + s_.hidden, gates.f, count);
-          store(out + 2 * s_.hidden, gates.g, count);
-          store(out + 3 * s_.hidden, gates.o, count);
+          store_gate_vectors(recomputed(work.half, r0 + r) + unit, s_.hidden, gates, count);
         }
       });
     }
@@ -263,10 +248,11 @@ class Backward {
           const int64_t j = rows.at(r0 + r);
           const V dh = projected_ ? sums[r][v] : load<V>(d_h_.get() + j * s_.output + unit, count);
           const Gates<V> gates =
-              recomputes_ ? load_gates(recomputed + (r0 + r) * 4 * s_.hidden + unit, count)
-                          : load_gates(static_cast<const Io*>(args_.gates) +
-                                           rows_.padded(rows.t, j) * 4 * s_.hidden + unit,
-                                       count);
+              recomputes_ ? load_gate_vectors<V>(recomputed + (r0 + r) * 4 * s_.hidden + unit,
+                                                 s_.hidden, count)
+                          : load_gate_vectors<V>(static_cast<const Io*>(args_.gates) +
+                                                     rows_.padded(rows.t, j) * 4 * s_.hidden + unit,
+                                                 s_.hidden, count);
           const Gates<V> d =
               step_unit(rows.t, j, unit, count, gates, dh, d_gates + j * 4 * s_.hidden);
           total = {total.i + d.i, total.f + d.f, total.g + d.g, total.o + d.o};
@@ -274,12 +260,6 @@ class Backward {
         add_bias(rows.half, unit, count, total);
       }
     });
-  }
-
-  template <class T>
-  FAST_S2S_INLINE Gates<V> load_gates(const T* at, int count) const {
-    return {load<V>(at, count), load<V>(at + s_.hidden, count), load<V>(at + 2 * s_.hidden, count),
-            load<V>(at + 3 * s_.hidden, count)};
   }
 
   FAST_S2S_INLINE Gates<V> step_unit(int64_t t, int64_t j, int64_t unit, int count,

@@ -140,6 +140,37 @@ class ChunkRows {
   std::vector<A> widened_;
 };
 
+// Row `row` of an array of rows of `size`, as A; zero where there is no array.
+template <class Io, class A>
+void widen_row(const void* source, int64_t row, int64_t size, A* out) {
+  const Io* in = static_cast<const Io*>(source) + row * size;
+  for (int64_t k = 0; k < size; ++k) out[k] = source == nullptr ? A{} : widen(in[k]);
+}
+
+template <class A, class Io>
+void narrow_row(const A* in, int64_t size, Io* out) {
+  typedef typename Simd<A>::Vec V;
+  constexpr int kWidth = Simd<A>::kWidth;
+  for (int64_t k = 0; k < size; k += kWidth) {
+    const int count = lanes(size, k, kWidth);
+    store(out + k, load<V>(in + k, count), count);
+  }
+}
+
+// The gates of W units in a row of all gates.
+template <class V, class T>
+FAST_S2S_INLINE Gates<V> load_gate_vectors(const T* at, int64_t hidden, int count) {
+  return {load<V>(at, count), load<V>(at + hidden, count), load<V>(at + 2 * hidden, count),
+          load<V>(at + 3 * hidden, count)};
+}
+template <class V, class T>
+FAST_S2S_INLINE void store_gate_vectors(T* at, int64_t hidden, const Gates<V>& gates, int count) {
+  store(at, gates.i, count);
+  store(at + hidden, gates.f, count);
+  store(at + 2 * hidden, gates.g, count);
+  store(at + 3 * hidden, gates.o, count);
+}
+
 // The gates' weights by panels of W units: vector v of a panel holds gate v of the units.
 template <class Io>
 class GateWeights {

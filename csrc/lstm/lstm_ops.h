@@ -66,7 +66,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_variant_forward(
     const std::optional<Tensor>& kept_hidden, const std::optional<Tensor>& kept_cell,
     double zoneout_hidden, double zoneout_cell, int64_t save);
 
-std::vector<Tensor> lstm_variant_backward(
+// A tuple and no list: torch's transforms know how to take those alone apart.
+typedef std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+                   Tensor>
+    LstmVariantGradients;
+LstmVariantGradients lstm_variant_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
     const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,

@@ -108,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_variant_forward(
   return {y, h_n, c_n, products, cells};
 }
 
-std::vector<Tensor> lstm_variant_backward(
+LstmVariantGradients lstm_variant_backward(
     const std::optional<Tensor>& grad_y, const std::optional<Tensor>& grad_h_n,
     const std::optional<Tensor>& grad_c_n, const Tensor& x, const Tensor& h0, const Tensor& c0,
     const Tensor& w_ih, const Tensor& w_hh, const std::optional<Tensor>& b_ih,
@@ -161,17 +161,17 @@ std::vector<Tensor> lstm_variant_backward(
        where(normed, d_norms[2]),
        where(normed, d_norms[3])},
       thread_count());
-  std::vector<Tensor> d{none(), d_h0, d_c0, none(), none(), d_bias, none()};
+  Tensor d_x = none(), d_w_ih = none(), d_w_hh = none(), d_w_hr = none();
   if (needs_x)
-    d[0] = padded_input(
+    d_x = padded_input(
         layer, n, [&](const Tensor& rows) { multiply(found.d_gates, layer.weights.w_ih, rows); });
   if (needs_weights) {
-    d[3] = product_over_rows(found.d_gates, input_rows(layer, n));
-    d[4] = product_over_rows(found.d_hidden, found.fed);
-    if (projected) d[6] = product_over_rows(found.d_h, found.unprojected);
+    d_w_ih = product_over_rows(found.d_gates, input_rows(layer, n));
+    d_w_hh = product_over_rows(found.d_hidden, found.fed);
+    if (projected) d_w_hr = product_over_rows(found.d_h, found.unprojected);
   }
-  d.insert(d.end(), std::begin(d_norms), std::end(d_norms));
-  return d;
+  return {d_x,    d_h0,       d_c0,       d_w_ih,     d_w_hh,    d_bias,
+          d_w_hr, d_norms[0], d_norms[1], d_norms[2], d_norms[3]};
 }
 
 }  // namespace fast_s2s

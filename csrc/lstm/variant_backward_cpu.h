@@ -102,17 +102,12 @@ class VariantBackward {
     const Share mine(s_.batch, thread, threads), steps(s_.steps, thread, threads),
         sums(groups_ * sums_, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
-      widen_row(args_.grad_h_n, rows_.row(j), s_.output, d_h_.get() + j * s_.output);
-      widen_row(args_.grad_c_n, rows_.row(j), s_.hidden, d_c_.get() + j * s_.hidden);
+      widen_row<Io>(args_.grad_h_n, rows_.row(j), s_.output, d_h_.get() + j * s_.output);
+      widen_row<Io>(args_.grad_c_n, rows_.row(j), s_.hidden, d_c_.get() + j * s_.hidden);
     }
     for (int64_t t = steps.begin; t < steps.end; ++t)
       for (int64_t j = 0; j < rows_.running(t); ++j) feed(t, j);
     std::fill(group_sums_.get() + sums.begin, group_sums_.get() + sums.end, A{});
-  }
-
-  static void widen_row(const void* source, int64_t row, int64_t size, A* out) {
-    const Io* in = static_cast<const Io*>(source) + row * size;
-    for (int64_t k = 0; k < size; ++k) out[k] = source == nullptr ? A{} : widen(in[k]);
   }
 
   // The h that a row came with at step t, as it met W_hh.
@@ -265,13 +260,15 @@ class VariantBackward {
     const Share mine(s_.batch, thread, threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       const int64_t row = rows_.row(j);
-      narrow(d_h_.get() + j * s_.output, s_.output, static_cast<Io*>(args_.d_h0) + row * s_.output);
-      narrow(d_c_.get() + j * s_.hidden, s_.hidden, static_cast<Io*>(args_.d_c0) + row * s_.hidden);
+      narrow_row(d_h_.get() + j * s_.output, s_.output,
+                 static_cast<Io*>(args_.d_h0) + row * s_.output);
+      narrow_row(d_c_.get() + j * s_.hidden, s_.hidden,
+                 static_cast<Io*>(args_.d_c0) + row * s_.hidden);
     }
     if (thread > 0) return;
     A* sums = group_sums_.get();
     for (int64_t k = sums_; k < groups_ * sums_; ++k) sums[k % sums_] += sums[k];
-    narrow(sums, width_, static_cast<Io*>(args_.d_bias));
+    narrow_row(sums, width_, static_cast<Io*>(args_.d_bias));
     if (!parameters_.normed()) return;
     const A* next = sums + width_;
     const auto give = [&](void* to, int64_t size) {
@@ -282,13 +279,6 @@ class VariantBackward {
     give(args_.d_norm_hh, width_);
     give(args_.d_norm_c, s_.hidden);
     give(args_.d_norm_bias, s_.hidden);
-  }
-
-  static void narrow(const A* in, int64_t size, Io* out) {
-    for (int64_t k = 0; k < size; k += kWidth) {
-      const int count = lanes(size, k, kWidth);
-      store(out + k, load<V>(in + k, count), count);
-    }
   }
 
   Io* packed_w_hh(int64_t panel) const { return w_hh_.get() + panel * width_ * panel_columns<A>(); }

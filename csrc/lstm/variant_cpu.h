@@ -41,20 +41,13 @@ class VariantParameters {
   Scratch<A> bias_;  // [4H]
 };
 
-// Adds to `sums` the products of rows and weights, and stores each gate's where it is in a row of
-// all gates.
+// Stores each gate's sums where they are in a row of all gates.
 template <class V, class A, int Rows>
 FAST_S2S_INLINE void store_gates(const V (&sums)[Rows][kPanelVectors], A* out, int64_t stride,
                                  int64_t hidden, int64_t unit, int count) {
   for (int r = 0; r < Rows; ++r)
     for (int gate = 0; gate < 4; ++gate)
       store(out + r * stride + gate * hidden + unit, sums[r][gate], count);
-}
-
-template <class V, class A>
-FAST_S2S_INLINE Gates<V> load_gate_vectors(const A* at, int64_t hidden, int count) {
-  return {load<V>(at, count), load<V>(at + hidden, count), load<V>(at + 2 * hidden, count),
-          load<V>(at + 3 * hidden, count)};
 }
 
 }  // namespace FAST_S2S_ISA

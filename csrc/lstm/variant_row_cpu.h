@@ -58,7 +58,7 @@ class VariantRowBackward {
       const V before = c_before == nullptr ? V{} : load<V>(c_before + unit, count);
       const Gates<V> gates = activate<Math>(load_gate_vectors<V>(gates_ + unit, hidden_, count));
       store(c_before_ + unit, before, count);
-      store_gate_vectors(gates_ + unit, gates, count);
+      store_gate_vectors(gates_ + unit, hidden_, gates, count);
       store(c_ + unit, next_cell(gates, before), count);
     }
     if (normed_) of_c_ = moments(c_, hidden_);
@@ -157,12 +157,6 @@ class VariantRowBackward {
     return {sum_of_lanes<A>(sum) / width_, sum_of_lanes<A>(sum_normed) / width_};
   }
 
-  FAST_S2S_INLINE void store_gate_vectors(A* at, const Gates<V>& gates, int count) const {
-    store(at, gates.i, count);
-    store(at + hidden_, gates.f, count);
-    store(at + 2 * hidden_, gates.g, count);
-    store(at + 3 * hidden_, gates.o, count);
-  }
   static FAST_S2S_INLINE void add(A* sum, V value, int count) {
     store(sum, load<V>(sum, count) + value, count);
   }

@@ -41,8 +41,8 @@ def _layers(lstm: Any) -> list[LayerWeights]:
         [getattr(lstm, f"{part}_l{index}", None) for part in (*parts, *norms)]
         for index in range(lstm.num_layers)
     ]
-    extras: Any = getattr(lstm, "regularization", None)
-    zoneout = (0.0, 0.0) if extras is None else (extras.zoneout_hidden, extras.zoneout_cell)
+    extras = getattr(lstm, "regularization", None)
+    zoneout = [getattr(extras, name, 0.0) for name in ("zoneout_hidden", "zoneout_cell")]
     return [LayerWeights(*layer, *zoneout) for layer in found]
 
 

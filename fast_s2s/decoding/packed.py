@@ -289,11 +289,9 @@ def choose_backend(device_type: str, dtype: torch.dtype, variant: str = "") -> b
     choice = backends.current(device_type, accumulate_dtype(dtype))
     if choice.backend == "reference":
         return choice
-    why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype))
+    why_not = backends.unsupported("native", device_type, accumulate_dtype(dtype), variant)
     if why_not is None and dtype not in (CUDA_DTYPES if device_type == "cuda" else CPU_DTYPES):
         why_not = f"no native {device_type} decode of {dtype} weights"
-    if variant and device_type != "cpu":
-        why_not = f"no native {device_type} decode with {variant}"
     if why_not is not None:
         return backends.Choice("reference", f"native: {why_not}; triton: no decode")
     return backends.Choice("native", choice.reason)

@@ -76,7 +76,8 @@ class GenerationMixin:
                            or a list, one limit for each row; `seed` likewise, one stream of random
                            numbers for each row; `max_length`, `min_length` as in transformers
 
-        Callables and dropout make it a step loop in Python; all else runs in the kernels.
+        Callables and dropout make it a step loop in Python, and so do layer norm and zoneout on a
+        GPU; all else runs in the kernels.
 
         Weights are packed at the first call, and again where they changed. After writing through
         `.data`, by numpy or from another process call `compile_decoder`: only a model that was used
@@ -199,12 +200,11 @@ class GenerationMixin:
         logits, state, weights = self._step(token, DecoderState(h, c, memory=memory))
         return Stepped(logits, state.h, state.c, None if weights is None else weights.squeeze(2))
 
-    def _dropout_is_on(self) -> bool:
-        return self.training and self.config.has_dropout
-
     def _runs_by_modules(self) -> bool:
-        """Whether each step of the decoder is the model's own, not that of packed weights."""
-        return self._dropout_is_on()
+        """Whether each step of the decoder is the model's own, not that of packed weights: with
+        dropout.
+        """
+        return self.training and self.config.has_dropout
 
     def _own_precision(self) -> contextlib.AbstractContextManager[object]:
         """Packed weights have a type of their own, which autocast must not change."""
