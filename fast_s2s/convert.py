@@ -41,7 +41,8 @@ def to_torch(module: nn.Module) -> nn.Module:
     """The `torch.nn` module with the very parameters, hooks and mode of a fast one.
 
     The inverse of `from_torch`. Raises as that does, and ValueError for a module with options that
-    torch's lacks, such as layer norm.
+    torch's lacks: layer norm, zoneout, and in training mode kinds of dropout, which are lost in
+    evaluation mode.
     """
     return _twin(module, _TO_TORCH, "module")
 
@@ -119,7 +120,7 @@ def swap_modules(
 def _why_not(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> str:
     if type(module) not in classes:
         return f"a subclass of {'torch' if classes is _TO_FAST else 'fast_s2s'}'s"
-    if isinstance(module, LSTM) and module.options():
+    if isinstance(module, LSTM) and module.own_options():
         return "one with options that torch's lacks"
     return unusual(module)
 
@@ -137,10 +138,11 @@ def _twin(
     if unusual(module):
         expected = "real numbers and the forward of its class"
         raise ValueError(f"{name}: expected {expected}, got {unusual(module)}")
-    options = module.options() if isinstance(module, LSTM) else {}
+    options = module.own_options() if isinstance(module, LSTM) else {}
     if options:
         raise ValueError(
             f"{name}: expected an LSTM without options that torch's lacks, got {options}"
+            + ("; dropouts do not count in evaluation mode" if module.training else "")
         )
     twin = twin_class.__new__(twin_class)
     _copy_state(module, twin)

@@ -97,6 +97,10 @@ class LSTM(LSTMOptions):
     def _update_flat_weights(self) -> None:
         pass
 
+    def _replicate_for_data_parallel(self) -> Any:
+        # torch's would copy its cached list of weights
+        return nn.Module._replicate_for_data_parallel(self)  # type: ignore[no-untyped-call]
+
     def flatten_parameters(self) -> None:
         """Nothing to do: the kernels take the parameters as they are."""
 

@@ -122,6 +122,16 @@ class LSTMOptions(nn.RNNBase):
         extras = dataclasses.asdict(self.regularization or _OFF)
         return found | {name: value for name, value in extras.items() if value}
 
+    def own_options(self) -> dict[str, Any]:
+        """Those by which this layer, in its present mode, is another than `torch.nn.LSTM`."""
+        ever = {"norm", "zoneout_hidden", "zoneout_cell"}
+        first_weights = {"forget_bias", "recurrent_init"}
+        return {
+            name: value
+            for name, value in self.options().items()
+            if name in ever or (self.training and name not in first_weights)
+        }
+
     @staticmethod
     def _format(options: dict[str, Any]) -> str:
         return "".join(f", {name}={value}" for name, value in options.items())

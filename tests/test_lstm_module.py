@@ -284,3 +284,17 @@ def test_export_with_dynamic_time():
 def test_meta_tensors():
     y, (h_n, _) = fast_s2s.LSTM(4, 5, device="meta")(torch.zeros(6, 3, 4, device="meta"))
     assert (y.shape, h_n.shape, y.device.type) == ((6, 3, 5), (1, 3, 5), "meta")
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "layer", "bidirectional": True}], ids=str)
+def test_replicas_of_data_parallel(options):
+    """As `torch.nn.parallel.replicate` makes them: plain tensors in place of parameters."""
+    lstm = fast_s2s.LSTM(3, 4, **options)
+    replica = lstm._replicate_for_data_parallel()
+    replica._parameters = {}
+    for name, parameter in lstm.named_parameters():
+        setattr(replica, name, parameter.detach().clone().requires_grad_())
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(replica(x)[0], lstm(x)[0])
+    replica(x)[0].sum().backward()
+    assert replica.weight_hh_l0.grad.any() and lstm.weight_hh_l0.grad is None

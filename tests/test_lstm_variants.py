@@ -279,7 +279,12 @@ def test_options_are_shown_and_do_not_get_lost():
     lstm = fast_s2s.LSTM(2, 3, norm="layer", zoneout_cell=0.5, memory="recompute")
     assert repr(lstm) == "LSTM(2, 3, memory=recompute, norm=layer, zoneout_cell=0.5)"
     with pytest.raises(ValueError, match="without options that torch's lacks.*zoneout_cell"):
-        fast_s2s.to_torch(lstm)
+        fast_s2s.to_torch(lstm.eval())
+    dropped = fast_s2s.LSTM(2, 3, forget_bias=1.0, recurrent_init="orthogonal", weight_dropout=0.1)
+    with pytest.raises(ValueError, match="got {'weight_dropout': 0.1}; dropouts do not count in"):
+        fast_s2s.to_torch(dropped)
+    x = torch.randn(4, 2, 2)
+    torch.testing.assert_close(fast_s2s.to_torch(dropped.eval())(x)[0], dropped(x)[0])
     assert fast_s2s.from_torch(torch.nn.LSTM(2, 3)).is_plain
     assert not fast_s2s.LSTM(2, 3, zoneout_hidden=0.1).is_plain
     assert fast_s2s.LSTM(2, 3, weight_dropout=0.1).is_plain

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if len(args.model) > 1:
         raise UsageError(f"--model: expected one folder, got {' and '.join(args.model)}")
     output = Path(args.output)
+    if output.suffix.lower() == ".png":
+        raise UsageError(f"--output: expected a name for the page, FILE.html, got {args.output}")
     if output.is_dir():
         raise IsADirectoryError(f"--output {output}: expected a file, got a folder")
     pipeline = generating.load(args)
