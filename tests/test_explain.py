@@ -209,15 +209,18 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert main(["explain", "--model", str(model_dir), "--output", str(tmp_path), "3"]) == 1
     assert f"--output {tmp_path}: expected a file, got a folder" in capsys.readouterr().err
+    # the picture would be written over the page
+    picture = str(tmp_path / "page.png")
+    assert main(["explain", "--model", str(model_dir), "--output", picture, "3"]) == 2
+    assert f"--output: expected a name for the page, FILE.html, got {picture}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_command_takes_one_model(model_dir, tmp_path, capsys):
     output = tmp_path / "page.html"
     two = ["--model", model_dir, "--model", str(tmp_path / "other")]
     assert main(["explain", *two, "--output", str(output), "3"]) == 2
-    # the picture would be written over the page
-    picture = str(output.with_suffix(".png"))
-    assert main(["explain", *two[:2], "--output", picture, "3"]) == 2
     message = f"--model: expected one folder, got {model_dir} and {tmp_path / 'other'}"
     assert capsys.readouterr().err == f"fast-s2s explain: {message}\n"
     assert not output.exists()
