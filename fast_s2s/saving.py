@@ -92,6 +92,11 @@ class PretrainedMixin(nn.Module):
             model._pack()
         return model.eval()
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its weights are from an int8 file: it generates, and does not train."""
+        return self._rounded
+
     def train(self: Model, mode: bool = True) -> Model:
         """As any module. Raises RuntimeError for a model that was loaded from an int8 file."""
         if mode and self._rounded:

@@ -11,6 +11,7 @@ import torch
 from helpers_cli import assert_wrong_usage
 from helpers_training import toy_model, toy_tokenizers
 
+from fast_s2s.bundled import G2P_FOLDER
 from fast_s2s.cli import build_parser, main
 from fast_s2s.cli.options import field_help
 from fast_s2s.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -105,6 +106,9 @@ def test_info(model_dir, capsys):
     out = capsys.readouterr().out
     size = sum(p.numel() for p in Seq2Seq.from_pretrained(model_dir).parameters())
     assert f"parameters: {size:,} of torch.float32" in out and "bidirectional: True" in out
+    assert main(["info", "--model", str(G2P_FOLDER)]) == 0
+    out = capsys.readouterr().out
+    assert "stored as int8, for generation alone" in out and "in training" not in out
     assert main(["info", "--model", model_dir, "--model", model_dir]) == 2
     assert "--model: expected one, got 2" in capsys.readouterr().err
 

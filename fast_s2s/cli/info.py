@@ -49,8 +49,13 @@ def _print_model(args: argparse.Namespace) -> None:
     for name, value in model.config.to_dict().items():
         print(f"{name}: {value}")
     print(f"max_new_tokens: {model.generation_config.max_new_tokens}")
+    modes = {"training": True, "generation": False}
+    if model.is_rounded:
+        # what was rounded is gone
+        del modes["training"]
     for name, lstm in (("encoder", model.encoder), ("decoder", model.decoder)):
-        for mode, training in (("training", True), ("generation", False)):
+        for mode, training in modes.items():
             choice = lstm.train(training).backend_choice()
             print(f"{name}, in {mode}: {choice.backend} ({choice.reason})")
-    print(f"parameters: {sum(p.numel() for p in model.parameters()):,} of {model.dtype}")
+    kind = "stored as int8, for generation alone" if model.is_rounded else f"of {model.dtype}"
+    print(f"parameters: {sum(p.numel() for p in model.parameters()):,} {kind}")
