@@ -53,18 +53,16 @@ class PackedLSTM(LSTM):
     @torch.no_grad()
     def of(cls, lstm: nn.LSTM | LSTM, dtype: torch.dtype = torch.int8) -> PackedLSTM:
         """A copy of its weights, stored as `dtype`: int8 with a scale for each row, bfloat16,
-        float32 or float64. Forward hooks go with it.
+        float32 or float64. Forward hooks go with it, and layer norm and zoneout.
 
-        Raises TypeError for what is no LSTM, ValueError for layer norm, zoneout, another dtype,
-        complex numbers or weights that are not on the CPU.
+        Raises TypeError for what is no LSTM, ValueError for another dtype, complex numbers or
+        weights that are not on the CPU.
         """
         if not isinstance(lstm, (nn.LSTM, LSTM)) or isinstance(lstm, PackedLSTM):
             got = type(lstm).__name__
             raise TypeError(f"lstm: expected a torch.nn.LSTM or fast_s2s.LSTM, got {got}")
         if dtype not in CPU_DTYPES:
             raise ValueError(_dtype_message(dtype))
-        if isinstance(lstm, LSTM) and not lstm.is_plain:
-            raise ValueError(f"lstm: expected no layer norm or zoneout, got {lstm}")
         if any(parameter.is_complex() for parameter in lstm.parameters()):
             raise ValueError("lstm: expected real numbers, got complex ones")
         device = lstm.weight_ih_l0.device
@@ -75,6 +73,7 @@ class PackedLSTM(LSTM):
             bidirectional=lstm.bidirectional,
             proj_size=lstm.proj_size,
             device="meta",
+            **_variant_of(lstm),
         )
         made = cls.__new__(cls)
         made.__dict__.update(plain.__dict__)
@@ -103,6 +102,14 @@ class PackedLSTM(LSTM):
         for bias in biases:
             total += bias.to(acc)
         self.register_buffer("bias" + suffix, total)
+        for name in self._norms_of(suffix):
+            self.register_buffer(name, getattr(lstm, name).to(acc, copy=True))
+
+    def _norms_of(self, suffix: str) -> list[str]:
+        """The names of the parameters of layer norm of a layer and direction, if it has any."""
+        if self.norm is None:
+            return []
+        return [name for name, _ in self._norm_names() if name.endswith(suffix)]
 
     def _packed(self) -> list[list[PackedDecoder]]:
         """For each call of the op its packs: of all layers, or of a layer's two directions."""
@@ -115,8 +122,9 @@ class PackedLSTM(LSTM):
         ]
 
     def _pack(self, suffixes: list[str]) -> PackedDecoder:
-        layers, biases = [], []
+        layers, biases, norms = [], [], []
         for suffix in suffixes:
+            norms.append(tuple(getattr(self, name) for name in self._norms_of(suffix)))
             found = [
                 Stored(getattr(self, name + suffix), getattr(self, f"{name}_scale{suffix}", None))
                 for name in _MATRICES[: 3 if self.proj_size else 2]
@@ -128,8 +136,16 @@ class PackedLSTM(LSTM):
         embedding = biases[0].new_zeros(1, first[0].values.size(1))
         output = store(biases[0].new_zeros(1, first[1].values.size(1)), self.weight_dtype)
         none = biases[0].new_zeros(1)
+        extras = self.regularization
         packed = PackedDecoder(
-            self.weight_dtype, False, embedding, tuple(layers), (*biases, none), output
+            self.weight_dtype,
+            False,
+            embedding,
+            tuple(layers),
+            (*biases, none),
+            output,
+            norms=() if self.norm is None else tuple(norms),
+            zoneout=(0.0, 0.0) if extras is None else (extras.zoneout_hidden, extras.zoneout_cell),
         )
         if packed.backend == "native" and packed.device.type == "cpu":
             # now, rather than in the first call, which torch.compile may trace
@@ -241,8 +257,8 @@ def pack_lstm(model: M, dtype: torch.dtype = torch.int8) -> M:
 
     Returns the model; a model that is itself an LSTM is returned packed. A module used in several
     places stays one module. Subclasses (parametrised modules too), modules with a `forward` of
-    their own, with layer norm or zoneout, and those of a `Seq2Seq`, which packs by itself (see
-    `compile_decoder`), are left alone, with a warning; LSTMCells without one.
+    their own, and those of a `Seq2Seq`, which packs by itself (see `compile_decoder`), are left
+    alone, with a warning; LSTMCells without one.
 
     Raises TypeError for anything but a module, ValueError as `PackedLSTM.of`.
     """
@@ -260,9 +276,15 @@ def pack_lstm(model: M, dtype: torch.dtype = torch.int8) -> M:
 def _why_not(module: nn.Module) -> str:
     if type(module) not in (nn.LSTM, LSTM):
         return "a subclass"
-    if isinstance(module, LSTM) and not module.is_plain:
-        return "one with layer norm or zoneout"
     return unusual(module)
+
+
+def _variant_of(lstm: nn.LSTM | LSTM) -> dict[str, Any]:
+    """Its options that count in evaluation."""
+    if not isinstance(lstm, LSTM):
+        return {}
+    kept = ("norm", "zoneout_hidden", "zoneout_cell")
+    return {name: value for name, value in lstm.options().items() if name in kept}
 
 
 def _dtype_message(dtype: object) -> str:

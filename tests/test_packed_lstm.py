@@ -24,6 +24,12 @@ KINDS = [
     {"bidirectional": True, "num_layers": 2, "proj_size": 5, "bias": False},
     {"num_layers": 2, "proj_size": 1},
 ]
+# of `fast_s2s.LSTM` alone
+VARIANTS = [
+    {"norm": "layer", "num_layers": 2},
+    {"zoneout_hidden": 0.1, "zoneout_cell": 0.3},
+    {"norm": "layer", "zoneout_cell": 0.2, "bidirectional": True, "num_layers": 2, "proj_size": 3},
+]
 
 
 def made(dtype: torch.dtype, kind: type = nn.LSTM, sizes: tuple[int, int] = (7, 17), **options):
@@ -67,6 +73,31 @@ def test_what_an_lstm_of_its_numbers_computes(backend, options, dtype, assert_cl
             assert y.is_contiguous()
             for name, ours, theirs in zip("yhc", (y, h, c), (expected, h_n, c_n), strict=True):
                 assert_close(ours, theirs, f"{name}, {steps} steps")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@torch.no_grad()
+def test_layer_norm_and_zoneout(options, dtype, assert_close):
+    packed, exact = made(dtype, fast_s2s.LSTM, **options)
+    for lstm in (packed, exact):
+        for (name, value), seed in zip(sorted(tensors_of(lstm, "norm")), range(99), strict=False):
+            value.copy_(torch.randn(value.shape, generator=torch.manual_seed(seed)))
+            assert name.startswith("norm")
+    packed.load_state_dict(packed.state_dict())
+    x, hx = drawn(packed, 6, 3, 7), states(packed, 3)
+    with fast_s2s.backend("reference"):
+        expected, (h_n, c_n) = exact(x.double(), double(hx), lengths=[6, 0, 4])
+    for again in (packed, pickle.loads(pickle.dumps(packed))):
+        y, (h, c) = again(x, hx, lengths=[6, 0, 4])
+        for name, ours, theirs in zip("yhc", (y, h, c), (expected, h_n, c_n), strict=True):
+            assert_close(ours, theirs, name)
+    assert all(f"{name}={value}" in repr(packed) for name, value in options.items() if "_" in name)
+
+
+def tensors_of(lstm, prefix: str):
+    parts = {**dict(lstm.named_parameters()), **dict(lstm.named_buffers())}
+    return [(name, value.detach()) for name, value in parts.items() if name.startswith(prefix)]
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 500)])
@@ -183,10 +214,11 @@ def test_what_a_module_has_beside_its_weights():
     model = nn.ModuleList([hooked, own, tied, fast_s2s.LSTM(7, 5, norm="layer")])
     with pytest.warns(UserWarning, match="pack_lstm: left a .*LSTM, .*, as it is") as warned:
         pack_lstm(model)
-    assert len(warned) == 3 and {each.filename for each in warned} == {__file__}
+    assert len(warned) == 2 and {each.filename for each in warned} == {__file__}
     assert model[1](torch.zeros(2, 1, 7)) == "its own"
     model[0](torch.zeros(2, 1, 7))
     assert seen == [model[0]] and isinstance(model[0], PackedLSTM)
+    assert isinstance(model[3], PackedLSTM) and model[3].norm == "layer"
 
 
 @needs_native
@@ -265,11 +297,6 @@ def test_what_runs():
             "dtype: expected one of torch.float32, torch.float64, torch.bfloat16, torch.int8, got",
         ),
         (lambda: PackedLSTM.of(nn.LSTM(3, 4), "int8"), ValueError, "dtype: expected one of torch"),
-        (
-            lambda: PackedLSTM.of(fast_s2s.LSTM(3, 4, norm="layer")),
-            ValueError,
-            "lstm: expected no layer norm or zoneout, got LSTM",
-        ),
         (
             lambda: PackedLSTM.of(nn.LSTM(3, 4, device="meta")),
             ValueError,
