@@ -232,7 +232,7 @@ def test_packed_weights_begin_where_vectors_may(emulator):
     [
         ({"packed": torch.zeros(400, dtype=torch.uint8)}, r"packed: expected \d+ bytes, got 400"),
         ({"packed": torch.zeros(400)}, "packed: expected what decode_pack gave"),
-        ({"header": [0] * 12}, "header: expected 13 numbers, got 12"),
+        ({"header": [0] * 12}, "header: expected 14 numbers, got 12"),
         ({"h": torch.zeros(1, 2, 9)}, r"state\.h: expected shape \(1,2,8,\), got \(1,2,9,\)"),
         ({"c": torch.zeros(1, 2, 8).double()}, r"state\.c: expected dtype Float, got Double"),
         ({"position": torch.zeros(3).long()}, r"state\.position: expected shape"),
