@@ -89,10 +89,15 @@ class LSTMOptions(nn.RNNBase):
         return [(name + s, index) for s in suffixes for index, name in enumerate(_NORMS)]
 
     @property
+    def zoneout(self) -> tuple[float, float]:
+        """That of h and that of c, which act in evaluation too."""
+        extras = self.regularization or _OFF
+        return extras.zoneout_hidden, extras.zoneout_cell
+
+    @property
     def is_plain(self) -> bool:
         """Whether in evaluation this is `torch.nn.LSTM`'s formula."""
-        extras = self.regularization or _OFF
-        return self.norm is None and not (extras.zoneout_hidden or extras.zoneout_cell)
+        return self.norm is None and not any(self.zoneout)
 
     def backend_choice(self) -> backends.Choice:
         """Which backend runs this layer in its present mode, and why."""
@@ -100,7 +105,7 @@ class LSTMOptions(nn.RNNBase):
         parts = {
             "layer norm": self.norm is not None,
             "recurrent dropout": self.training and extras.recurrent_dropout > 0,
-            "zoneout": extras.zoneout_hidden > 0 or extras.zoneout_cell > 0,
+            "zoneout": any(self.zoneout),
         }
         variant = ", ".join(name for name, there in parts.items() if there)
         weight = self._weight("weight_ih_l0")

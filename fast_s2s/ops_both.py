@@ -220,15 +220,12 @@ def _backward_by_direction(
     """What the op gives, by that for one direction."""
     found = []
     for i, (own, resets) in enumerate(((weights, reset), (weights_reverse, reset_reverse))):
-        w_ih, w_hh, *rest = own
-        b_ih, b_hh = rest[:2] if bias else (None, None)
-        w_hr = next(iter(rest[2 if bias else 0 :]), None)
         grads = [
             None if grad_y is None else grad_y.chunk(2, -1)[i],
             None if grad_h_n is None else grad_h_n[i],
             None if grad_c_n is None else grad_c_n[i],
         ]
-        layer = (x, h0[i], c0[i], w_ih, w_hh, b_ih, b_hh, w_hr, lengths, resets, i == 1)
+        layer = (x, h0[i], c0[i], *_by_name(own, bias), lengths, resets, i == 1)
         saved = (y.chunk(2, -1)[i], gates[i] if gates.numel() else gates, cells[i])
         found.append(
             torch.ops.fast_s2s.lstm_backward.default(*grads, *layer, *saved, needs_x, needs_weights)
@@ -237,6 +234,13 @@ def _backward_by_direction(
     d_x = one[0] + other[0]
     states = [torch.stack((one[k], other[k])) for k in (1, 2)]
     return [d_x, *states, *one[3:], *other[3:]]
+
+
+def _by_name(weights: Sequence[Tensor], bias: bool) -> tuple[Any, ...]:
+    """w_ih, w_hh, b_ih, b_hh and w_hr of a direction; None for those that there are not."""
+    w_ih, w_hh, *rest = weights
+    b_ih, b_hh = rest[:2] if bias else (None, None)
+    return w_ih, w_hh, b_ih, b_hh, next(iter(rest[2 if bias else 0 :]), None)
 
 
 def _of_weights(
@@ -258,14 +262,9 @@ def _differentiable_backward(
     count = len(weights) // 2
     results = []
     for i in range(2):
-        w_ih, w_hh, *rest = weights[i * count : (i + 1) * count]
-        b_ih, b_hh = rest[:2] if bias else (None, None)
-        w_hr = next(iter(rest[2 if bias else 0 :]), None)
-        results.append(
-            reference.lstm_forward(
-                x, h0[i], c0[i], w_ih, w_hh, b_ih, b_hh, w_hr, lengths, resets[i], i == 1, SAVE_NONE
-            )
-        )
+        own = _by_name(weights[i * count : (i + 1) * count], bias)
+        layer: Any = (x, h0[i], c0[i], *own, lengths, resets[i], i == 1, SAVE_NONE)
+        results.append(reference.lstm_forward(*layer))
     (y, h_n, c_n, *_), (y_reverse, h_n_reverse, c_n_reverse, *_) = results
     outputs = (
         torch.cat((y, y_reverse), dim=2),

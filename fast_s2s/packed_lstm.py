@@ -136,7 +136,6 @@ class PackedLSTM(LSTM):
         embedding = biases[0].new_zeros(1, first[0].values.size(1))
         output = store(biases[0].new_zeros(1, first[1].values.size(1)), self.weight_dtype)
         none = biases[0].new_zeros(1)
-        extras = self.regularization
         packed = PackedDecoder(
             self.weight_dtype,
             False,
@@ -145,7 +144,7 @@ class PackedLSTM(LSTM):
             (*biases, none),
             output,
             norms=() if self.norm is None else tuple(norms),
-            zoneout=(0.0, 0.0) if extras is None else (extras.zoneout_hidden, extras.zoneout_cell),
+            zoneout=self.zoneout,
         )
         if packed.backend == "native" and packed.device.type == "cpu":
             # now, rather than in the first call, which torch.compile may trace
@@ -283,8 +282,8 @@ def _variant_of(lstm: nn.LSTM | LSTM) -> dict[str, Any]:
     """Its options that count in evaluation."""
     if not isinstance(lstm, LSTM):
         return {}
-    kept = ("norm", "zoneout_hidden", "zoneout_cell")
-    return {name: value for name, value in lstm.options().items() if name in kept}
+    hidden, cell = lstm.zoneout
+    return {"norm": lstm.norm, "zoneout_hidden": hidden, "zoneout_cell": cell}
 
 
 def _dtype_message(dtype: object) -> str:

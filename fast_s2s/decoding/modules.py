@@ -41,8 +41,7 @@ def _layers(lstm: Any) -> list[LayerWeights]:
         [getattr(lstm, f"{part}_l{index}", None) for part in (*parts, *norms)]
         for index in range(lstm.num_layers)
     ]
-    extras = getattr(lstm, "regularization", None)
-    zoneout = [getattr(extras, name, 0.0) for name in ("zoneout_hidden", "zoneout_cell")]
+    zoneout = getattr(lstm, "zoneout", (0.0, 0.0))
     return [LayerWeights(*layer, *zoneout) for layer in found]
 
 

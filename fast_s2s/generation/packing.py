@@ -168,10 +168,7 @@ def layer_weights(lstm: LSTM) -> tuple[LayerWeights, ...]:
     layers = []
     weights = lstm._weights()
     norms: Any = lstm._norms() or [(None,) * 4] * len(weights)
-    extras = lstm.regularization
-    zoneout: Any = (0.0, 0.0)
-    if extras is not None:
-        zoneout = extras.zoneout_hidden, extras.zoneout_cell
+    zoneout: Any = lstm.zoneout
     for (w_ih, w_hh, *rest), of_layer in zip(weights, norms, strict=True):
         b_ih, b_hh = rest[:2] if lstm.bias else (None, None)
         w_hr = rest[-1] if lstm.proj_size else None
