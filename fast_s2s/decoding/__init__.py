@@ -24,9 +24,9 @@ from fast_s2s.decoding.joined import JoinedDecoder as JoinedDecoder
 from fast_s2s.decoding.joined import can_join as can_join
 from fast_s2s.decoding.linear import LinearWeights as LinearWeights
 from fast_s2s.decoding.options import DecodeOptions as DecodeOptions
+from fast_s2s.decoding.pack import pack_decoder as pack_decoder
+from fast_s2s.decoding.pack import pack_encoder as pack_encoder
 from fast_s2s.decoding.packed import PackedDecoder as PackedDecoder
-from fast_s2s.decoding.packed import pack_decoder as pack_decoder
-from fast_s2s.decoding.packed import pack_encoder as pack_encoder
 from fast_s2s.decoding.transducer import PackedTransducer as PackedTransducer
 from fast_s2s.decoding.transducer import TransducerResult as TransducerResult
 from fast_s2s.decoding.transducer import TransducerState as TransducerState

@@ -13,7 +13,8 @@ from torch import Tensor
 from fast_s2s.decoding import reference
 from fast_s2s.decoding.linear import LinearWeights as LinearWeights
 from fast_s2s.decoding.linear import PackedLinear, pack_linear
-from fast_s2s.decoding.packed import PackedDecoder, pack_encoder
+from fast_s2s.decoding.pack import pack_encoder
+from fast_s2s.decoding.packed import PackedDecoder
 from fast_s2s.decoding.weights import LayerWeights
 
 

@@ -22,7 +22,8 @@ from fast_s2s.decoding import ops as ops
 from fast_s2s.decoding.distributions import FAMILIES, POSITIVE
 from fast_s2s.decoding.linear import LinearWeights, PackedLinear, pack_linear
 from fast_s2s.decoding.modules import check_linear, check_module, lstm_layers
-from fast_s2s.decoding.packed import PackedDecoder, choose_cpu_backend, pack_decoder
+from fast_s2s.decoding.pack import pack_decoder
+from fast_s2s.decoding.packed import PackedDecoder, choose_cpu_backend
 from fast_s2s.decoding.philox import row_seeds
 from fast_s2s.decoding.weights import DecoderWeights, LayerWeights, check_layers
 
