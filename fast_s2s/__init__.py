@@ -17,6 +17,7 @@ from fast_s2s.generation import Automaton as Automaton
 from fast_s2s.generation import DecoderState as DecoderState
 from fast_s2s.generation import EncoderState as EncoderState
 from fast_s2s.generation import GenerateOutput as GenerateOutput
+from fast_s2s.hypotheses import HypothesisList as HypothesisList
 from fast_s2s.lstm import LSTM as LSTM
 from fast_s2s.lstm import LSTMCell as LSTMCell
 from fast_s2s.packed_lstm import PackedLSTM as PackedLSTM

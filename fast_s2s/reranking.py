@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from fast_s2s.checks import check_sequence
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton
+from fast_s2s.hypotheses import HypothesisList, score_listed
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.prediction import Hypothesis, Pipeline, Prediction
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
@@ -34,7 +35,14 @@ _OPTIONS = (
 PathLike = str | os.PathLike[str]
 
 
-class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
+class Source(NamedTuple):
+    """An input, and its ids by each of the pipelines."""
+
+    text: str
+    ids: tuple[list[int], ...]
+
+
+class RerankingPipeline(Pipeline[Source]):
     """Pipelines whose tokenizers may differ: each proposes outputs, all of them choose.
 
     Each searches as it does alone, by its own generation config where an option is not given, and
@@ -44,28 +52,50 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
     left-to-right ones (`Vocabulary(reverse=True)`) are what it is for: Liu et al. 2016, "Agreement
     on target-bidirectional neural machine translation", https://aclanthology.org/N16-1046.
 
-    pipelines: at least two
-    weights:   of each, above 0; by default how many models each has
+    What other systems propose for the same inputs, `hypotheses`, are candidates too, and their
+    probabilities count like those of one more pipeline: so models choose among the n-best lists of
+    a speech recognizer, or correct a classical system and are corrected by it. An output that such
+    a list lacks is held for e times less probable than all it has; of an input that it lacks it
+    says nothing. Outputs with symbols that a target vocabulary lacks are passed over.
+
+    pipelines:  at least two, or one beside `hypotheses`
+    hypotheses: lists of other systems, none by default
+    weights:    of each pipeline, then of each list, above 0; by default how many models a pipeline
+                has, and 1 for a list
 
     Raises TypeError or ValueError naming the argument that does not fit.
     """
 
     def __init__(
-        self, pipelines: Sequence[TextPipeline], *, weights: Sequence[float] | None = None
+        self,
+        pipelines: Sequence[TextPipeline],
+        *,
+        hypotheses: Sequence[HypothesisList] = (),
+        weights: Sequence[float] | None = None,
     ) -> None:
         check_sequence("pipelines", pipelines, "TextPipeline")
-        if len(pipelines) < 2:
-            raise ValueError(f"pipelines: expected at least two, got {len(pipelines)}")
+        check_sequence("hypotheses", hypotheses, "HypothesisList")
+        if len(pipelines) + len(hypotheses) < 2 or not pipelines:
+            raise ValueError(
+                "pipelines: expected at least two, or one beside hypotheses, "
+                f"got {len(pipelines)} beside {len(hypotheses)}"
+            )
         for index, pipeline in enumerate(pipelines):
             if not isinstance(pipeline, TextPipeline):
                 kind = type(pipeline).__name__
                 raise TypeError(f"pipelines[{index}]: expected a TextPipeline, got {kind}")
-        self.pipelines = tuple(pipelines)
-        self.weights = _shares([_size(each) for each in pipelines] if weights is None else weights)
-        if len(self.weights) != len(pipelines):
+        for index, listed in enumerate(hypotheses):
+            if not isinstance(listed, HypothesisList):
+                kind = type(listed).__name__
+                raise TypeError(f"hypotheses[{index}]: expected a HypothesisList, got {kind}")
+        self.pipelines, self.hypotheses = tuple(pipelines), tuple(hypotheses)
+        if weights is None:
+            weights = [*map(_size, pipelines), *[1.0] * len(hypotheses)]
+        self.weights = _shares(weights)
+        if len(self.weights) != len(pipelines) + len(hypotheses):
             raise ValueError(
-                f"weights: expected {len(pipelines)}, as there are pipelines, "
-                f"got {len(self.weights)}"
+                f"weights: expected {len(pipelines) + len(hypotheses)}, as there are pipelines and "
+                f"hypotheses, got {len(self.weights)}"
             )
         self.model = pipelines[0].model
         self.source_tokenizer = pipelines[0].source_tokenizer
@@ -76,31 +106,36 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         cls,
         directories: Sequence[PathLike],
         *,
+        hypotheses: Sequence[HypothesisList] = (),
+        weights: Sequence[float] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> RerankingPipeline:
         """Load folders as `TextPipeline.from_pretrained` does; those whose tokenizers are the same
-        make one `Ensemble`.
+        make one `Ensemble`, and count as one pipeline, at the place of the first of them.
 
         Raises FileNotFoundError for a missing file, ValueError for a damaged or foreign one, or if
-        all tokenizers are the same.
+        all tokenizers are the same and there are no hypotheses beside them.
         """
         check_sequence("directories", directories, "folder")
         groups = group_folders(directories)
-        if len(groups) < 2:
+        if len(groups) < 2 and not len(hypotheses):
             raise ValueError(
                 "directories: expected models of at least two vocabularies, whose tokenizers "
-                f"differ, got {len(directories)} of one"
+                f"differ, or hypotheses beside them, got {len(directories)} of one"
             )
         return cls(
-            [TextPipeline.from_pretrained(group, device=device, dtype=dtype) for group in groups]
+            [TextPipeline.from_pretrained(group, device=device, dtype=dtype) for group in groups],
+            hypotheses=hypotheses,
+            weights=weights,
         )
 
-    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], ...]]:
-        """Ids of each input, by each of the pipelines. Raises TypeError unless `texts` is a
+    def encode(self, texts: Sequence[str]) -> list[Source]:
+        """Each input with its ids by each of the pipelines. Raises TypeError unless `texts` is a
         sequence of strings.
         """
-        return list(zip(*(each.encode(texts) for each in self.pipelines), strict=True))
+        columns = [each.encode(texts) for each in self.pipelines]
+        return [Source(text, tuple(ids)) for text, *ids in zip(texts, *columns, strict=True)]
 
     def compile_constraint(self, texts: Iterable[str]) -> tuple[Automaton, ...]:
         """An automaton for each of the pipelines: as of `TextPipeline`."""
@@ -110,6 +145,10 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
     def score(self, texts: Sequence[str], outputs: Sequence[str]) -> list[float]:
         """As `TextPipeline.score`: the weighted mean of what the pipelines give."""
         columns = [each.score(texts, outputs) for each in self.pipelines]
+        for listed in self.hypotheses:
+            columns.append([])
+            for text, output in zip(texts, outputs, strict=True):
+                columns[-1] += score_listed(self._written(listed.outputs(text)), [output])
         return [
             math.fsum(weight * score for weight, score in zip(self.weights, row, strict=True))
             for row in zip(*columns, strict=True)
@@ -127,15 +166,15 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
     @torch.inference_mode()
     def predict_ids(
         self,
-        rows: Sequence[tuple[list[int], ...]],
+        rows: Sequence[Source],
         *,
         scores: bool = False,
         constraint: tuple[Automaton, ...] | Sequence[str] | None = None,
         **options: Any,
     ) -> list[Prediction]:
         """`predict` for inputs that `encode` has seen. A prediction's `score` is the weighted mean
-        of the log-probabilities of the whole text, its end included, -inf where no pipeline found
-        anything possible; `num_tokens` and `unknown` are the first pipeline's.
+        of the log-probabilities of the whole text, its end included, -inf where nothing possible
+        was found; `num_tokens` and `unknown` are the first pipeline's.
 
         options: of a search: num_beams, num_return_sequences, length_penalty, early_stopping; and
                  max_new_tokens, min_new_tokens, no_repeat_ngram_size, which count each pipeline's
@@ -148,9 +187,12 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
         automata = self._automata(constraint)
         if not rows:
             return []
-        columns = list(zip(*rows, strict=True))
-        candidates = self._candidates(columns, automata, options)
-        chosen = self._ranked(columns, candidates, options)
+        columns = list(zip(*(row.ids for row in rows), strict=True))
+        listed = [
+            [self._written(each.outputs(row.text)) for row in rows] for each in self.hypotheses
+        ]
+        candidates = self._candidates(columns, listed, automata, options)
+        chosen = self._ranked(columns, listed, candidates, options)
         unknown = self.pipelines[0].source_tokenizer.unk_token_id
         predictions = []
         for row, ranked in zip(rows, chosen, strict=True):
@@ -159,7 +201,7 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
                 for each in ranked[:wanted]
             )
             best = nbest[0]
-            count = row[0].count(unknown)
+            count = row.ids[0].count(unknown)
             predictions.append(Prediction(best.text, best.score, best.num_tokens, count, nbest))
         return predictions
 
@@ -185,10 +227,11 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
     def _candidates(
         self,
         columns: Sequence[Sequence[list[int]]],
+        listed: Sequence[Sequence[dict[str, float]]],
         automata: Sequence[Automaton | None],
         options: dict[str, Any],
     ) -> list[list[str]]:
-        """What all pipelines propose, for each row, without repeats."""
+        """What all pipelines and lists propose, for each row, without repeats."""
         proposed: list[dict[str, None]] = [{} for _ in columns[0]]
         for pipeline, sources, automaton in zip(self.pipelines, columns, automata, strict=True):
             beams = options.get("num_beams", pipeline.model.generation_config.num_beams)
@@ -196,43 +239,77 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
             found = pipeline.propose(list(sources), automaton, **search)
             for texts, more in zip(proposed, found, strict=True):
                 texts.update(dict.fromkeys(more))
+        for column in listed:
+            for texts, outputs in zip(proposed, column, strict=True):
+                texts.update(dict.fromkeys(filter(self._allows(automata[0]), outputs)))
         return [list(texts) for texts in proposed]
+
+    def _written(self, listed: Mapping[str, float]) -> dict[str, float]:
+        """Listed outputs as the first pipeline writes them, but for those that one cannot write."""
+        ours: dict[str, float] = {}
+        for text, score in listed.items():
+            tokenizers = [each.target_tokenizer for each in self.pipelines]
+            ids = [tokenizer.encode(text) for tokenizer in tokenizers]
+            if any(t.unk_token_id in row for t, row in zip(tokenizers, ids, strict=True)):
+                continue
+            ours.setdefault(tokenizers[0].decode(ids[0]), score)
+        return ours
+
+    def _allows(self, automaton: Automaton | None) -> Callable[[str], bool]:
+        tokenizer = self.pipelines[0].target_tokenizer
+        return lambda text: automaton is None or automaton.accepts(tokenizer.encode(text))
 
     def _ranked(
         self,
         columns: Sequence[Sequence[list[int]]],
+        listed: Sequence[Sequence[dict[str, float]]],
         candidates: Sequence[Sequence[str]],
         options: dict[str, Any],
     ) -> list[list[Hypothesis]]:
         """The candidates of each row, from the best."""
         texts = [text for row in candidates for text in row]
-        of_row = [index for index, row in enumerate(candidates) for _ in row]
         config = self.model.generation_config
         penalty = options.get("length_penalty", config.length_penalty)
         total, rank = [0.0] * len(texts), [0.0] * len(texts)
-        first_lengths: list[int] = []
         ends = list(accumulate(map(len, candidates)))
         rows = [range(end - len(row), end) for row, end in zip(candidates, ends, strict=True)]
-        for pipeline, weight, sources in zip(self.pipelines, self.weights, columns, strict=True):
-            ids = [pipeline.target_tokenizer.encode(text) for text in texts]
-            lengths = [len(each) + 1 for each in ids]
-            first_lengths = first_lengths or lengths
-            scores: list[float] = []
-            # no more rows at once than were asked for
-            for start in range(0, len(texts), len(candidates)):
-                part = slice(start, start + len(candidates))
-                given = [sources[index] for index in of_row[part]]
-                scores += pipeline.score_ids(given, ids[part])
+        ids = [[each.target_tokenizer.encode(text) for text in texts] for each in self.pipelines]
+        lengths = [[len(each) + 1 for each in column] for column in ids]
+        judgements = [
+            self._judged(pipeline, sources, candidates, own)
+            for pipeline, sources, own in zip(self.pipelines, columns, ids, strict=True)
+        ]
+        for column in listed:
+            scored = map(score_listed, column, candidates)
+            judgements.append([score for row in scored for score in row])
+            lengths.append(lengths[0])
+        for weight, scores, own in zip(self.weights, judgements, lengths, strict=True):
             for row in rows:
                 for at, score in zip(row, _heard([scores[at] for at in row]), strict=True):
                     total[at] += weight * score
-                    rank[at] += weight * score / lengths[at] ** penalty
+                    rank[at] += weight * score / own[at] ** penalty
         ranked: list[list[Hypothesis]] = []
         for row in rows:
             order = sorted(row, key=lambda at: -rank[at])
-            found = [Hypothesis(texts[at], total[at], first_lengths[at]) for at in order]
+            found = [Hypothesis(texts[at], total[at], lengths[0][at]) for at in order]
             ranked.append(found or [Hypothesis("", -math.inf, 0)])
         return ranked
+
+    @staticmethod
+    def _judged(
+        pipeline: TextPipeline,
+        sources: Sequence[list[int]],
+        candidates: Sequence[Sequence[str]],
+        ids: Sequence[list[int]],
+    ) -> list[float]:
+        """Log-probabilities of all candidates, whose ids are `ids`, by one pipeline."""
+        given = [source for source, row in zip(sources, candidates, strict=True) for _ in row]
+        scores: list[float] = []
+        # no more rows at once than were asked for
+        for start in range(0, len(ids), len(sources)):
+            part = slice(start, start + len(sources))
+            scores += pipeline.score_ids(given[part], ids[part])
+        return scores
 
     def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options, `num_return_sequences` among them."""
@@ -253,15 +330,22 @@ class RerankingPipeline(Pipeline[tuple[list[int], ...]]):
 
 
 def load_pipeline(
-    directories: PathLike | Sequence[PathLike], *, device: torch.device | str | None = None
+    directories: PathLike | Sequence[PathLike],
+    *,
+    hypotheses: Sequence[HypothesisList] = (),
+    weights: Sequence[float] | None = None,
+    device: torch.device | str | None = None,
 ) -> TextPipeline | RerankingPipeline:
     """What one or several folders make: one model, an `Ensemble` of those with the same tokenizers,
-    or a `RerankingPipeline` where tokenizers differ. Raises as `TextPipeline.from_pretrained`.
+    or a `RerankingPipeline` where tokenizers differ or there are hypotheses. Raises as
+    `TextPipeline.from_pretrained`.
     """
     if isinstance(directories, (str, os.PathLike)):
         directories = [directories]
-    if len(directories) > 1 and len(group_folders(directories)) > 1:
-        return RerankingPipeline.from_pretrained(directories, device=device)
+    if hypotheses or (len(directories) > 1 and len(group_folders(directories)) > 1):
+        return RerankingPipeline.from_pretrained(
+            directories, hypotheses=hypotheses, weights=weights, device=device
+        )
     return TextPipeline.from_pretrained(directories, device=device)
 
 

@@ -13,9 +13,42 @@ SOURCE, TARGET = toy_tokenizers()
 PIPELINE = fast_s2s.TextPipeline(toy_model().eval(), SOURCE, TARGET)
 RERANKING = fast_s2s.RerankingPipeline([PIPELINE, PIPELINE])
 MODEL = make_model()
+LISTED = fast_s2s.HypothesisList({"1": {"one": 0.0}})
 
 # as the table in test_bad_input.py
 TABLE = {
+    "HypothesisList": [
+        (
+            lambda _: fast_s2s.HypothesisList(["one"]),
+            TypeError,
+            "hypotheses: expected a mapping, got list",
+        ),
+        (
+            lambda _: fast_s2s.HypothesisList({"1": ["one"]}),
+            TypeError,
+            "hypotheses['1']: expected a mapping of a str to a mapping, got ['one']",
+        ),
+        (
+            lambda _: fast_s2s.HypothesisList({1: {}}),
+            TypeError,
+            "hypotheses[1]: expected a mapping of a str to a mapping, got {}",
+        ),
+        (
+            lambda _: fast_s2s.HypothesisList({"1": {2: 0.0}}),
+            TypeError,
+            "hypotheses['1'][2]: expected a str, got int",
+        ),
+        (
+            lambda _: fast_s2s.HypothesisList({"1": {"one": "0"}}),
+            TypeError,
+            "hypotheses['1']['one']: expected a number, got str",
+        ),
+        (
+            lambda _: fast_s2s.HypothesisList({"1": {"one": float("-inf")}}),
+            ValueError,
+            "hypotheses['1']['one']: expected a finite number, got -inf",
+        ),
+    ],
     "RerankingPipeline": [
         (
             lambda _: fast_s2s.RerankingPipeline(PIPELINE),
@@ -25,7 +58,7 @@ TABLE = {
         (
             lambda _: fast_s2s.RerankingPipeline([PIPELINE]),
             ValueError,
-            "pipelines: expected at least two, got 1",
+            "pipelines: expected at least two, or one beside hypotheses, got 1 beside 0",
         ),
         (
             lambda _: fast_s2s.RerankingPipeline([PIPELINE, MODEL]),
@@ -35,7 +68,22 @@ TABLE = {
         (
             lambda _: fast_s2s.RerankingPipeline([PIPELINE, PIPELINE], weights=[1]),
             ValueError,
-            "weights: expected 2, as there are pipelines, got 1",
+            "weights: expected 2, as there are pipelines and hypotheses, got 1",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([], hypotheses=[LISTED, LISTED]),
+            ValueError,
+            "pipelines: expected at least two, or one beside hypotheses, got 0 beside 2",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE], hypotheses=LISTED),
+            TypeError,
+            "hypotheses: expected a sequence of HypothesisList, got HypothesisList",
+        ),
+        (
+            lambda _: fast_s2s.RerankingPipeline([PIPELINE], hypotheses=[{"1": {"one": 0.0}}]),
+            TypeError,
+            "hypotheses[0]: expected a HypothesisList, got dict",
         ),
         (
             lambda _: fast_s2s.RerankingPipeline([PIPELINE, PIPELINE], weights=[1, 0]),

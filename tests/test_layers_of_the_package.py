@@ -23,7 +23,7 @@ ROWS = [
         "stored",
         "attention",
     },
-    {"backends", "kernels", "configuration", "tokenizer", "metrics"},
+    {"backends", "kernels", "configuration", "tokenizer", "metrics", "hypotheses"},
     {"ops", "huggingface"},
     {"text"},
     {"data", "pretrained"},

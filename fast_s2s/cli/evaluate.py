@@ -47,6 +47,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--metric", choices=["bleu"], help="also compute this one")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     generating.add_beam_option(parser)
+    generating.add_hypotheses_options(parser)
     generating.add_dtype_option(parser)
     add_batch_size_option(parser)
     add_model_options(parser)

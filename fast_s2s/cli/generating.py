@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fast_s2s.cli.options import UsageError, load_pipelines, positive_int
+from fast_s2s.cli.options import UsageError, load_pipelines, positive_int, positive_number
 from fast_s2s.configuration import DECODER_DTYPES, GenerationConfig
 from fast_s2s.prediction import Hypothesis, Pipeline, Prediction, Row
 from fast_s2s.reranking import RerankingPipeline
@@ -44,10 +44,28 @@ def add_dtype_option(
     )
 
 
+def add_hypotheses_options(parser: argparse._ActionsContainer) -> None:
+    """--hypotheses and --hypotheses-weight."""
+    parser.add_argument(
+        "--hypotheses",
+        action="append",
+        metavar="FILE",
+        help="outputs of another system to choose from too: lines of input, tab, output, tab, "
+        "natural logarithm of its probability; can be given several times",
+    )
+    parser.add_argument(
+        "--hypotheses-weight",
+        type=positive_number,
+        metavar="X",
+        help="what that system's probabilities count for, where each model counts 1 (default: 1)",
+    )
+
+
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """Everything about how outputs are chosen."""
     group = parser.add_argument_group("generation")
     add_beam_option(group)
+    add_hypotheses_options(group)
     group.add_argument(
         "--nbest",
         type=positive_int,
@@ -75,7 +93,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> Pipeline[Any]:
-    """What --model names, decoders in the type of --dtype."""
+    """What --model and --hypotheses name, decoders in the type of --dtype."""
     pipeline = load_pipelines(args)
     if args.dtype is not None:
         pipeline.compile_decoder(args.dtype)
@@ -112,7 +130,8 @@ def generation_options(args: argparse.Namespace, pipeline: Pipeline[Any]) -> dic
     if sampling and isinstance(pipeline, RerankingPipeline):
         flag = "sample" if args.sample else next(iter(given)).replace("_", "-")
         raise UsageError(
-            f"--{flag}: expected models with the same tokenizers; others choose among the beams"
+            f"--{flag}: expected models with the same tokenizers and no --hypotheses; others "
+            "choose among the beams"
         )
     if sampling:
         options |= {"do_sample": True, "num_beams": args.beam or 1, **given}

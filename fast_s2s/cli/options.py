@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +16,7 @@ import torch
 
 from fast_s2s import reranking
 from fast_s2s.extras import require
+from fast_s2s.hypotheses import HypothesisList
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.reranking import RerankingPipeline
 from fast_s2s.seq2seq import Seq2Seq
@@ -31,6 +33,17 @@ def positive_int(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
@@ -104,8 +117,23 @@ def load_pipeline(args: argparse.Namespace, name: str) -> TextPipeline:
 
 
 def load_pipelines(args: argparse.Namespace) -> TextPipeline | RerankingPipeline:
-    """The model of --model, or what several make together, on the device asked for."""
-    return reranking.load_pipeline(args.model, device=_model_device(args))
+    """The model of --model, or what several and --hypotheses make together, on the device asked
+    for.
+    """
+    device = _model_device(args)
+    files = getattr(args, "hypotheses", None) or []
+    if not files:
+        if getattr(args, "hypotheses_weight", None) is not None:
+            raise UsageError("--hypotheses-weight: expected only with --hypotheses")
+        return reranking.load_pipeline(args.model, device=device)
+    weight = 1.0 if args.hypotheses_weight is None else args.hypotheses_weight
+    groups = reranking.group_folders(args.model)
+    return reranking.RerankingPipeline.from_pretrained(
+        args.model,
+        hypotheses=[HypothesisList.from_file(file) for file in files],
+        weights=[*(float(len(group)) for group in groups), *[weight] * len(files)],
+        device=device,
+    )
 
 
 def load_model(args: argparse.Namespace) -> Seq2Seq:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import operator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -58,6 +59,18 @@ class Automaton(NamedTuple):
     def to(self, device: torch.device) -> Automaton:
         """The automaton on a device."""
         return Automaton(*(array.to(device) for array in self))
+
+    def accepts(self, sequence: Sequence[int]) -> bool:
+        """Whether this sequence of tokens, without eos, is allowed."""
+        state = 0
+        for token in sequence:
+            first, last = self.node_offsets[state : state + 2].tolist()
+            arcs = self.arc_tokens[first:last].tolist()
+            at = bisect.bisect_left(arcs, token)
+            if at == len(arcs) or arcs[at] != token:
+                return False
+            state = int(self.arc_targets[first + at])
+        return bool(self.final[state])
 
     def check(self, vocab_size: int) -> None:
         """Raises TypeError or ValueError naming the array that does not fit."""
