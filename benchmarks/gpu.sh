@@ -91,7 +91,7 @@ except ImportError:
     found = False
 print(int(gpu), f"{major}.{minor}" + "a" * (major == 9), int(found))')
 [ -n "$gpu" ] || exit 1
-triton=(tests/test_triton_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py)
+triton=(tests/test_triton_gpu.py tests/test_triton_ops.py tests/test_triton_torch.py tests/test_triton_variant.py)
 if [ "$gpu" = 1 ]; then
   nvidia-smi > "$logs/machine.txt" 2>&1
   # CUDA kernels for this GPU alone; a build of all takes minutes

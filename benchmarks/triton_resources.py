@@ -24,7 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from fast_s2s.kernels import configs
+from fast_s2s.kernels import configs, variant_lstm
 from fast_s2s.kernels.configs import Config
 
 TARGETS = (80, 90, 100)
@@ -37,8 +37,14 @@ _LARGE = 1024
 RESOURCES = configs.TABLE.with_name("resources.json")
 # of the kernels' arguments; all other pointers have the type of x
 _ACC = {"gates_x", "gates_h", "bias", "c", "c0", "c_prev", "cells", "dh", "dc"}
+_ACC |= {"product", "projected", "norm_hh", "norm_c", "norm_c_bias", "carried", "sent"}
+_ACC |= {"d_unprojected", "d_norm_hh", "d_norm_c", "d_norm_c_bias"}
 _OTHER = {"lengths": "*i64", "reset": "*i1", "counters": "*i32"}
-_SIZES = {"t", "T", "B", "H"}
+_OTHER |= {"kept_hidden": "*i1", "kept_cell": "*i1"}
+_SIZES = {"t", "T", "B", "H", "R"}
+# of the kernels of another formula: what they do, and widths whose launches differ
+_VARIANT = ("forward", "settle", "receive", "backward")
+_VARIANT_WIDTHS = (128, _LARGE, 2048)
 _IO = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "tf32": "*fp32"}
 
 
@@ -72,7 +78,9 @@ class Usage(NamedTuple):
 
 
 def jobs() -> list[Job]:
-    """Every configuration of the table at the largest H it is meant for, and the cell kernels."""
+    """Every configuration of the table at the largest H it is meant for, the cell kernels, and
+    those of another formula.
+    """
     found = []
     for direction, rows in configs.table().items():
         for row in rows:
@@ -85,18 +93,25 @@ def jobs() -> list[Job]:
         cell = Config("cell", block_b, block_u)
         for kind in ("bfloat16", "float32"):
             found += [Job(direction, cell, _LARGE, kind, target) for target in TARGETS]
+    for direction in _VARIANT:
+        for hidden in _VARIANT_WIDTHS:
+            tile = variant_lstm.tile(hidden)
+            config = Config("variant", *tile, warps=variant_lstm.warps(tile[1]))
+            targets = TARGETS if hidden == _LARGE else TARGETS[1:2]
+            for kind in ("bfloat16", "float32"):
+                found += [Job(direction, config, hidden, kind, target) for target in targets]
     return list(dict.fromkeys(found))
 
 
 def one_for_each(wanted: list[Job]) -> list[Job]:
     """Each configuration for one type and one target, the targets in turn."""
-    chosen: dict[tuple, Job] = {}
+    found: dict[tuple, list[Job]] = {}
     for job in wanted:
-        chosen.setdefault((job.direction, job.config), job)
-    return [
-        job._replace(target=TARGETS[index % len(TARGETS)])
-        for index, job in enumerate(chosen.values())
-    ]
+        alike = found.setdefault((job.direction, job.config), [])
+        # of its first type
+        if not alike or alike[0].type == job.type:
+            alike.append(job)
+    return [alike[index % len(alike)] for index, alike in enumerate(found.values())]
 
 
 def digest() -> str:
@@ -104,7 +119,8 @@ def digest() -> str:
     under every Python."""
     found = hashlib.sha256()
     words = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
-    for name in ("cell", "exchange", "products", "sequence", "step"):
+    names = ("cell", "exchange", "products", "sequence", "step", "variant", "variant_gradient")
+    for name in names:
         with tokenize.open(configs.TABLE.with_name(f"{name}.py")) as file:
             for token in tokenize.generate_tokens(file.readline):
                 if token.type in words and not token.string.startswith('"""'):
@@ -119,7 +135,7 @@ def complaints(job: Job, usage: Usage) -> list[str]:
         found.append(f"spills: {usage.spills} instructions, {usage.stack} bytes of stack")
     if usage.shared > SHARED_LIMIT[job.target]:
         found.append(f"shared memory: {usage.shared} > {SHARED_LIMIT[job.target]} bytes")
-    wanted = job.config.variant != "cell" and job.type != "float32"
+    wanted = job.config.variant not in ("cell", "variant") and job.type != "float32"
     if wanted and not usage.tensor_core:
         found.append("no tensor-core instructions")
     if job.type == "float32" and usage.tensor_core:
@@ -137,13 +153,19 @@ def measure(job: Job) -> Usage:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from fast_s2s.kernels import cell, launch, sequence, step
+    from fast_s2s.kernels import cell, launch, sequence, step, variant, variant_gradient
 
     name = f"{job.config.variant}_{job.direction}"
-    kernel = next(k for k in (getattr(m, name, None) for m in (cell, step, sequence)) if k)
+    modules = (cell, step, sequence, variant, variant_gradient)
+    kernel = next(k for k in (getattr(m, name, None) for m in modules) if k)
     constants = launch.constants(job.config, job.direction, job.hidden, job.type)
     if job.config.variant != "cell":
         constants["REVERSE"] = False
+    if job.config.variant == "variant":
+        # without a projection, which leaves the larger half to another kernel
+        others = {"ZONEOUT_HIDDEN": 0.0, "ZONEOUT_CELL": 0.1}
+        others |= {"unprojected": None, "d_unprojected": None}
+        constants |= {k: v for k, v in others.items() if k in kernel.arg_names}
     signature, attributes = {}, {}
     for index, argument in enumerate(kernel.arg_names):
         signature[argument] = _type(argument, job.type, constants)

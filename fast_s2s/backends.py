@@ -109,7 +109,7 @@ def unsupported(
     """Why backend `name` cannot serve tensors of this device and type; None if it can."""
     if name == "reference":
         return None
-    if variant and (name == "triton" or device_type != "cpu"):
+    if variant and name == "native" and device_type != "cpu":
         return f"no {name} kernel with {variant} for device {device_type!r}"
     if name == "triton":
         return _triton_unsupported(device_type, dtype)

@@ -9,6 +9,7 @@ backends can serve one device in one process.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,8 @@ LAYER_SCHEMA = (
 # kept alive for the life of the process: the schemas go when it does
 library = torch.library.Library("fast_s2s", "FRAGMENT")
 # of the names of the ops of each backend
-_SUFFIXES = {"native": "", "triton": "_triton"}
-for _suffix in _SUFFIXES.values():
+SUFFIXES = {"native": "", "triton": "_triton"}
+for _suffix in SUFFIXES.values():
     library.define(
         f"lstm_forward{_suffix}({LAYER_SCHEMA}, int save) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -334,16 +335,18 @@ def _attach(suffix: str) -> None:
     refuse_derivative(backward, forward)
 
 
-def _on_triton(name: str, device_type: str) -> Any:
-    def run(*args: Any) -> Any:
-        # triton is imported by the first call that needs it
-        from fast_s2s.kernels import lstm as kernels
+def serve_on_triton(name: str, module: str) -> None:
+    """Have the op `name`_triton run the function of that name of a module of `fast_s2s.kernels`."""
 
+    def run(device_type: str, *args: Any) -> Any:
+        # triton is imported by the first call that needs it
+        kernels = importlib.import_module(f"fast_s2s.kernels.{module}")
         # like a compiled op's: autocast has had its say before, and would round backward's products
         with torch.autocast(device_type, enabled=False):
             return getattr(kernels, name)(*args)
 
-    return run
+    for key in ("CPU", "CUDA"):
+        library.impl(f"{name}_triton", functools.partial(run, key.lower()), key)
 
 
 def _tf32_is_allowed() -> bool:
@@ -351,10 +354,9 @@ def _tf32_is_allowed() -> bool:
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-for _suffix in _SUFFIXES.values():
+for _suffix in SUFFIXES.values():
     _attach(_suffix)
 torch.library.register_fake("fast_s2s::lstm_infer", _fake_infer)
 library.impl("tf32_is_allowed", _tf32_is_allowed, "CompositeExplicitAutograd")
-for _name in ("lstm_forward", "lstm_backward"):
-    for _key in ("CPU", "CUDA"):
-        library.impl(f"{_name}_triton", _on_triton(_name, _key.lower()), _key)
+serve_on_triton("lstm_forward", "lstm")
+serve_on_triton("lstm_backward", "lstm")

@@ -1,5 +1,5 @@
-"""The op of `reference.lstm_variant`: layer norm, zoneout and dropout of the state, natively on the
-CPU.
+"""The ops of `reference.lstm_variant`: layer norm, zoneout and dropout of the state, in the CPU's
+kernels and on Triton.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ _VARIANT = (
     "Tensor? recurrent_mask, Tensor? kept_hidden, Tensor? kept_cell, "
     "float zoneout_hidden, float zoneout_cell"
 )
-ops.library.define(
-    f"lstm_variant_forward({ops.LAYER_SCHEMA}, {_VARIANT}, int save) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-ops.library.define(
-    "lstm_variant_backward(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
-    f"{ops.LAYER_SCHEMA}, {_VARIANT}, Tensor y, Tensor products, Tensor cells, bool needs_x, "
-    f"bool needs_weights) -> ({', '.join(['Tensor'] * 11)})"
-)
+for _suffix in ops.SUFFIXES.values():
+    ops.library.define(
+        f"lstm_variant_forward{_suffix}({ops.LAYER_SCHEMA}, {_VARIANT}, int save) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    )
+    ops.library.define(
+        f"lstm_variant_backward{_suffix}(Tensor? grad_y, Tensor? grad_h_n, Tensor? grad_c_n, "
+        f"{ops.LAYER_SCHEMA}, {_VARIANT}, Tensor y, Tensor products, Tensor cells, bool needs_x, "
+        f"bool needs_weights) -> ({', '.join(['Tensor'] * 11)})"
+    )
 
 
 def lstm_variant(
@@ -55,16 +56,19 @@ def lstm_variant(
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse)
     backend = backends.current(x.device.type, x.dtype, variant.names).backend
     mask = variant.recurrent_mask
-    # which has no gradient natively
+    # which has no gradient in kernels
     learned = mask is not None and mask.requires_grad
     if backend == "reference" or learned or ops.is_transformed():
         return reference.lstm_variant(*arguments, variant)
     norms = _norms(variant, reference.accumulate_dtype(x.dtype))
     args = (*arguments, *norms, *_masks(variant, x.dtype), save)
+    forward_op = _FORWARD[backend]
     if not ops.is_plainly_eager():
-        return _forward_op(*args)[:3]
+        return forward_op(*args)[:3]
     if not ops.want_gradients((*args[:8], *norms)):
-        return ops.below_autograd(_forward_op, *args)[:3]
+        return ops.below_autograd(forward_op, *args)[:3]
+    if backend == "triton":
+        return forward_op(*args)[:3]
     return _Forward.apply(*args)[:3]
 
 
@@ -83,8 +87,10 @@ def _masks(variant: Variant, dtype: torch.dtype) -> tuple[Any, ...]:
     return (None if mask is None else mask.to(dtype), *masks, *parts)
 
 
-_forward_op: Any = torch.ops.fast_s2s.lstm_variant_forward.default
-_backward_op: Any = torch.ops.fast_s2s.lstm_variant_backward.default
+_FORWARD: dict[str, Any] = {
+    "native": torch.ops.fast_s2s.lstm_variant_forward.default,
+    "triton": torch.ops.fast_s2s.lstm_variant_forward_triton.default,
+}
 
 # inputs of the op: those of a layer, eight of which may have gradients; four norms; the rest
 _NUM_LAYER, _NUM_WITH_GRADIENT, _NUM_NORMS, _NUM_REST = 11, 8, 4, 6
@@ -92,17 +98,18 @@ _NUM_INPUTS = _NUM_LAYER + _NUM_NORMS + _NUM_REST
 
 
 class _Forward(torch.autograd.Function):
-    """The op with its autograd, as `ops._NativeForward` is for the plain formula."""
+    """The native op with its autograd, as `ops._NativeForward` is for the plain formula."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple:
-        output = ops.below_autograd(_forward_op, *args)
+        output = ops.below_autograd(_FORWARD["native"], *args)
         _setup_context(ctx, args, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
-        return _backward(functools.partial(ops.below_autograd, _backward_op), ctx, *grads)
+        op = torch.ops.fast_s2s.lstm_variant_backward.default
+        return _backward(functools.partial(ops.below_autograd, op), ctx, *grads)
 
 
 def _fake_forward(*args: Any) -> tuple[Tensor, ...]:
@@ -196,11 +203,20 @@ def _differentiable_backward(
     return ops.gradients_with_graph(outputs, grads, tensors)
 
 
-torch.library.register_fake("fast_s2s::lstm_variant_forward", _fake_forward)
-torch.library.register_fake("fast_s2s::lstm_variant_backward", _fake_backward)
-torch.library.register_autograd(
-    "fast_s2s::lstm_variant_forward",
-    functools.partial(_backward, _backward_op),
-    setup_context=_setup_context,
-)
-ops.refuse_derivative("fast_s2s::lstm_variant_backward", "fast_s2s::lstm_variant_forward")
+def _attach(suffix: str) -> None:
+    """Fakes and autograd of one backend's pair of ops."""
+    forward = f"fast_s2s::lstm_variant_forward{suffix}"
+    backward = f"fast_s2s::lstm_variant_backward{suffix}"
+    torch.library.register_fake(forward, _fake_forward)
+    torch.library.register_fake(backward, _fake_backward)
+    backward_op = getattr(torch.ops.fast_s2s, f"lstm_variant_backward{suffix}").default
+    torch.library.register_autograd(
+        forward, functools.partial(_backward, backward_op), setup_context=_setup_context
+    )
+    ops.refuse_derivative(backward, forward)
+
+
+for _suffix in ops.SUFFIXES.values():
+    _attach(_suffix)
+ops.serve_on_triton("lstm_variant_forward", "variant_lstm")
+ops.serve_on_triton("lstm_variant_backward", "variant_lstm")

@@ -36,7 +36,7 @@ def options(config: Config, parts: int) -> dict[str, Any]:
 def constants(config: Config, direction: str, hidden: int, type_name: str) -> dict[str, Any]:
     """Compile-time values of the kernel of a configuration, but for REVERSE."""
     found: dict[str, Any] = {"BLOCK_B": config.block_b, "BLOCK_U": config.block_u}
-    if config.variant == "cell":
+    if config.variant in ("cell", "variant"):
         return found
     found["PRECISION"] = "tf32" if type_name == "tf32" else "ieee"
     terms = hidden if direction == "forward" else 4 * hidden
@@ -98,7 +98,7 @@ def forward(
             *given, counters(grid[0], y.device), steps, batch, hidden, **constant
         )
     else:
-        for t in _order(layer):
+        for t in order(layer):
             step.step_forward[grid](*given, t, steps, batch, hidden, **constant)
     return None
 
@@ -146,7 +146,7 @@ def backward(
             *given, counters(grid[0], dc.device), steps, batch, hidden, **constant
         )
     else:
-        for t in reversed(_order(layer)):
+        for t in reversed(order(layer)):
             step.step_backward[grid](*given, t, steps, batch, hidden, **constant)
     return None
 
@@ -164,7 +164,8 @@ def activate(layer: Layer, gates_x: Tensor, gates_h: Tensor) -> Tensor:
     return gates
 
 
-def _order(layer: Layer) -> range:
+def order(layer: Layer) -> range:
+    """Steps in the order they run."""
     steps = layer.x.size(0)
     return range(steps - 1, -1, -1) if layer.reverse else range(steps)
 
@@ -182,7 +183,7 @@ def _cell_forward(
     grid = (cdiv(batch, block_b), cdiv(hidden, block_u))
     h, unprojected = layer.h0, y.new_empty(batch, hidden)
     projected = layer.w_hr is not None
-    for t in _order(layer):
+    for t in order(layer):
         if layer.reset is not None:
             h = h.masked_fill(layer.reset[t].unsqueeze(1), 0)
         gates_h = product(h, layer.w_hh)
@@ -234,7 +235,7 @@ def _cell_backward(
         unprojected.copy_(gates[..., 3 * hidden :].to(acc) * cells.tanh())
     # what the step after sends back; at a row's last step, what h_n does
     back = torch.zeros_like(layer.h0, dtype=acc) if grad_h_n is None else grad_h_n.to(acc)
-    for t in reversed(_order(layer)):
+    for t in reversed(order(layer)):
         whole = back if grad_y is None else back + grad_y[t]
         dh = whole
         if d_h is not None and layer.w_hr is not None:

@@ -43,7 +43,7 @@ def lstm_forward(
     c = layer.c0.to(acc, copy=True)
     if y.numel():
         kept = gates if save == SAVE_GATES else None, cells if save != SAVE_NONE else None
-        with _on_device(x):
+        with on_device(x):
             launch.forward(layer, _inputs(layer), c, y, *kept)
     return y, _last(layer, y), c.to(x.dtype), gates, cells
 
@@ -86,7 +86,7 @@ def lstm_backward(
     d_h = layer.padded(output) if w_hr is not None else None
     unprojected = layer.padded(hidden) if w_hr is not None else None
     if y.numel():
-        with _on_device(x):
+        with on_device(x):
             if gates.numel() == 0:
                 gates = launch.activate(layer, _inputs(layer), product(h_prev, layer.w_hh))
             launch.backward(
@@ -140,6 +140,6 @@ def _inputs(layer: Layer) -> Tensor:
     return product(layer.x, layer.w_ih)
 
 
-def _on_device(x: Tensor) -> contextlib.AbstractContextManager:
+def on_device(x: Tensor) -> contextlib.AbstractContextManager:
     # a launch goes to the current device, which need not be that of the tensors
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

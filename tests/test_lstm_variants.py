@@ -222,12 +222,10 @@ def test_backends_say_why():
     lstm = fast_s2s.LSTM(2, 3, norm="layer", zoneout_cell=0.1, recurrent_dropout=0.1)
     x = torch.randn(4, 2, 2)
     assert lstm.backend_choice().backend == backends.current("cpu", torch.float32).backend
-    with fast_s2s.backend("triton"), pytest.raises(RuntimeError, match="'triton' was asked for"):
-        lstm(x)
     why = "no native kernel with layer norm, recurrent dropout, zoneout for device 'cuda'"
     on_cuda = backends.select("cuda", torch.float32, None, "layer norm, recurrent dropout, zoneout")
-    assert on_cuda.backend == "reference" and f"native: {why}" in on_cuda.reason
-    assert "triton: no triton kernel with layer norm" in on_cuda.reason
+    assert on_cuda.backend == "triton" if backends.triton_found else "reference"
+    assert f"native: {why}" in on_cuda.reason
     with fast_s2s.backend("reference"):
         assert lstm.backend_choice().backend == "reference"
         lstm(x)
