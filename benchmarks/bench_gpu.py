@@ -24,9 +24,11 @@ from benchmarks import (
     gpu_cases,
     gpu_peers,
     launches,
+    norm_sides,
     seq2seq_sides,
 )
 from benchmarks.decode_problem import DecodeProblem, Generation
+from benchmarks.norm_sides import NormProblem, NormWorkload
 from benchmarks.seq2seq_sides import Step, StepProblem
 from benchmarks.suite import Settings, made_kind, process_rows
 from fast_s2s import backends
@@ -37,6 +39,7 @@ from fast_s2s.benchmarking.harness import Plan
 from fast_s2s.benchmarking.rows import Kind, Prepared, Row, time_rows
 from fast_s2s.benchmarking.workloads import Problem, Workload
 
+SLOW = gpu_peers.SLOW | norm_sides.SLOW
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -74,7 +77,7 @@ def kind_of(case: Case, settings: Settings) -> Kind:
     make, sides, tolerance = _SORTS[type(case.workload)]
     # the rows of a case share our side
     observe = functools.cache(launches.of)
-    sort = (lambda work: make(work, DEVICE)), sides, gpu_peers.SLOW, tolerance
+    sort = (lambda work: make(work, DEVICE)), sides, SLOW, tolerance
     return made_kind(sort, settings, observe=observe)
 
 
@@ -88,6 +91,7 @@ _SORTS: dict[type, tuple[Callable[..., Any], Callable[..., Prepared], Callable[[
         lambda _: decode_problem.TOLERANCE,
     ),
     Step: (StepProblem, seq2seq_sides.prepare, lambda problem: problem.tolerance),
+    NormWorkload: (NormProblem, norm_sides.prepare, lambda problem: problem.tolerance),
 }
 _ONCE = Plan(0.0, block_s=0.0, settle_s=0.0, warm_up_s=0.0, min_calls=1, long_s=0.0, min_rounds=1)
 
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command.main(SUITE, arguments)
 
 
-SUITE = command.Suite("gpu", __doc__, lambda: cases(), rows, facts, ceilings, gpu_peers.SLOW)
+SUITE = command.Suite("gpu", __doc__, lambda: cases(), rows, facts, ceilings, SLOW)
 
 
 if __name__ == "__main__":

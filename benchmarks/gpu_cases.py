@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from benchmarks import flashrnn_peer, gpu_peers
+from benchmarks import flashrnn_peer, gpu_peers, norm_sides
 from benchmarks.decode_problem import Generation
+from benchmarks.norm_sides import NormWorkload
 from benchmarks.seq2seq_sides import Step
 from fast_s2s.benchmarking.cases import Case, Versus
 from fast_s2s.benchmarking.generation import Greedy
@@ -26,6 +27,7 @@ def gpu_cases() -> list[Case]:
         *_generations(),
         *_shapes(),
         *_models(),
+        *_norms(),
         *_cold_starts(),
         *_compiled(),
         *_awkward(),
@@ -49,6 +51,7 @@ def tiny_cases() -> list[Case]:
         Case("beam search", Generation(1, 8, 11, 2, beams=3, steps=4), _named("plain torch beam")),
         Case("sampling", Generation(1, 8, 11, 2, steps=4, sample=True), _named("LSTMCell loop")),
         Case("training step", Step(1, 8, 11, 3, 4, 5), _named("nn.LSTM model")),
+        Case("layer norm", NormWorkload(2, 3, 17, training=True), _named(norm_sides.LOOP)),
         Case("first call", Workload(2, 1, 8), _named("nn.LSTM"), kind="cold start"),
     ]
 
@@ -96,6 +99,13 @@ def _models() -> Iterator[Case]:
     for batch, hidden in ((32, 512), (1, 512)):
         for training in (False, True):
             yield _cell(batch, hidden, "bfloat16", training)
+
+
+def _norms() -> Iterator[Case]:
+    """Layer norm, which cuDNN has not: beside loops over steps."""
+    peers = _named(norm_sides.LOOP, norm_sides.SCRIPT, norm_sides.COMPILED)
+    for dtype, training in itertools.product(("bfloat16", "float32"), (True, False)):
+        yield Case("layer norm", NormWorkload(200, 32, 512, dtype=dtype, training=training), peers)
 
 
 def _cold_starts() -> Iterator[Case]:

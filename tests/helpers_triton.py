@@ -7,6 +7,7 @@ import dataclasses
 import helpers_lstm
 import torch
 from helpers_lstm import Inputs
+from helpers_variant_call import Call
 
 from fast_s2s import reference
 from fast_s2s.kernels.configs import Config
@@ -41,6 +42,20 @@ def on_device(inputs: Inputs) -> Inputs:
         reset=move(inputs.reset),
         cotangents=[move(t) for t in inputs.cotangents],
     )
+
+
+def call_on_device(call: Call) -> Call:
+    """The same call of another formula on `DEVICE`."""
+    other = object.__new__(Call)
+    other.__dict__ |= call.__dict__
+    other.inputs = on_device(call.inputs)
+    parts = {
+        name: value.detach().to(DEVICE).requires_grad_(value.requires_grad)
+        for name, value in call.variant._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    other.variant = call.variant._replace(**parts)
+    return other
 
 
 def compare(inputs: Inputs, assert_close, save: int = reference.SAVE_GATES) -> None:

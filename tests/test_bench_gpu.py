@@ -28,10 +28,12 @@ from benchmarks import (
     gpu_page,
     gpu_peers,
     launches,
+    norm_sides,
     seq2seq_sides,
     variants,
 )
 from benchmarks.decode_problem import Generation
+from benchmarks.norm_sides import NormWorkload
 from benchmarks.results import Result
 from benchmarks.seq2seq_sides import Step
 from benchmarks.suite import Settings
@@ -47,6 +49,7 @@ SIDES = {
     Greedy: gpu_peers.GREEDY,
     Generation: decode_sides.SIDES,
     Step: seq2seq_sides.SIDES,
+    NormWorkload: norm_sides.SIDES,
 }
 
 # FlashRNN's own in plain torch: one in the layouts of its CUDA kernels, one in those of Triton's
@@ -337,9 +340,9 @@ def test_the_contract_is_covered():
     assert {1, 3, 20, 130} <= {w.batch for w in shapes} and {1, 70_000} <= {w.steps for w in shapes}
     assert all(any(getattr(w, k) for w in shapes) for k in ("ragged", "bidirectional", "proj"))
     assert {4} <= {w.layers for w in shapes}
-    assert {"cell", "first call", "training step", "sampling", "beam search", "generation"} <= {
-        case.group for case in cases
-    }
+    groups = {case.group for case in cases}
+    assert {"cell", "first call", "training step", "layer norm"} <= groups
+    assert {"sampling", "beam search", "generation"} <= groups
     peers = {versus.peer for case in cases for versus in case.peers}
     assert set(gpu_peers.PEERS) - peers <= {"fast_s2s", "fast_s2s LSTMCell"}
 

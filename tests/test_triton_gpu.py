@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers_lstm import Case, make_inputs
-from helpers_triton import DEVICE, compare, on_device
+from helpers_triton import DEVICE, call_on_device, compare, on_device
+from helpers_variant_call import Call
 
 import fast_s2s
 from fast_s2s import backends, ops, reference
@@ -62,6 +63,29 @@ def test_cuda_graph(kernel):
     assert torch.equal(y, expected)
 
 
+@pytest.mark.parametrize("projection", [0, 16])
+def test_cuda_graph_of_layer_norm(projection):
+    case = Case(6, 3, 48, projection=projection, lengths=True, reset=True)
+    call = call_on_device(Call(case, torch.float32))
+    arguments = [t.detach() if isinstance(t, torch.Tensor) else t for t in call.arguments()]
+    forward = torch.ops.fast_s2s.lstm_variant_forward_triton
+    backward = torch.ops.fast_s2s.lstm_variant_backward_triton
+
+    def run():
+        y, h_n, c_n, *saved = forward(*arguments)
+        found = backward(*call.inputs.cotangents, *arguments[:-1], y, *saved, True, True)
+        return [y, h_n, c_n, *found]
+
+    expected = run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    for result in results:
+        result.zero_()
+    graph.replay()
+    assert all(map(torch.equal, results, expected))
+
+
 def test_two_streams_at_once():
     inputs = [on_device(make_inputs(Case(50, 4, 128))) for _ in range(2)]
     config = configs.Config("grid", 16, 32, 64)
@@ -99,6 +123,12 @@ def test_another_length_or_batch_does_not_compile_again():
                     inputs.tensors[index] = part.requires_grad_()
                 inputs.run()
                 assert len(compiled) == before, kernel
+        call_on_device(Call(Case(7, 3, 48, lengths=True, reset=True), torch.float32)).run()
+        before = len(compiled)
+        for steps, batch in ((1, 1), (16, 16), (33, 5)):
+            case = Case(steps, batch, 48, lengths=True, reset=True)
+            call_on_device(Call(case, torch.float32)).run()
+        assert len(compiled) == before, "layer norm"
     finally:
         triton.knobs.runtime.jit_post_compile_hook = hook
     assert DEVICE == "cuda"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers_lstm import Case
-from helpers_triton import DEVICE, on_device
+from helpers_triton import DEVICE, call_on_device
 from helpers_variant_call import ALL, KINDS, Call
 
 import fast_s2s
@@ -37,22 +37,8 @@ def _triton():
         yield
 
 
-def moved(call: Call) -> Call:
-    """The same on `DEVICE`."""
-    other = object.__new__(Call)
-    other.__dict__ |= call.__dict__
-    other.inputs = on_device(call.inputs)
-    parts = {
-        name: value.detach().to(DEVICE).requires_grad_(value.requires_grad)
-        for name, value in call.variant._asdict().items()
-        if isinstance(value, torch.Tensor)
-    }
-    other.variant = call.variant._replace(**parts)
-    return other
-
-
 def compare(call: Call, assert_close, save: int = SAVE_GATES) -> None:
-    call.compare([each.cpu() for each in moved(call).run(save=save)], assert_close)
+    call.compare([each.cpu() for each in call_on_device(call).run(save=save)], assert_close)
 
 
 @SAVES
@@ -87,7 +73,7 @@ def test_saturated_gates(kinds, assert_close):
 @pytest.mark.parametrize("projection", [0, 3])
 def test_what_is_past_an_end_is_not_read(projection, save):
     case = Case(5, 4, 17, projection=projection, lengths=True, reset=True)
-    call = moved(Call(case, torch.float32))
+    call = call_on_device(Call(case, torch.float32))
     clean = call.run(save=save)
     ended = torch.arange(5, device=DEVICE).unsqueeze(1) >= call.inputs.lengths
     with torch.no_grad():
@@ -99,7 +85,7 @@ def test_what_is_past_an_end_is_not_read(projection, save):
 
 
 def test_runs_repeat_to_the_bit_and_rows_do_not_meet():
-    call = moved(Call(Case(3, 7, 17, lengths=True, reset=True), torch.float32))
+    call = call_on_device(Call(Case(3, 7, 17, lengths=True, reset=True), torch.float32))
     everything, again = call.run(), call.run()
     assert all(map(torch.equal, everything, again))
     # the others are in its tile
@@ -111,7 +97,7 @@ def test_runs_repeat_to_the_bit_and_rows_do_not_meet():
 
 
 def test_a_state_before_a_reset_is_not_read():
-    call = moved(Call(Case(3, 2, 5), torch.float32))
+    call = call_on_device(Call(Case(3, 2, 5), torch.float32))
     call.inputs.reset = torch.zeros(3, 2, dtype=torch.bool, device=DEVICE)
     call.inputs.reset[0, 0] = True
     clean = call.run()
@@ -128,7 +114,7 @@ def test_gradients_of_some_and_strides(assert_close):
         t.detach().unsqueeze(-1).repeat_interleave(2, -1)[..., 0].requires_grad_()
         for t in call.inputs.tensors
     ]
-    call = moved(call)
+    call = call_on_device(call)
     for index, name in enumerate(call.names[3:]):
         for tensor in call.tensors():
             tensor.requires_grad_(False)
@@ -150,7 +136,7 @@ def test_gradients_of_one_output_alone(wanted, assert_close):
 
     expected = gradients(call.in_double())
     for name, ours, theirs in zip(
-        call.names[3:], gradients(moved(call), SAVE_GATES), expected, strict=True
+        call.names[3:], gradients(call_on_device(call), SAVE_GATES), expected, strict=True
     ):
         assert_close(ours.cpu(), theirs, name)
 
@@ -158,7 +144,7 @@ def test_gradients_of_one_output_alone(wanted, assert_close):
 @pytest.mark.parametrize("sizes", [(3, 0, 5), (0, 3, 5)], ids=["no-rows", "no-steps"])
 @pytest.mark.parametrize("save", [SAVE_NONE, SAVE_GATES, SAVE_CELLS])
 def test_empty(sizes, save):
-    call = moved(Call(Case(*sizes), torch.float32))
+    call = call_on_device(Call(Case(*sizes), torch.float32))
     if save == SAVE_NONE:
         y, h_n, c_n = ops_variant.lstm_variant(*call.inputs.arguments(), call.variant)
     else:
@@ -172,7 +158,7 @@ def test_empty(sizes, save):
 
 
 def test_gradgradcheck():
-    call = moved(Call(Case(3, 2, 3, 2, inputs=2, lengths=True, reset=True), torch.float64))
+    call = call_on_device(Call(Case(3, 2, 3, 2, inputs=2, lengths=True, reset=True), torch.float64))
     count = len(call.inputs.tensors)
 
     def forward(*tensors):
@@ -187,7 +173,7 @@ def test_gradgradcheck():
 @pytest.mark.parametrize("kinds", [("expected",), ALL], ids="+".join)
 def test_opcheck(kinds):
     case = Case(2, 2, 3, projection=2, lengths=True, reset=True, reverse=True)
-    call = moved(Call(case, torch.float32, kinds))
+    call = call_on_device(Call(case, torch.float32, kinds))
     forward = torch.ops.fast_s2s.lstm_variant_forward_triton.default
     backward = torch.ops.fast_s2s.lstm_variant_backward_triton.default
 
@@ -221,7 +207,7 @@ def test_opcheck(kinds):
     ],
 )
 def test_bad_arguments(index, value, message):
-    arguments = moved(Call(Case(3, 2, 5), torch.float32)).arguments()
+    arguments = call_on_device(Call(Case(3, 2, 5), torch.float32)).arguments()
     arguments[index] = value.to(DEVICE) if isinstance(value, torch.Tensor) else value
     with pytest.raises(RuntimeError, match=message):
         torch.ops.fast_s2s.lstm_variant_forward_triton(*arguments)
