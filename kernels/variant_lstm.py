@@ -420,8 +420,7 @@ class _Backward:
             return self.carried
         at = launch.order(layer)[0]
         sent = self.sent if self.extras.mask is None else self.sent * self.extras.mask
-        if layer.lengths is not None:
-            sent = sent.masked_fill((layer.lengths <= at).unsqueeze(1), 0)
+        # of rows that did not run there it is 0
         if layer.reset is not None:
             sent = sent.masked_fill(layer.reset[at].unsqueeze(1), 0)
         return self.carried + sent

@@ -207,11 +207,12 @@ def test_bad_lines_are_shown_and_counted(tmp_path, capsys):
 def test_settings_that_do_not_fit_exit_with_2(tmp_path, tsv, capsys):
     argv = ["train", "--train", tsv, "--output", str(tmp_path / "run"), *QUICK]
     for flag, message in (
-        ("--learning-rate=-1", "learning_rate: expected above 0"),
-        ("--dropout=2", "dropout: expected a number in"),
+        ("--learning-rate=-1", "--learning-rate: expected above 0"),
+        ("--norm=batch", "--norm: expected None or 'layer', got 'batch'"),
+        ("--dropout=2", "--dropout: expected a number in"),
         ("--device=quantum", "--device quantum"),
         ("--device=meta", "--device: expected cpu or cuda[:N], got meta"),
-        ("--seed=99999999999999999999", "seed: expected below 2^63"),
+        ("--seed=99999999999999999999", "--seed: expected below 2^63"),
     ):
         assert_wrong_usage(*argv, flag)
         assert message in capsys.readouterr().err

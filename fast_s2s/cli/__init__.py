@@ -58,13 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in _COMMANDS:
         module.add_parser(commands)
+    for command in commands.choices.values():
+        command.set_defaults(parser=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse itself exits with 2, or 0 for --help."""
     _replace_closed_streams()
-    args = build_parser().parse_args(argv)
+    args, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        # with this command's usage, not that of all
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         with _short_warnings(args.command):
             code: int = args.run(args)

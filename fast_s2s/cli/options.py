@@ -176,7 +176,10 @@ def build_settings(
     try:
         return settings(**given, **more)
     except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
+        name, _, rest = str(error).partition(":")
+        # of a field that is a flag, by the flag's name
+        text = f"--{name.replace('_', '-')}:{rest}" if name in given else str(error)
+        raise UsageError(text) from error
 
 
 def field_help(settings: type) -> dict[str, str]:

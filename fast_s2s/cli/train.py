@@ -73,7 +73,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run)
     parser.add_argument("--output", metavar="DIR", help="folder of the run; needed")
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="settings by their flags' names; flags override them"
