@@ -169,7 +169,7 @@ def measure(job: Job) -> Usage:
     signature, attributes = {}, {}
     for index, argument in enumerate(kernel.arg_names):
         signature[argument] = _type(argument, job.type, constants)
-        aligned = argument == "H" and job.hidden % 16 == 0
+        aligned = argument in ("H", "R", "saved_row") and job.hidden % 16 == 0
         anywhere = kernel.params[index].do_not_specialize_on_alignment
         if aligned or (signature[argument].startswith("*") and not anywhere):
             attributes[(index,)] = [["tt.divisibility", 16]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-from fast_s2s.checks import shown
+from fast_s2s.checks import check_mapping, shown
 
 
 class HypothesisList:
@@ -16,25 +17,28 @@ class HypothesisList:
 
     hypotheses: for each input its outputs, each with the natural logarithm of its probability, up
                 to a number that is the same for all outputs of an input: they are made to add up
-                to 1. So joint probabilities and negated costs will do
+                to 1. So joint probabilities and negated costs will do. -inf is as if it were not
+                there
+
+    Inputs are the same if they are so in Unicode's form NFC without white space around them.
 
     Raises TypeError or ValueError naming what does not fit.
     """
 
     def __init__(self, hypotheses: Mapping[str, Mapping[str, float]]) -> None:
-        if not isinstance(hypotheses, Mapping):
-            raise TypeError(f"hypotheses: expected a mapping, got {type(hypotheses).__name__}")
-        self._of_input: dict[str, dict[str, float]] = {}
+        check_mapping("hypotheses", hypotheses)
+        found: dict[str, dict[str, float]] = {}
         for text, outputs in hypotheses.items():
             name = f"hypotheses[{text!r}]"
             if not isinstance(text, str) or not isinstance(outputs, Mapping):
                 raise TypeError(
                     f"{name}: expected a mapping of a str to a mapping, got {shown(outputs)}"
                 )
+            ours = found.setdefault(_key(text), {})
             for output, score in outputs.items():
                 _check(f"{name}[{output!r}]", output, score)
-            if outputs:
-                self._of_input[text.strip()] = _normalised(outputs)
+                add_to(ours, output, float(score))
+        self._of_input = {text: _normalised(outputs) for text, outputs in found.items() if outputs}
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> HypothesisList:
@@ -54,13 +58,12 @@ class HypothesisList:
                     source, output, score = parts[0].strip(), parts[1].strip(), float(parts[2])
                 except (IndexError, ValueError):
                     score, parts = math.nan, []
-                if len(parts) != 3 or not math.isfinite(score):
+                if len(parts) != 3 or math.isnan(score) or score == math.inf:
                     raise ValueError(
                         f"{path}, line {number}: expected input, tab, output, tab, the natural "
                         f"logarithm of its probability, got {shown(line.rstrip())}"
                     )
-                outputs = found.setdefault(source, {})
-                outputs[output] = _added(score, outputs.get(output))
+                add_to(found.setdefault(source, {}), output, score)
         if not found:
             raise ValueError(f"{path}: expected at least one line, got none")
         return cls(found)
@@ -71,7 +74,7 @@ class HypothesisList:
 
     def outputs(self, text: str) -> Mapping[str, float]:
         """Log-probabilities of what is proposed for this input, none where it is not listed."""
-        return self._of_input.get(text.strip(), {})
+        return self._of_input.get(_key(text), {})
 
 
 def score_listed(listed: Mapping[str, float], outputs: Sequence[str]) -> list[float]:
@@ -87,15 +90,21 @@ def _check(name: str, output: object, score: object) -> None:
         raise TypeError(f"{name}: expected a str, got {type(output).__name__}")
     if isinstance(score, bool) or not isinstance(score, Real):
         raise TypeError(f"{name}: expected a number, got {type(score).__name__}")
-    if not math.isfinite(score):
-        raise ValueError(f"{name}: expected a finite number, got {score}")
+    if math.isnan(score) or score == math.inf:
+        raise ValueError(f"{name}: expected a number below infinity, got {score}")
 
 
-def _added(score: float, other: float | None) -> float:
-    """log(e^score + e^other)."""
-    if other is None:
-        return score
-    return max(score, other) + math.log1p(math.exp(-abs(score - other)))
+def add_to(outputs: dict[str, float], output: str, score: float) -> None:
+    """Adds a probability, by its logarithm, to that of this output."""
+    other = outputs.get(output)
+    if other is not None:
+        score = max(score, other) + math.log1p(math.exp(-abs(score - other)))
+    if score > -math.inf:
+        outputs[output] = score
+
+
+def _key(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _normalised(outputs: Mapping[str, float]) -> dict[str, float]:

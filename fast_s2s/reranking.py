@@ -17,7 +17,7 @@ from torch import Tensor
 from fast_s2s.checks import check_sequence
 from fast_s2s.ensemble import Ensemble
 from fast_s2s.generation import Automaton
-from fast_s2s.hypotheses import HypothesisList, score_listed
+from fast_s2s.hypotheses import HypothesisList, add_to, score_listed
 from fast_s2s.pipeline import TextPipeline
 from fast_s2s.prediction import Hypothesis, Pipeline, Prediction
 from fast_s2s.pretrained import SOURCE_TOKENIZER_FILE, TARGET_TOKENIZER_FILE
@@ -56,7 +56,9 @@ class RerankingPipeline(Pipeline[Source]):
     probabilities count like those of one more pipeline: so models choose among the n-best lists of
     a speech recognizer, or correct a classical system and are corrected by it. An output that such
     a list lacks is held for e times less probable than all it has; of an input that it lacks it
-    says nothing. Outputs with symbols that a target vocabulary lacks are passed over.
+    says nothing. Outputs with symbols that a target vocabulary lacks are passed over; they need not
+    keep to limits of a search such as `max_new_tokens`, but to a `constraint`. Their length is that
+    in the first pipeline's tokens.
 
     pipelines:  at least two, or one beside `hypotheses`
     hypotheses: lists of other systems, none by default
@@ -118,6 +120,7 @@ class RerankingPipeline(Pipeline[Source]):
         all tokenizers are the same and there are no hypotheses beside them.
         """
         check_sequence("directories", directories, "folder")
+        check_sequence("hypotheses", hypotheses, "HypothesisList")
         groups = group_folders(directories)
         if len(groups) < 2 and not len(hypotheses):
             raise ValueError(
@@ -148,7 +151,8 @@ class RerankingPipeline(Pipeline[Source]):
         for listed in self.hypotheses:
             columns.append([])
             for text, output in zip(texts, outputs, strict=True):
-                columns[-1] += score_listed(self._written(listed.outputs(text)), [output])
+                known = self._written(listed.outputs(text))
+                columns[-1] += score_listed(known, [self._as_written(output)])
         return [
             math.fsum(weight * score for weight, score in zip(self.weights, row, strict=True))
             for row in zip(*columns, strict=True)
@@ -252,8 +256,12 @@ class RerankingPipeline(Pipeline[Source]):
             ids = [tokenizer.encode(text) for tokenizer in tokenizers]
             if any(t.unk_token_id in row for t, row in zip(tokenizers, ids, strict=True)):
                 continue
-            ours.setdefault(tokenizers[0].decode(ids[0]), score)
+            add_to(ours, tokenizers[0].decode(ids[0]), score)
         return ours
+
+    def _as_written(self, text: str) -> str:
+        tokenizer = self.pipelines[0].target_tokenizer
+        return tokenizer.decode(tokenizer.encode(text))
 
     def _allows(self, automaton: Automaton | None) -> Callable[[str], bool]:
         tokenizer = self.pipelines[0].target_tokenizer
@@ -332,20 +340,15 @@ class RerankingPipeline(Pipeline[Source]):
 def load_pipeline(
     directories: PathLike | Sequence[PathLike],
     *,
-    hypotheses: Sequence[HypothesisList] = (),
-    weights: Sequence[float] | None = None,
     device: torch.device | str | None = None,
 ) -> TextPipeline | RerankingPipeline:
     """What one or several folders make: one model, an `Ensemble` of those with the same tokenizers,
-    or a `RerankingPipeline` where tokenizers differ or there are hypotheses. Raises as
-    `TextPipeline.from_pretrained`.
+    or a `RerankingPipeline` where tokenizers differ. Raises as `TextPipeline.from_pretrained`.
     """
     if isinstance(directories, (str, os.PathLike)):
         directories = [directories]
-    if hypotheses or (len(directories) > 1 and len(group_folders(directories)) > 1):
-        return RerankingPipeline.from_pretrained(
-            directories, hypotheses=hypotheses, weights=weights, device=device
-        )
+    if len(directories) > 1 and len(group_folders(directories)) > 1:
+        return RerankingPipeline.from_pretrained(directories, device=device)
     return TextPipeline.from_pretrained(directories, device=device)
 
 

@@ -1,6 +1,6 @@
 """The gate math and state update of one step, forward and backward.
 
-The device functions are the one home of the formula in Triton: every other kernel calls them. The
+The device functions are the one home of the formula in Triton: every kernel of it calls them. The
 two kernels here do nothing else: they follow a matrix product made by torch, which serves any
 type, any size and projections. Gates in torch's order i, f, g, o; formula: `torch.nn.LSTM`.
 """

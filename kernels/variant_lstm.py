@@ -134,13 +134,26 @@ def lstm_variant_backward(
     grad_y = dense("grad_y", grad_y, x, (steps, batch, output))
     grad_h_n = dense("grad_h_n", grad_h_n, x, (batch, output))
     grad_c_n = dense("grad_c_n", grad_c_n, x, (batch, hidden))
+    y = _kept("y", y, x, (steps, batch, output))
+    cells = _kept("cells", cells, x, (steps, batch, hidden), layer.acc)
+    width = (4 if norm_hh is None else 8) * hidden
+    # nothing is kept with SAVE_CELLS
+    shape = (0,) if products.dim() == 1 else (steps, batch, width)
+    products = _kept("products", products, x, shape)
     with on_device(x):
-        fed = previous(layer, y.contiguous(), layer.h0)
+        fed = previous(layer, y, layer.h0)
         if extras.mask is not None:
             fed = fed * extras.mask
-        run = _Backward(layer, extras, fed, products, cells.contiguous())
+        run = _Backward(layer, extras, fed, products, cells)
         run.take_steps(grad_y, grad_h_n, grad_c_n)
         return run.gradients(needs_x, needs_weights)
+
+
+def _kept(name: str, tensor: Tensor, *like: Any) -> Tensor:
+    """As `dense`, of what is there in any case."""
+    found = dense(name, tensor, *like)
+    assert found is not None
+    return found
 
 
 def _check(
@@ -163,14 +176,15 @@ def _check(
         if not 0 <= part <= 1:
             raise RuntimeError(f"{name}: expected a number in 0..1, got {part}")
     names = ("norm_ih", "norm_hh", "norm_c", "norm_c_bias")
-    gains = [
+    norm_ih, norm_hh, norm_c, norm_c_bias = (
         dense(name, norm, layer.x, ((4 if i < 2 else 1) * hidden,), layer.acc)
         for i, (name, norm) in enumerate(zip(names, norms, strict=True))
-    ]
+    )
     mask = dense("recurrent_mask", masks[0], layer.x, (batch, output))
     kept_hidden = dense("kept_hidden", masks[1], layer.x, (steps, batch, output), torch.bool)
     kept_cell = dense("kept_cell", masks[2], layer.x, (steps, batch, hidden), torch.bool)
-    return Extras(*gains, mask, kept_hidden, kept_cell, zoneout_hidden, zoneout_cell)
+    numbers = zoneout_hidden, zoneout_cell
+    return Extras(norm_ih, norm_hh, norm_c, norm_c_bias, mask, kept_hidden, kept_cell, *numbers)
 
 
 def _gates_x(layer: Layer, extras: Extras, from_x: Tensor) -> Tensor:

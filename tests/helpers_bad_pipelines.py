@@ -21,7 +21,7 @@ TABLE = {
         (
             lambda _: fast_s2s.HypothesisList(["one"]),
             TypeError,
-            "hypotheses: expected a mapping, got list",
+            "hypotheses: expected a mapping, got ['one'] of type list",
         ),
         (
             lambda _: fast_s2s.HypothesisList({"1": ["one"]}),
@@ -44,9 +44,9 @@ TABLE = {
             "hypotheses['1']['one']: expected a number, got str",
         ),
         (
-            lambda _: fast_s2s.HypothesisList({"1": {"one": float("-inf")}}),
+            lambda _: fast_s2s.HypothesisList({"1": {"one": float("inf")}}),
             ValueError,
-            "hypotheses['1']['one']: expected a finite number, got -inf",
+            "hypotheses['1']['one']: expected a number below infinity, got inf",
         ),
     ],
     "RerankingPipeline": [

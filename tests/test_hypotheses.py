@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_cli import assert_wrong_usage
-from helpers_training import toy_entries, toy_model, toy_tokenizers, toy_tsv
+from helpers_training import NAMES, toy_entries, toy_model, toy_tokenizers, toy_tsv
 
-from fast_s2s import Automaton, HypothesisList, RerankingPipeline, TextPipeline
+from fast_s2s import Automaton, HypothesisList, RerankingPipeline, TextPipeline, Vocabulary
 from fast_s2s.cli import main
 from fast_s2s.hypotheses import score_listed
 
@@ -124,15 +124,35 @@ def test_probabilities_add_up_to_one_and_unlisted_ones_are_less_probable():
 def test_a_file(tmp_path):
     path = tmp_path / "nbest.tsv"
     # a byte order mark, an empty line, one pair twice, lines that end as on Windows
-    path.write_text("\ufeffa b\tx y\t-1.5\r\n\na b\tz\t-1.5\nc\t\t0\na b\tz\t-1.5\n")
+    path.write_text(
+        "\ufeffa b\tx y\t-1.5\r\n\na b\tz\t-1.5\nc\t\t0\na b\tz\t-1.5\n"
+        # what `generate` writes where nothing is possible
+        "a b\t\t-inf\nd\t\t-inf\n"
+    )
     listed = HypothesisList.from_file(path)
     assert {text: math.exp(p) for text, p in listed.outputs("a b").items()} == pytest.approx(
         {"x y": 1 / 3, "z": 2 / 3}
     )
-    assert listed.outputs("c") == {"": 0.0}
+    assert listed.outputs("c") == {"": 0.0} and len(listed) == 2
 
 
-@pytest.mark.parametrize("line", ["a\tb", "a\tb\tc", "a\tb\tnan", "a\tb\t-inf", "a\tb\t1\t2", "a"])
+def test_inputs_and_outputs_that_are_the_same():
+    """By Unicode's form and spaces; outputs as the first pipeline's vocabulary reads them."""
+    listed = HypothesisList({"\u00e9": {"One": -2.0}, " e\u0301 ": {"one": -1.0, "two": -1.2}})
+    assert len(listed) == 1 and len(listed.outputs("e\u0301")) == 3
+    lower = Vocabulary(NAMES, level="word", lowercase=True)
+    pipeline = TextPipeline(toy_model(0).eval(), toy_tokenizers()[0], lower)
+    joint = RerankingPipeline([pipeline], hypotheses=[listed], weights=[1e-9, 1.0])
+    total = math.log(math.exp(-2) + math.exp(-1) + math.exp(-1.2))
+    one = math.log(math.exp(-2) + math.exp(-1)) - total
+    expected = [one, one, one, -1.2 - total]
+    for text, score in zip(["One", "one", " ONE", "two"], expected, strict=True):
+        assert joint.score(["\u00e9"], [text]) == pytest.approx([score], abs=1e-5)
+    (found,) = joint.predict(["\u00e9"], num_beams=4, scores=True, length_penalty=0.0)
+    assert found.text == "one" and found.score == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.parametrize("line", ["a\tb", "a\tb\tc", "a\tb\tnan", "a\tb\tinf", "a\tb\t1\t2", "a"])
 def test_a_line_that_does_not_fit(tmp_path, line):
     path = tmp_path / "nbest.tsv"
     path.write_text(f"a\tb\t-1\n{line}\n")

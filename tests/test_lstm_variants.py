@@ -224,7 +224,7 @@ def test_backends_say_why():
     assert lstm.backend_choice().backend == backends.current("cpu", torch.float32).backend
     why = "no native kernel with layer norm, recurrent dropout, zoneout for device 'cuda'"
     on_cuda = backends.select("cuda", torch.float32, None, "layer norm, recurrent dropout, zoneout")
-    assert on_cuda.backend == "triton" if backends.triton_found else "reference"
+    assert on_cuda.backend == ("triton" if backends.triton_found else "reference")
     assert f"native: {why}" in on_cuda.reason
     with fast_s2s.backend("reference"):
         assert lstm.backend_choice().backend == "reference"

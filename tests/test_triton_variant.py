@@ -28,6 +28,8 @@ CASES = [
     Case(4, 5, 12, projection=5, lengths=True, reset=True),
     Case(4, 5, 12, projection=1, lengths=True, reset=True, reverse=True),
     Case(3, 2, 9, projection=8),
+    # several programs of several rows
+    Case(3, 37, 17, lengths=True, reset=True),
 ]
 
 
@@ -110,11 +112,11 @@ def test_a_state_before_a_reset_is_not_read():
 def test_gradients_of_some_and_strides(assert_close):
     call = Call(Case(3, 3, 17, projection=6, lengths=True), torch.float32)
     expected = call.in_double().run(reference.lstm_variant)
+    call = call_on_device(call)
     call.inputs.tensors = [
         t.detach().unsqueeze(-1).repeat_interleave(2, -1)[..., 0].requires_grad_()
         for t in call.inputs.tensors
     ]
-    call = call_on_device(call)
     for index, name in enumerate(call.names[3:]):
         for tensor in call.tensors():
             tensor.requires_grad_(False)
@@ -211,6 +213,22 @@ def test_bad_arguments(index, value, message):
     arguments[index] = value.to(DEVICE) if isinstance(value, torch.Tensor) else value
     with pytest.raises(RuntimeError, match=message):
         torch.ops.fast_s2s.lstm_variant_forward_triton(*arguments)
+
+
+def test_backward_takes_what_forward_kept():
+    call = call_on_device(Call(Case(3, 2, 5), torch.float32))
+    *layer, _ = arguments = call.arguments()
+    y, _, _, products, cells = torch.ops.fast_s2s.lstm_variant_forward_triton(*arguments)
+    backward = torch.ops.fast_s2s.lstm_variant_backward_triton
+    expected = backward(y, None, None, *layer, y, products, cells, True, True)
+    spread = products.unsqueeze(-1).repeat_interleave(2, -1)[..., 0]
+    found = backward(y, None, None, *layer, y, spread, cells, True, True)
+    assert not spread.is_contiguous() and all(map(torch.equal, found, expected))
+    for index, name in enumerate(("y", "products", "cells")):
+        saved = [y, products, cells]
+        saved[index] = saved[index][..., 1:]
+        with pytest.raises(RuntimeError, match=rf"{name}: expected shape \(3, 2, "):
+            backward(y, None, None, *layer, *saved, True, True)
 
 
 def module(**options):

@@ -126,12 +126,15 @@ def load_pipelines(args: argparse.Namespace) -> TextPipeline | RerankingPipeline
         if getattr(args, "hypotheses_weight", None) is not None:
             raise UsageError("--hypotheses-weight: expected only with --hypotheses")
         return reranking.load_pipeline(args.model, device=device)
-    weight = 1.0 if args.hypotheses_weight is None else args.hypotheses_weight
-    groups = reranking.group_folders(args.model)
+    weights = None
+    if args.hypotheses_weight is not None:
+        groups = reranking.group_folders(args.model)
+        weights = [*(float(len(group)) for group in groups)]
+        weights += [args.hypotheses_weight] * len(files)
     return reranking.RerankingPipeline.from_pretrained(
         args.model,
         hypotheses=[HypothesisList.from_file(file) for file in files],
-        weights=[*(float(len(group)) for group in groups), *[weight] * len(files)],
+        weights=weights,
         device=device,
     )
 
