@@ -15,6 +15,8 @@ from torch import Tensor
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 160
+# so many numbers Python compares sooner than torch is asked
+_FEW = 64
 _INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -132,7 +134,11 @@ def check_token_ids(name: str, ids: Tensor, vocab_size: int, kind: str = "token 
     """
     if ids.device.type != "cpu" or _values_are_hidden() or not ids.numel():
         return
-    low, high = (int(value) for value in ids.aminmax())
+    if ids.dim() == 1 and ids.numel() <= _FEW:
+        few = ids.tolist()
+        low, high = min(few), max(few)
+    else:
+        low, high = (int(value) for value in ids.aminmax())
     if low < 0 or high >= vocab_size:
         index = ((ids < 0) | (ids >= vocab_size)).nonzero()[0].tolist()
         raise ValueError(

@@ -239,6 +239,8 @@ def module(**options):
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("memory", ["save", "recompute"])
 def test_the_module(memory, compiled, assert_close):
+    # what tests before this one compiled counts towards a limit
+    torch.compiler.reset()
     lstm = module(memory=memory, bidirectional=True).eval()
     call = torch.compile(lstm, backend="aot_eager", fullgraph=True) if compiled else lstm
     x = torch.randn(6, 3, 5, device=DEVICE, requires_grad=True)

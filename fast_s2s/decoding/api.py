@@ -10,6 +10,7 @@ from torch import Tensor
 from fast_s2s.attention import Memory, values_in
 from fast_s2s.checks import check_integer, check_tensor, check_token_id, check_token_ids
 from fast_s2s.decoding.contract import (
+    AttentionSizes,
     Decoder,
     Hypotheses,
     Keep,
@@ -243,12 +244,30 @@ def _memory(decoder: Decoder, memory: Memory | None, batch: int) -> Memory | Non
         raise TypeError(f"memory: expected a Memory for a decoder with attention, got {got}")
     values, keys, lengths = memory
     device = decoder.device
+    if _fits(memory, batch, sizes, device):
+        # what follows has nothing to say but of the lengths
+        check_token_ids("memory.lengths", lengths, values.size(1) + 1, "lengths")
+        return memory.to(decoder.acc)
     check_tensor("memory.values", values, "(B, S, M)", (batch, None, sizes.values), None, device)
     steps = values.size(1)
     check_tensor("memory.keys", keys, "(B, S, A)", (batch, steps, sizes.keys), None, device)
     check_tensor("memory.lengths", lengths, "(B,)", (batch,), torch.int64, device)
     check_token_ids("memory.lengths", lengths, steps + 1, "lengths")
     return memory.to(decoder.acc)
+
+
+def _fits(memory: Memory, batch: int, sizes: AttentionSizes, device: torch.device) -> bool:
+    """Whether types, shapes and devices are right, as fast as can be."""
+    values, keys, lengths = memory
+    if not all(isinstance(part, Tensor) and part.device == device for part in memory):
+        return False
+    steps = values.shape[1:2]
+    return (
+        values.shape == (batch, *steps, sizes.values)
+        and keys.shape == (batch, *steps, sizes.keys)
+        and lengths.shape == (batch,)
+        and lengths.dtype == torch.int64
+    )
 
 
 def _selected(part: State | Hypotheses, slots: Tensor) -> dict[str, Tensor]:
