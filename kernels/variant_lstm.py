@@ -5,6 +5,7 @@ As in lstm.py, products over all steps at once are torch's, and so is the layer 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,38 +40,17 @@ class Extras(NamedTuple):
         return {"ZONEOUT_HIDDEN": self.zoneout_hidden, "ZONEOUT_CELL": self.zoneout_cell}
 
 
-def lstm_variant_forward(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reverse: bool,
-    norm_ih: Tensor | None,
-    norm_hh: Tensor | None,
-    norm_c: Tensor | None,
-    norm_c_bias: Tensor | None,
-    recurrent_mask: Tensor | None,
-    kept_hidden: Tensor | None,
-    kept_cell: Tensor | None,
-    zoneout_hidden: float,
-    zoneout_cell: float,
-    save: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def lstm_variant_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y, h_n, c_n, and what backward takes: the products, with layer norm both as they are, else
     the activated gates; and the cell states. Those as `save` says.
+
+    args: the op's, by its schema in `fast_s2s.ops_variant`
     """
+    *given, save = args
     if save not in (0, 1, 2):
         raise RuntimeError(f"save: expected 0, 1 or 2, got {save}")
-    layer = check(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse)
-    norms = norm_ih, norm_hh, norm_c, norm_c_bias
-    masks = recurrent_mask, kept_hidden, kept_cell
-    extras = _check(layer, norms, masks, zoneout_hidden, zoneout_cell)
+    layer, extras = _read(given)
+    x, norm_hh = layer.x, extras.norm_hh
     hidden, acc = layer.c0.size(1), layer.acc
     y = layer.x.new_empty(*x.shape[:2], layer.h0.size(1))
     saved = x.new_empty(0)
@@ -92,43 +72,15 @@ def lstm_variant_forward(
     return y, h, c.to(x.dtype), saved, cells
 
 
-def lstm_variant_backward(
-    grad_y: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    reverse: bool,
-    norm_ih: Tensor | None,
-    norm_hh: Tensor | None,
-    norm_c: Tensor | None,
-    norm_c_bias: Tensor | None,
-    recurrent_mask: Tensor | None,
-    kept_hidden: Tensor | None,
-    kept_cell: Tensor | None,
-    zoneout_hidden: float,
-    zoneout_cell: float,
-    y: Tensor,
-    products: Tensor,
-    cells: Tensor,
-    needs_x: bool,
-    needs_weights: bool,
-) -> tuple[Tensor, ...]:
+def lstm_variant_backward(*args: Any) -> tuple[Tensor, ...]:
     """The gradients of x, h0, c0, w_ih, w_hh, the biases, w_hr and the four norms; empty where not
     needed or not there.
+
+    args: the op's
     """
-    layer = check(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reverse)
-    norms = norm_ih, norm_hh, norm_c, norm_c_bias
-    masks = recurrent_mask, kept_hidden, kept_cell
-    extras = _check(layer, norms, masks, zoneout_hidden, zoneout_cell)
+    grad_y, grad_h_n, grad_c_n, *given, y, products, cells, needs_x, needs_weights = args
+    layer, extras = _read(given)
+    x, norm_hh = layer.x, extras.norm_hh
     steps, batch, _ = x.shape
     hidden, output = layer.c0.size(1), layer.h0.size(1)
     grad_y = dense("grad_y", grad_y, x, (steps, batch, output))
@@ -156,14 +108,13 @@ def _kept(name: str, tensor: Tensor, *like: Any) -> Tensor:
     return found
 
 
-def _check(
-    layer: Layer,
-    norms: tuple[Tensor | None, ...],
-    masks: tuple[Tensor | None, ...],
-    zoneout_hidden: float,
-    zoneout_cell: float,
-) -> Extras:
-    """Raises RuntimeError naming what does not fit."""
+def _read(args: Sequence[Any]) -> tuple[Layer, Extras]:
+    """What both ops are given: a layer, four norms, three masks, two numbers.
+
+    Raises RuntimeError naming what does not fit.
+    """
+    layer = check(*args[:11])
+    norms, masks, (zoneout_hidden, zoneout_cell) = args[11:15], args[15:18], args[18:]
     steps, batch = layer.x.shape[:2]
     hidden, output = layer.c0.size(1), layer.h0.size(1)
     given = sum(norm is not None for norm in norms)
@@ -184,7 +135,8 @@ def _check(
     kept_hidden = dense("kept_hidden", masks[1], layer.x, (steps, batch, output), torch.bool)
     kept_cell = dense("kept_cell", masks[2], layer.x, (steps, batch, hidden), torch.bool)
     numbers = zoneout_hidden, zoneout_cell
-    return Extras(norm_ih, norm_hh, norm_c, norm_c_bias, mask, kept_hidden, kept_cell, *numbers)
+    found = (norm_ih, norm_hh, norm_c, norm_c_bias, mask, kept_hidden, kept_cell)
+    return layer, Extras(*found, *numbers)
 
 
 def _gates_x(layer: Layer, extras: Extras, from_x: Tensor) -> Tensor:
