@@ -20,6 +20,8 @@ needs_native = pytest.mark.skipif(
 AVAILABLE = (
     backends.extension.build_info()["cpu isas available"].split() if backends.extension else []
 )
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx", "neon_dot", "neon_bf16")
+EMULATED_ISAS = ("amx_emulated", "neon_emulated")
 
 
 @contextmanager

@@ -156,3 +156,19 @@ def test_processes_of_the_benchmark_are_no_load():
         child.stdout.readline()
         after = machine.OthersMeter._clocks()
     assert after[2] - before[2] > 0.9
+
+
+def test_processors_without_a_name(tmp_path, monkeypatch):
+    arm = "processor\t: 0\nFeatures\t: fp asimd crc32 asimddp bf16\nCPU part\t: 0xd40\n\n"
+    (tmp_path / "cpuinfo").write_text(2 * arm)
+    lscpu = tmp_path / "lscpu"
+    lscpu.write_text("#!/bin/sh\necho 'Vendor ID: ARM'; echo 'Model name:    Neoverse-V1'\n")
+    lscpu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    facts = machine._cpu_facts(str(tmp_path / "cpuinfo"))
+    assert facts["model name"] == "Neoverse-V1" and facts["CPU part"] == "0xd40"
+    assert machine._cpu_flags(facts) == ["asimd", "asimddp", "bf16"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    facts = machine._cpu_facts(str(tmp_path / "cpuinfo"))
+    assert "model name" not in facts
+    assert machine._cpu_facts(str(tmp_path / "nothing")) == {} and machine._cpu_flags({}) == []

@@ -197,7 +197,7 @@ for seed in range(24):
 
 
 @needs_native
-@pytest.mark.parametrize("isa", ["generic", "avx2"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "neon_dot", "neon_emulated"])
 def test_other_instruction_sets(isa):
     run_with(isa, _RUN_AN_ISA)
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from helpers_decode import DTYPES, EOS, Size, kinds, make, run
-from helpers_native import needs_native, run_with
+from helpers_native import ISAS, needs_native, run_with
 
 from fast_s2s.decoding import DecodeOptions
 
@@ -84,6 +84,6 @@ t.test_other_types_are_the_reference_of_their_own_weights()
 
 
 @needs_native
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx"])
+@pytest.mark.parametrize("isa", [*ISAS, "neon_emulated"])
 def test_every_instruction_set(isa):
     run_with(isa, _RUN_AN_ISA)

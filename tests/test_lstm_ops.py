@@ -19,7 +19,7 @@ from helpers_lstm import (
     make_inputs,
     reference_results,
 )
-from helpers_native import AVAILABLE, instruction_set, needs_native
+from helpers_native import AVAILABLE, EMULATED_ISAS, ISAS, instruction_set, needs_native
 
 import fast_s2s
 from fast_s2s import ops, reference
@@ -330,7 +330,7 @@ def test_bad_arguments(changes, message):
         torch.ops.fast_s2s.lstm_forward(*arguments_with(**changes))
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"])
+@pytest.mark.parametrize("isa", [*ISAS, *EMULATED_ISAS])
 def test_every_instruction_set(isa, assert_close):
     if isa not in AVAILABLE:
         pytest.skip(f"this machine has no {isa}")

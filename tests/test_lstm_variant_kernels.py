@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers_lstm import NAMES, Case
-from helpers_native import AVAILABLE, instruction_set, needs_native
+from helpers_native import AVAILABLE, EMULATED_ISAS, ISAS, instruction_set, needs_native
 from helpers_variant_call import ALL, KINDS, Call
 
 import fast_s2s
@@ -217,7 +217,7 @@ def test_opcheck(case, kinds):
         torch.library.opcheck(backward, (*some, *layer, y, *saved, False, False))
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"])
+@pytest.mark.parametrize("isa", [*ISAS, *EMULATED_ISAS])
 def test_every_instruction_set(isa, assert_close):
     if isa not in AVAILABLE:
         pytest.skip(f"this machine has no {isa}")

@@ -64,6 +64,9 @@ class Barrier {
   static void pause() {
 #if defined(__x86_64__)
     _mm_pause();
+#elif defined(__aarch64__)
+    // `yield` is there for this, and most Arm cores pass over it at once
+    __asm__ volatile("isb");
 #endif
   }
 

@@ -8,10 +8,15 @@ namespace FAST_S2S_ISA {
 
 // A panel is [K][4 vectors]: one pass over K gives 4·W output columns of a row in registers.
 constexpr int kPanelVectors = 4;
-// 32 vector registers hold 6 rows of 4 sums, 16 hold 3
-constexpr int kTileRows = FAST_S2S_VECTOR_BYTES == 64 ? 6 : 3;
+#if FAST_S2S_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+// as many rows of 4 sums as leave registers for the weights
+constexpr int kTileRows = kVectorRegisters == 32 ? 6 : 3;
 // So few rows have too few sums to hide an addition's latency, and take two panels at once.
-constexpr int kPairRows = FAST_S2S_VECTOR_BYTES == 64 ? 2 : 1;
+constexpr int kPairRows = kVectorRegisters == 32 ? 2 : 1;
 
 template <class A>
 constexpr int64_t panel_columns() {
@@ -111,12 +116,6 @@ FAST_S2S_INLINE void dot_rows(const RowTile<Rows, A>& a, const Io* w, int64_t st
 }
 
 #ifdef FAST_S2S_BF16_PAIRS
-// Products of bfloat16 by pairs, in float: sum + a[0]·w[0] + a[1]·w[1] in each lane.
-FAST_S2S_INLINE VecF dot_pairs(VecF sum, VecU a, VecU w) {
-  return bit_cast<VecF>(
-      _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(w)));
-}
-
 // The pair of elements from `p` on in every lane; the second is zero past the end.
 FAST_S2S_INLINE VecU broadcast_pair(const bfloat16* p, bool whole) {
   uint32_t pair = p[0].bits;

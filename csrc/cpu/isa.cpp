@@ -8,6 +8,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace fast_s2s {
@@ -24,6 +27,12 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kNeonDot:
+      return "neon_dot";
+    case Isa::kNeonBf16:
+      return "neon_bf16";
+    case Isa::kNeonEmulated:
+      return "neon_emulated";
     default:
       return "generic";
   }
@@ -62,6 +71,13 @@ std::vector<Isa> available_isas() {
       static const bool amx = has_amx();
       if (amx) isas.push_back(Isa::kAmx);
     }
+  }
+  isas.insert(isas.begin(), Isa::kNeonEmulated);
+#elif defined(__aarch64__) && defined(__linux__)
+  // NEON itself every such processor has
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {
+    isas.push_back(Isa::kNeonDot);
+    if ((getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0) isas.push_back(Isa::kNeonBf16);
   }
 #endif
   return isas;

@@ -6,7 +6,17 @@
 
 namespace fast_s2s {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kAmx, kAmxEmulated };
+enum class Isa {
+  kGeneric,
+  kAvx2,
+  kAvx512,
+  kAvx512Bf16,
+  kAmx,
+  kAmxEmulated,
+  kNeonDot,
+  kNeonBf16,
+  kNeonEmulated
+};
 
 const char* isa_name(Isa isa);
 

@@ -131,14 +131,10 @@ struct Bfloat16Panel {
 
 #ifdef FAST_S2S_INT8_DOT
 
-// Rows of float as integers of 24 bits of the row's largest, in three unsigned bytes: sums of their
-// products with int8 are exact, so that the whole is as good as a sum in float.
+// Rows of float as integers of 24 bits of the row's largest, in three bytes: sums of their products
+// with int8 are exact, so that the whole is as good as a sum in float.
 class DigitRows {
  public:
-  static constexpr int kDigits = 3;
-  // a little under 2^23: rounding must not reach it
-  static constexpr float kLargest = 8388600.f;
-
   DigitRows(int64_t rows, int64_t k_size)
       : stride_((k_size + 63) / 64 * 64), bytes_(kDigits * rows * stride_), scales_(rows) {}
 
@@ -163,17 +159,14 @@ class DigitRows {
     float largest = 0;
     for (int lane = 0; lane < kWidth; ++lane)
       largest = most[lane] <= largest ? largest : most[lane];
-    scales_.get()[r] = largest / kLargest;
-    const float factor = largest > 0 ? kLargest / largest : 0;
+    scales_.get()[r] = largest / kLargestInteger;
+    const float factor = largest > 0 ? kLargestInteger / largest : 0;
     uint8_t* out = const_cast<uint8_t*>(digit(r, 0));
     for (int64_t k = 0; k < k_size; k += kWidth) {
-      const VecF v = load<VecF>(x + k, lanes(k_size, k, kWidth)) * factor;
-      const __m512i q = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(0xffff, bit_cast<__m512>(v)),
-                                         _mm512_set1_epi32(1 << 23));
+      const VecU digits = to_digits(load<VecF>(x + k, lanes(k_size, k, kWidth)) * factor);
       for (int i = 0; i < kDigits; ++i) {
-        const VecU digit = bit_cast<VecU>(q) >> (8 * i);
-        const __m128i narrow = _mm512_maskz_cvtepi32_epi8(0xffff, bit_cast<__m512i>(digit));
-        __builtin_memcpy(out + i * stride_ + k, &narrow, sizeof(narrow));
+        const VecDigits one = low_bytes(digits >> (8 * i));
+        __builtin_memcpy(out + i * stride_ + k, &one, sizeof(one));
       }
     }
   }
@@ -215,30 +208,27 @@ struct Int8Panel {
                                        const char* panel, int64_t, int64_t k_size,
                                        PanelSums<Panels, Rows, float>& sums) {
     static_assert(Panels == 1);
-    constexpr int kDigits = DigitRows::kDigits;
     // as vectors of integers: those of intrinsics the compiler stores in each turn
     VecI s[Rows][kDigits][kPanelVectors] = {};
     const uint8_t* digit[Rows][kDigits];
     for (int r = 0; r < Rows; ++r)
       for (int i = 0; i < kDigits; ++i) digit[r][i] = a.digit(rows[r], i) + k0;
     for (int64_t k = 0; k < k_size; k += 4, panel += 4 * kColumns) {
-      __m512i w[kPanelVectors];
-      for (int v = 0; v < kPanelVectors; ++v) w[v] = load_full<__m512i>(panel + v * 64);
+      VecI w[kPanelVectors];
+      for (int v = 0; v < kPanelVectors; ++v) w[v] = load_full<VecI>(panel + v * sizeof(VecI));
       for (int r = 0; r < Rows; ++r)
         for (int i = 0; i < kDigits; ++i) {
           int32_t four;
           __builtin_memcpy(&four, digit[r][i] + k, sizeof(four));
-          const __m512i x = _mm512_set1_epi32(four);
-          for (int v = 0; v < kPanelVectors; ++v)
-            s[r][i][v] = (VecI)_mm512_dpbusd_epi32((__m512i)s[r][i][v], x, w[v]);
+          const VecI x = VecI{} + four;
+          for (int v = 0; v < kPanelVectors; ++v) s[r][i][v] = dot_fours(s[r][i][v], x, w[v]);
         }
     }
     for (int v = 0; v < kPanelVectors; ++v) {
-      const VecI totals = load_full<VecI>(panel + v * 64);
-      const VecF scales = load_full<VecF>(panel + 4 * kColumns + v * 64);
+      const VecI totals = load_full<VecI>(panel + v * sizeof(VecI));
+      const VecF scales = load_full<VecF>(panel + 4 * kColumns + v * sizeof(VecF));
       for (int r = 0; r < Rows; ++r) {
-        // the digits stand for the integer plus 2^23: the top one for its 128 too much
-        const VecI high = s[r][2][v] - totals * 128;
+        const VecI high = top_sum(s[r][2][v], totals);
         const VecF exact =
             to_float(s[r][0][v]) + to_float(s[r][1][v]) * 256.f + to_float(high) * 65536.f;
         sums[0][r][v] += exact * (scales * a.scale(rows[r]));

@@ -4,6 +4,7 @@
 // clang-format off: each needs the ones before it
 #include "../lstm_math.h"
 #include "../cpu/simd.h"
+#include "../cpu/dots.h"
 #include "../cpu/gemm.h"
 #include "../cpu/work.h"
 #include "../cpu/fingerprint.h"

@@ -25,22 +25,34 @@ FAST_S2S_DECLARE(avx512)
 FAST_S2S_DECLARE(avx512_bf16)
 FAST_S2S_DECLARE(amx)
 FAST_S2S_DECLARE(amx_emulated)
-#define FAST_S2S_X86(isa, call) \
-  case isa:                     \
-    return call;
+FAST_S2S_DECLARE(neon_emulated)
+#define FAST_S2S_CASES(call)   \
+  case Isa::kAmx:              \
+    return amx::call;          \
+  case Isa::kAmxEmulated:      \
+    return amx_emulated::call; \
+  case Isa::kAvx512Bf16:       \
+    return avx512_bf16::call;  \
+  case Isa::kAvx512:           \
+    return avx512::call;       \
+  case Isa::kAvx2:             \
+    return avx2::call;         \
+  case Isa::kNeonEmulated:     \
+    return neon_emulated::call;
+#elif defined(__aarch64__)
+FAST_S2S_DECLARE(neon_bf16)
+#define FAST_S2S_CASES(call) \
+  case Isa::kNeonBf16:       \
+    return neon_bf16::call;
 #else
-#define FAST_S2S_X86(isa, call)
+#define FAST_S2S_CASES(call)
 #endif
 
-#define FAST_S2S_DISPATCH(call)                         \
-  switch (current_isa()) {                              \
-    FAST_S2S_X86(Isa::kAmx, amx::call)                  \
-    FAST_S2S_X86(Isa::kAmxEmulated, amx_emulated::call) \
-    FAST_S2S_X86(Isa::kAvx512Bf16, avx512_bf16::call)   \
-    FAST_S2S_X86(Isa::kAvx512, avx512::call)            \
-    FAST_S2S_X86(Isa::kAvx2, avx2::call)                \
-    default:                                            \
-      return generic::call;                             \
+#define FAST_S2S_DISPATCH(call) \
+  switch (current_isa()) {      \
+    FAST_S2S_CASES(call)        \
+    default:                    \
+      return generic::call;     \
   }
 
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {

@@ -25,6 +25,7 @@ _ROOT = Path(__file__).parent.parent.parent
 # mean number of cores busy with something else, above which figures are no evidence
 DISTURBED = 0.1
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+_ARM_FLAGS = ("asimd", "asimddp", "bf16", "i8mm", "sve")
 
 
 def describe() -> dict[str, Any]:
@@ -32,8 +33,8 @@ def describe() -> dict[str, Any]:
     facts = _cpu_facts()
     build = backends.extension.build_info() if backends.extension else {}
     return {
-        "cpu": facts.get("model name", platform.processor() or platform.machine()),
-        "cpu_flags": [flag for flag in _CPU_FLAGS if flag in facts.get("flags", "").split()],
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": _cpu_flags(facts),
         "mhz": facts.get("cpu MHz"),
         "caches": _caches(),
         "cores": len(os.sched_getaffinity(0))
@@ -235,14 +236,32 @@ def _best(call: Callable[[], object], repeat_s: float) -> float:
     return best
 
 
-def _cpu_facts() -> dict[str, str]:
+def _cpu_facts(file: str = "/proc/cpuinfo") -> dict[str, str]:
     """The first processor of /proc/cpuinfo; empty where there is none."""
     try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+        first = Path(file).read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         return {}
     pairs = (row.partition(":") for row in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    facts = {key.strip(): value.strip() for key, _, value in pairs}
+    return facts if "model name" in facts else _lscpu_name() | facts
+
+
+def _cpu_flags(facts: dict[str, str]) -> list[str]:
+    for key, known in (("flags", _CPU_FLAGS), ("Features", _ARM_FLAGS)):
+        if key in facts:
+            return [flag for flag in known if flag in facts[key].split()]
+    return []
+
+
+def _lscpu_name() -> dict[str, str]:
+    """A processor's name where /proc/cpuinfo has only its number, as on Arm."""
+    try:
+        done = subprocess.run(["lscpu"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found = re.search(r"^Model name: *(.+)$", done.stdout, re.M)
+    return {"model name": found[1].strip()} if found else {}
 
 
 def _caches() -> dict[str, str]:
