@@ -126,6 +126,22 @@ WRONG = [
 ]
 
 
+def test_float16_is_torchs(emulator):
+    halves = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+    # each number, what lies between it and the next, ties among them, and any bits
+    between = torch.nextafter(halves, torch.zeros(())), (halves + halves.roll(-1)) / 2
+    any_bits = torch.randint(-(2**31), 2**31, (2**18,)).to(torch.int32).view(torch.float32)
+    values = torch.cat((halves, *between, any_bits, any_bits * 1e-30))
+    found = torch.empty(len(values), dtype=torch.float16)
+    back = torch.empty_like(values)
+    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (values, found, back))
+    emulator.library.emulator_half(*pointers, ctypes.c_int64(len(values)))
+    assert torch.equal(back.nan_to_num(7.0), found.float().nan_to_num(7.0))
+    expected, numbers = values.half(), ~values.isnan()
+    assert torch.equal(found.isnan(), ~numbers)
+    assert torch.equal(found[numbers].view(torch.int16), expected[numbers].view(torch.int16))
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("name", "blocks", "cluster"), RIGHT)
 def test_right_kernels_pass(emulator, name, blocks, cluster, seed):

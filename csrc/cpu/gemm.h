@@ -78,7 +78,8 @@ FAST_S2S_INLINE void multiply_rows(const RowTile<Rows, A>& a, const Io* panel, i
 template <int First, class V, int... Lane>
 FAST_S2S_INLINE V interleave(V a, V b, std::integer_sequence<int, Lane...>) {
   constexpr int kWidth = sizeof...(Lane);
-  return __builtin_shufflevector(a, b, (First + Lane / 2 + Lane % 2 * kWidth)...);
+  typedef decltype(a < b) Lanes;
+  return __builtin_shuffle(a, b, Lanes{(First + Lane / 2 + Lane % 2 * kWidth)...});
 }
 
 // One vector with the sums of W vectors: two of them are folded into one at each turn.

@@ -29,6 +29,27 @@ FAST_S2S_HD To bit_copy(const From& from) {
   return to;
 }
 
+// The host's conversions of float16, by their bits: `_Float16` not every compiler has.
+inline float half_to_float(uint16_t half) {
+  const uint32_t size = half & 0x7fff, sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t normal = (size << 13) + (112u << 23), infinite = (size << 13) | 0x7f800000;
+  const uint32_t subnormal = bit_copy<uint32_t>(static_cast<float>(size) * 0x1p-24f);
+  return bit_copy<float>(sign | (size < 0x400 ? subnormal : size < 0x7c00 ? normal : infinite));
+}
+
+// round to nearest, ties to even; NaN stays NaN
+inline uint16_t float_to_half(float value) {
+  const uint32_t bits = bit_copy<uint32_t>(value), size = bits & 0x7fffffff;
+  const uint16_t sign = (bits >> 16) & 0x8000;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x47800000) return sign | 0x7c00;
+  // the last bits of 0.5 are those of the smallest subnormal number
+  if (size < 0x38800000)
+    return sign | (bit_copy<uint32_t>(bit_copy<float>(size) + 0.5f) - 0x3f000000);
+  const uint32_t small = size - (112u << 23);
+  return sign | ((small + 0xfff + ((small >> 13) & 1)) >> 13);
+}
+
 FAST_S2S_HD float to_float(float value) { return value; }
 
 FAST_S2S_HD float to_float(Bf16 value) {
@@ -41,7 +62,7 @@ FAST_S2S_HD float to_float(Fp16 value) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(value.bits));
   return out;
 #else
-  return static_cast<float>(bit_copy<_Float16>(value.bits));
+  return half_to_float(value.bits);
 #endif
 }
 
@@ -74,7 +95,7 @@ FAST_S2S_HD Fp16 from_float<Fp16>(float value) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out) : "f"(value));
   return {out};
 #else
-  return {bit_copy<uint16_t>(static_cast<_Float16>(value))};
+  return {float_to_half(value)};
 #endif
 }
 

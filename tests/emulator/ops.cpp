@@ -15,7 +15,8 @@ Stream current_stream() { return nullptr; }
 
 }  // namespace fast_s2s::cuda
 
-STABLE_TORCH_LIBRARY(EMULATOR_NAMESPACE, m) {
+// a fragment: the other macro of torch 2.10 takes a namespace's name as it is spelt
+STABLE_TORCH_LIBRARY_FRAGMENT(EMULATOR_NAMESPACE, m) {
 #define LAYER                                                                                      \
   "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? " \
   "w_hr, Tensor? lengths, Tensor? reset, bool reverse"

@@ -230,14 +230,26 @@ EXPORT const char* emulator_ldmatrix(int count, int transposed, const uint16_t* 
   return report(launch(&matrices_kernel, shape, nullptr, args));
 }
 
+// `out`: float16, as it is stored; `back`: as it is loaded.
+EXPORT void emulator_half(const float* in, uint16_t* out, float* back, int64_t count) {
+  using namespace fast_s2s;
+  for (int64_t i = 0; i < count; ++i) {
+    const Fp16 half = from_float<Fp16>(in[i]);
+    out[i] = half.bits;
+    back[i] = to_float(half);
+  }
+}
+
 EXPORT const char* emulator_scenario(const char* name, int blocks, int cluster, int cooperative) {
   using namespace fast_s2s;
   const auto found = scenarios.find(name);
   if (found == scenarios.end()) return "no such scenario";
-  static uint32_t input[64], output[1024], state[64];
+  constexpr int kInputs = 64;
+  // with room behind the inputs, which might lie before the outputs
+  static uint32_t input[kInputs + 1], output[1024], state[64];
   for (int i = 0; i < 64; ++i) input[i] = 1000 + i, state[i] = 0;
   emulator::forget_memory();
-  emulator::register_memory(input, sizeof(input), emulator::Access::kInput);
+  emulator::register_memory(input, kInputs * sizeof(uint32_t), emulator::Access::kInput);
   emulator::register_memory(output, sizeof(output), emulator::Access::kOutput);
   emulator::register_memory(state, sizeof(state), emulator::Access::kState);
   LaunchShape shape{blocks, 64, 4096, cluster, cooperative != 0};
