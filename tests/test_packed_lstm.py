@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from helpers_native import needs_native
+from helpers_native import AVAILABLE, instruction_set, needs_native
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -106,6 +106,24 @@ def test_sizes(backend, sizes, assert_close):
     packed, exact = made(torch.int8, sizes=sizes, num_layers=2)
     x = drawn(packed, 3, 2, sizes[0])
     assert_close(packed(x)[0], exact(x.double())[0], "y")
+
+
+@needs_native
+@pytest.mark.parametrize("isa", AVAILABLE)
+@torch.no_grad()
+def test_what_is_no_number_stays_in_its_row(isa, assert_close):
+    lstm = nn.LSTM(40, 8)
+    x = torch.randn(5, 3, 40)
+    with_nan, tiny = x.clone(), x * 1e-36
+    # between numbers that are larger and smaller, wherever vectors begin
+    with_nan[2, 1, [0, 20, 36]] = torch.tensor([100.0, torch.nan, 0.5])
+    with instruction_set(isa):
+        packed = pack_lstm(lstm, torch.int8)
+        y, expected = packed(with_nan)[0], packed(x)[0]
+        assert_close(packed(tiny)[0], packed(torch.zeros_like(x))[0], "tiny")
+    assert y[2:, 1].isnan().all()
+    y[2:, 1] = expected[2:, 1]
+    assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)

@@ -1,6 +1,7 @@
 // Dot products of neighbouring values in each lane of a vector: of two bfloat16, of four int8.
 // Included once per instruction set that has them (FAST_S2S_BF16_PAIRS, FAST_S2S_INT8_DOT): AVX-512
-// and NEON. With FAST_S2S_EMULATED_DOTS they are those of NEON in C++, for tests on any machine.
+// and NEON. With FAST_S2S_EMULATED_DOTS they are those of NEON in C++, for tests on any machine,
+// but that sums of bfloat16 products are rounded as float is, not to odd.
 
 namespace fast_s2s {
 namespace FAST_S2S_ISA {

@@ -153,14 +153,16 @@ class DigitRows {
     for (int64_t k = 0; k < k_size; k += kWidth) {
       const VecF v = load<VecF>(x + k, lanes(k_size, k, kWidth));
       const VecF size = v < 0.f ? -v : v;
-      // a NaN is larger than anything
-      most = size <= most ? most : size;
+      // a NaN is larger than anything, and stays so
+      most = (size <= most) | (most != most) ? most : size;
     }
     float largest = 0;
     for (int lane = 0; lane < kWidth; ++lane)
-      largest = most[lane] <= largest ? largest : most[lane];
+      largest = most[lane] <= largest || largest != largest ? largest : most[lane];
     scales_.get()[r] = largest / kLargestInteger;
-    const float factor = largest > 0 ? kLargestInteger / largest : 0;
+    // times zero infinity would be no number
+    constexpr float kMost = std::numeric_limits<float>::max();
+    const float factor = largest > 0 ? std::min(kLargestInteger / largest, kMost) : 0;
     uint8_t* out = const_cast<uint8_t*>(digit(r, 0));
     for (int64_t k = 0; k < k_size; k += kWidth) {
       const VecU digits = to_digits(load<VecF>(x + k, lanes(k_size, k, kWidth)) * factor);

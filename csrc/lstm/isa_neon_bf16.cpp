@@ -6,7 +6,10 @@
 // after the standard headers, whose inline functions other files share
 #if defined(__aarch64__)
 #pragma GCC push_options
+// where the compiler's flags ask for more, this would be less
+#ifndef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 #pragma GCC target("arch=armv8.2-a+bf16")
+#endif
 #define FAST_S2S_ISA neon_bf16
 #define FAST_S2S_VECTOR_BYTES 16
 #define FAST_S2S_BF16_PAIRS
