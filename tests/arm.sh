@@ -2,7 +2,7 @@
 # Builds the extension for 64-bit Arm, and runs tests with it on an emulated Arm processor: for
 # machines that are none. There `make test` does it all.
 #
-#   tests/arm.sh [pytest's arguments]    (default: the tests of each instruction set, half an hour)
+#   tests/arm.sh [pytest's arguments]    (default: the tests of each instruction set, 45 minutes)
 #
 # As root on Debian 12, after apt-get install debootstrap g++-aarch64-linux-gnu qemu-user-static;
 # PIP=.venv/bin/pip names a pip, if there is none on the PATH. A Debian for Arm, torch for Arm and
