@@ -30,4 +30,13 @@ Isa current_isa();
 // For tests of the LSTM; what a decoder was packed for before does not change. Throws as above.
 void set_isa(const std::string& name);
 
+// Calls the kernels for the instruction set in use. The including file defines
+// FAST_S2S_CASES(call), the cases of those that it has beside `generic`.
+#define FAST_S2S_DISPATCH(call) \
+  switch (current_isa()) {      \
+    FAST_S2S_CASES(call)        \
+    default:                    \
+      return generic::call;     \
+  }
+
 }  // namespace fast_s2s

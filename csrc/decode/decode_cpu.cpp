@@ -48,13 +48,6 @@ FAST_S2S_DECLARE(neon_dot)
 #define FAST_S2S_CASES(call)
 #endif
 
-#define FAST_S2S_DISPATCH(call) \
-  switch (current_isa()) {      \
-    FAST_S2S_CASES(call)        \
-    default:                    \
-      return generic::call;     \
-  }
-
 void decode_describe_cpu(PackedHeader& header) { FAST_S2S_DISPATCH(decode_describe(header)) }
 
 void decode_pack_cpu(const PackArgs& args, void* packed) {

@@ -48,13 +48,6 @@ FAST_S2S_DECLARE(neon_bf16)
 #define FAST_S2S_CASES(call)
 #endif
 
-#define FAST_S2S_DISPATCH(call) \
-  switch (current_isa()) {      \
-    FAST_S2S_CASES(call)        \
-    default:                    \
-      return generic::call;     \
-  }
-
 void lstm_forward_cpu(const LstmForwardArgs& args, int threads) {
   FAST_S2S_DISPATCH(lstm_forward(args, threads))
 }
